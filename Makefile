@@ -1,0 +1,70 @@
+# `make run` and `make test` are all that a clean clone needs. They want Python 3.11 or newer and make, and bring the
+# rest: on Debian, as root, python3-venv by apt; everything else by pip, once, into .venv.
+
+SHELL := /bin/bash
+MAKEFLAGS += --no-print-directory
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+EXAMPLE := data/fixtures/aws/acme/prorata.yaml
+
+# The first Python that is new enough. Looked for only when the environment is made (hence `=`).
+PYTHON = $(shell for name in python3.11 python3; do \
+    if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+    command -v $$name; break; fi; done)
+
+# $(call step,name,command): names the step; shows what the command said only if it failed, and stops there.
+define step
+@printf '%-24s' '$(1)'; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+    if ( $(2) ) >"$$log" 2>&1; then echo ok; else echo failed; cat "$$log"; exit 1; fi
+endef
+
+help:
+	@echo 'make run     allocate the example bill in data/fixtures, results in ./prorata-data'
+	@echo 'make test    check, then all tests'
+	@echo 'make check   format, lint, types, layers'
+	@echo 'make bench   measure; takes minutes'
+	@echo 'make clean   remove the results of make run and all caches'
+
+run: $(VENV)/run.stamp
+	@$(BIN)/prorata run -c $(EXAMPLE)
+
+test: check
+	@echo 'tests'
+	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+
+check: $(VENV)/dev.stamp
+	$(call step,format,$(BIN)/ruff format --check .)
+	$(call step,lint,$(BIN)/ruff check .)
+	$(call step,types,$(BIN)/mypy)
+	$(call step,layers,$(BIN)/lint-imports --no-logo)
+
+bench: $(VENV)/dev.stamp
+	@$(BIN)/python -m bench
+
+clean:
+	rm -rf prorata-data dist .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find cli.py engine bench tests -name __pycache__ -prune -exec rm -rf {} +
+
+# pip is the last thing that `python -m venv` puts in place, so its presence says that the environment is whole.
+$(BIN)/pip:
+	@if [ -z '$(PYTHON)' ]; then echo 'prorata needs Python 3.11 or newer, and found none in PATH' >&2; exit 1; fi
+	@if ! '$(PYTHON)' -c 'import ensurepip' 2>/dev/null && [ "$$(id -u)" != 0 ]; then \
+	    echo 'python3-venv is missing; as root: apt-get install python3-venv' >&2; exit 1; fi
+	$(call step,python3-venv, \
+	    '$(PYTHON)' -c 'import ensurepip' || { apt-get update -q && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends python3-venv; })
+	$(call step,environment,'$(PYTHON)' -m venv --clear $(VENV))
+
+$(VENV)/run.stamp: pyproject.toml | $(BIN)/pip
+	$(call step,dependencies,$(BIN)/python -m pip install --disable-pip-version-check -e .)
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml | $(BIN)/pip
+	$(call step,development tools,$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]')
+	@touch $(VENV)/run.stamp $@
