@@ -1,0 +1,416 @@
+"""The configuration: pydantic models and the only YAML reader.
+
+Every scalar stays text until a model parses it, so 0.10 is a decimal, 0123 an account, and no is not false by
+accident. All faults are reported at once, each with file, line, path, value and expectation.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Hashable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationError,
+    field_validator,
+)
+
+from engine.errors import ConfigError, fault, shown
+
+Basis = Literal["direct", "even", "cost", "fixed", "usage", "weighted", "operator", "resource", "unallocated"]
+LAST_BASES = frozenset({"operator", "resource", "unallocated"})
+"""Bases that always take the money; a ladder ends in exactly one of them."""
+OPERANDS: dict[str, str] = {"cost": "scope", "fixed": "percentages", "usage": "key", "weighted": "keys"}
+"""The one field that each basis needs, of those that need one."""
+
+NODES_MAX = 200_000
+"""How many values a configuration may have, names that stand for others (`*a`) written out."""
+Path_ = tuple[str | int, ...]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _plain_decimal(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?", value):
+        raise ValueError("a decimal number")
+    return value
+
+
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise ValueError("a text that is not empty")
+    return value
+
+
+def _plain_path(value: Any) -> Any:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError("a path")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError("a path (a home folder that there is)") from None
+
+
+FilePath = Annotated[Path, BeforeValidator(_plain_path)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+TenantId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+Text = Annotated[str, StringConstraints(min_length=1)]
+Identity = Annotated[str, AfterValidator(_not_blank)]
+Pattern = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Patterns = Annotated[list[Pattern], BeforeValidator(_listed), Field(min_length=1)]
+Texts = Annotated[list[Text], BeforeValidator(_listed), Field(min_length=1)]
+Share = Annotated[Decimal, BeforeValidator(_plain_decimal), Field(gt=0, le=1, max_digits=13, decimal_places=12)]
+Percentage = Annotated[Decimal, BeforeValidator(_plain_decimal), Field(ge=0, le=100, max_digits=15, decimal_places=12)]
+Ratio = Annotated[Decimal, BeforeValidator(_plain_decimal), Field(gt=0, lt=10**6, max_digits=18, decimal_places=12)]
+Window = Literal["day", "month"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Rung(_Model):
+    """One rung of a ladder: a basis and the one operand it needs."""
+
+    basis: Basis
+    key: Name | None = None
+    keys: dict[Name, Ratio] | None = Field(default=None, min_length=1)
+    percentages: dict[Identity, Percentage] | None = Field(default=None, min_length=1)
+    scope: Literal["service_account", "account", "all"] | None = None
+
+
+Ladder = Annotated[list[Rung], Field(min_length=1)]
+LadderOrName = Annotated[
+    Annotated[Name, Tag("<name>")] | Annotated[Ladder, Tag("<rungs>")],
+    Discriminator(lambda value: "<name>" if isinstance(value, str) else "<rungs>"),
+]
+"""Rungs in place, or the name of a ladder of the tenant or the rulebook."""
+
+
+class Part(_Model):
+    """A fixed share of a line with a ladder of its own."""
+
+    share: Share
+    ladder: LadderOrName
+
+
+class Match(_Model):
+    """Conditions of a pool, all of which must hold; each is one pattern or a list of which one must fit.
+
+    Patterns are globs (`*` any text, `?` one character), case-sensitive. No condition at all matches every line.
+    """
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _given(cls, value: Any) -> Any:
+        """An empty condition would match every line, which nobody means who names one."""
+        if value is None:
+            raise ValueError("a pattern, or no such key")
+        return value
+
+    service: Patterns | None = None
+    usage_type: Patterns | None = None
+    line_item_type: Patterns | None = None
+    account: Patterns | None = None
+    region: Patterns | None = None
+    tag: dict[Text, Patterns] | None = Field(default=None, min_length=1)
+
+
+class Pool(_Model):
+    """Untagged lines that match are split by a ladder (or by several, each for a part)."""
+
+    name: Name
+    match: Match
+    window: Window | None = None
+    ladder: LadderOrName | None = None
+    parts: Annotated[list[Part], Field(min_length=1)] | None = None
+
+
+class Owner(_Model):
+    """How a tag names the identity that owns a line.
+
+    `tags`: tag keys in order of preference. `identities`: the known ones; others are kept as they are and listed.
+    `aliases`: other spellings. Case and blanks around and between words never matter.
+    """
+
+    tags: Texts
+    identities: list[Identity] = []
+    aliases: dict[Identity, Identity] = {}
+
+
+class AwsCur(_Model):
+    """AWS Cost and Usage Reports in a local folder, legacy layout with manifests."""
+
+    kind: Literal["aws_cur"]
+    path: FilePath
+    report: Text | None = None
+
+
+class Tenant(_Model):
+    """One bill and its rules."""
+
+    id: TenantId
+    ecosystem: Literal["aws"]
+    source: AwsCur
+    owner: Owner
+    operator: Identity | None = None
+    keys: Annotated[list[FilePath], BeforeValidator(_listed)] = []
+    ladders: dict[Name, Ladder] = {}
+    pools: list[Pool] = []
+    emitters: list[Literal["sqlite"]] = ["sqlite"]
+
+
+class Config(_Model):
+    """The whole configuration. Relative paths are relative to the file."""
+
+    root: FilePath
+    max_parallel_days: Annotated[int, BeforeValidator(_plain_decimal), Field(ge=1, le=64)] = 2
+    tenants: Annotated[list[Tenant], Field(min_length=1)]
+
+
+class Rulebook(_Model):
+    """Ladders, pools and windows that come with prorata, of the same form as a tenant's."""
+
+    ladders: dict[Name, Ladder] = {}
+    pools: list[Pool] = []
+    month_window: list[Match] = []
+
+
+class Document:
+    """A YAML document as plain lists, dicts and texts, and where each node stands in the file."""
+
+    def __init__(self, file: Path, value: Any, lines: dict[Path_, int], faults: list[str]) -> None:
+        self.file, self.value, self.lines, self.faults = file, value, lines, faults
+
+    def where(self, path: Path_) -> str:
+        """`file:line: path` of a node, or of its nearest ancestor in the file."""
+        known = next((path[:n] for n in range(len(path), -1, -1) if path[:n] in self.lines), ())
+        dotted = _dotted(path)
+        place = f"{self.file}:{self.lines.get(known, 1)}"
+        return f"{place}: {dotted}" if dotted else place
+
+
+def _dotted(path: Path_) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{_key(step)}" for step in path).lstrip(".")
+
+
+def _key(text: str) -> str:
+    """A key as it may stand in a path of a message."""
+    return text if text.isprintable() and len(text) <= 80 else shown(text)
+
+
+def read_yaml(file: Path) -> Document:
+    """Read one YAML file; ConfigError if it cannot be read or is no YAML. Duplicate keys are faults of the document."""
+    try:
+        root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    except OSError as error:
+        raise ConfigError(fault(str(file), f"cannot be read ({error.strerror})", "a configuration file")) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(fault(str(file), f"byte {error.start} is not UTF-8", "a YAML file in UTF-8")) from error
+    except RecursionError as error:
+        raise ConfigError(fault(str(file), "nested too deeply", "plain mappings and lists")) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{file}:{mark.line + 1}" if mark else str(file)
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise ConfigError(fault(place, " ".join(str(problem).split()), "valid YAML")) from error
+    document = Document(file, None, {}, [])
+    try:
+        document.value = None if root is None else _value(root, (), document)
+    except RecursionError as error:
+        raise ConfigError(fault(str(file), "nested too deeply", "plain mappings and lists")) from error
+    if document.value is None:
+        document.lines.clear()
+    return document
+
+
+def _value(node: yaml.Node, path: Path_, document: Document) -> Any:
+    document.lines[path] = node.start_mark.line + 1
+    if len(document.lines) > NODES_MAX:
+        # Nodes that name each other (`*a`) multiply: a few lines can stand for more than there is memory.
+        raise ConfigError(fault(str(document.file), f"more than {NODES_MAX} values", "a smaller configuration"))
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(child, (*path, index), document) for index, child in enumerate(node.value)]
+    if isinstance(node, yaml.MappingNode):
+        result: dict[Hashable, Any] = {}
+        for key_node, child in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            if key is None:
+                document.faults.append(
+                    fault(f"{document.file}:{key_node.start_mark.line + 1}", "a key that is not text", "a name")
+                )
+                continue
+            if key in result:
+                first = document.lines[(*path, key)]
+                document.faults.append(
+                    fault(
+                        f"{document.file}:{key_node.start_mark.line + 1}: {_dotted((*path, key))}",
+                        f"key {shown(key)} stands twice (first in line {first})",
+                        "every key once",
+                    )
+                )
+                continue
+            result[key] = _value(child, (*path, key), document)
+            document.lines[(*path, key)] = key_node.start_mark.line + 1
+        return result
+    # An empty value (`pools:`) is nothing at all, not the text ''.
+    plain = isinstance(node, yaml.ScalarNode) and node.style is None
+    return None if plain and node.value in ("", "~", "null") else node.value
+
+
+_EXPECTED: dict[str, str] = {
+    "extra_forbidden": "no such key",
+    "missing": "a value",
+    "string_type": "text",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "too_short": "at least one entry",
+    "string_too_short": "a text that is not empty",
+}
+
+
+def _expectation(error: Any) -> str:
+    context = error.get("ctx", {})
+    match error["type"]:
+        case "literal_error":
+            return f"one of {context['expected']}"
+        case "string_pattern_mismatch":
+            return f"text like {context['pattern']}"
+        case "value_error":
+            return str(context["error"])
+        case kind if kind in _EXPECTED:
+            return _EXPECTED[str(kind)]
+        case _:
+            return str(error["msg"]).removeprefix("Input should be ").removeprefix("Decimal input should have ")
+
+
+def _model_faults(document: Document, error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
+    seen: set[Path_] = set()
+    for item in error.errors():
+        path = _document_path(item["loc"], {} if document.value is None else document.value)
+        if item["type"] == "extra_forbidden":
+            yield fault(document.where(path), f"unknown key {shown(str(path[-1]))}", _known_keys(model, path))
+        elif item["type"] == "missing":
+            yield fault(document.where(path), "missing", "a value")
+        elif path not in seen:
+            value = item["input"]
+            what = shown(value) if isinstance(value, str) else "nothing" if value is None else _kind(value)
+            yield fault(document.where(path), f"value {what}", _expectation(item))
+        seen.add(path)
+
+
+def _kind(value: Any) -> str:
+    return "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list) else type(value).__name__
+
+
+def _document_path(location: tuple[str | int, ...], value: Any) -> Path_:
+    """Pydantic's location without the steps (union tags, `[key]`) that are not in the document, but for the last."""
+    path: list[str | int] = []
+    for index, step in enumerate(location):
+        last = index == len(location) - 1
+        if isinstance(value, dict) and step in value:
+            value = value[step]
+        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+            value = value[step]
+        elif not (last and isinstance(value, dict)) or step in ("[key]", "<name>", "<rungs>"):
+            continue
+        path.append(step)
+    return tuple(path)
+
+
+def _known_keys(model: type[BaseModel], path: Path_) -> str:
+    """The keys the mapping that holds `path` may have."""
+    current: type[BaseModel] | None = model
+    for step in path[:-1]:
+        if isinstance(step, str) and current is not None and step in current.model_fields:
+            current = _inner_model(current.model_fields[step].annotation)
+    return f"one of {', '.join(current.model_fields)}" if current is not None else "no such key"
+
+
+def _inner_model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_inner_model(argument) for argument in getattr(annotation, "__args__", ()))
+    return next((model for model in found if model is not None), None)
+
+
+def _checked(document: Document, model: type[Model]) -> tuple[Model | None, list[str]]:
+    """The model, if nothing but unknown keys is wrong with the document, and all faults.
+
+    Unknown keys are set aside and the rest is read again, so that the rules can be checked in the same go.
+    """
+    value: Any = {} if document.value is None else document.value
+    faults: list[str] = []
+    for _ in range(2):
+        try:
+            return model.model_validate(value), faults
+        except ValidationError as error:
+            faults += _model_faults(document, error, model)
+            unknown = [item["loc"] for item in error.errors() if item["type"] == "extra_forbidden"]
+            if len(unknown) < error.error_count():
+                return None, faults
+            for location in unknown:
+                _drop(value, _document_path(location, value))
+    return None, faults
+
+
+def _drop(value: Any, path: Path_) -> None:
+    for step in path[:-1]:
+        value = value[step]
+    del value[path[-1]]
+
+
+def load(file: Path) -> tuple[Config | None, Document, list[str]]:
+    """The configuration of a file, its document (to say where a value stands), and every fault of its form.
+
+    The configuration is None where it cannot be read as one at all. Paths in it are made absolute. The caller adds
+    the faults that rules find and raises ConfigError with all of them (`rules.faults`).
+    """
+    document = read_yaml(file)
+    config, faults = _checked(document, Config)
+    if config is None:
+        return None, document, [*document.faults, *faults]
+    return _resolved(config, file.absolute().parent), document, [*document.faults, *faults]
+
+
+def load_rulebook(file: Path) -> Rulebook:
+    """A rulebook that comes with prorata; ConfigError with all faults if it is wrong."""
+    document = read_yaml(file)
+    rulebook, faults = _checked(document, Rulebook)
+    if rulebook is None or faults or document.faults:
+        raise ConfigError([*document.faults, *faults])
+    return rulebook
+
+
+def _resolved(config: Config, folder: Path) -> Config:
+    tenants = [
+        tenant.model_copy(
+            update={
+                "source": tenant.source.model_copy(update={"path": _absolute(folder, tenant.source.path)}),
+                "keys": [_absolute(folder, path) for path in tenant.keys],
+            }
+        )
+        for tenant in config.tenants
+    ]
+    return config.model_copy(update={"root": _absolute(folder, config.root), "tenants": tenants})
+
+
+def _absolute(folder: Path, path: Path) -> Path:
+    return Path(os.path.normpath(folder / path))

@@ -1,0 +1,104 @@
+"""The unit of money, exact parsing, and apportionment.
+
+Amounts are DECIMAL(38,12) at every edge and Int128 counts of 1e-12 currency units inside. No float is ever
+involved. Polars integers wrap silently, so every sum is bounded before it is made (`check_sum_fits`).
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import polars as pl
+
+from engine.errors import ContractError, fault, shown
+
+SCALE = 12
+UNITS = 10**SCALE
+"""How many units one currency unit has."""
+AMOUNT = pl.Decimal(38, SCALE)
+"""The type of every amount that leaves a stage."""
+UNITS_MAX = 10**38 - 1
+"""The largest count of units an amount can hold."""
+WEIGHT_TOTAL_LIMIT = 2**62
+"""Weights of one group total less than this, so that `r * hi` stays below 2**124."""
+RESIDUE = pl.Decimal(38, 24)
+"""What rounding moved is recorded to 24 decimals."""
+
+
+def to_units(amount: pl.Expr) -> pl.Expr:
+    """DECIMAL(38,12) -> Int128 count of 1e-12 units; free."""
+    return amount.reinterpret(dtype=pl.Int128)
+
+
+def to_amount(units: pl.Expr) -> pl.Expr:
+    """Int128 count of 1e-12 units -> DECIMAL(38,12); raises beyond 38 digits."""
+    return units.reinterpret(dtype=AMOUNT)
+
+
+def parse_amount(text: pl.Expr) -> pl.Expr:
+    """Text -> DECIMAL(38,12), rounded half-even; null where the text is not a finite decimal that fits."""
+    return text.cast(AMOUNT, strict=False)
+
+
+def rounding_residue(text: pl.Expr) -> pl.Expr:
+    """Text -> DECIMAL(38,24): what `parse_amount` dropped (text minus amount); null where it cannot be held."""
+    return text.cast(RESIDUE, strict=False) - parse_amount(text).cast(RESIDUE, strict=False)
+
+
+def check_sum_fits(where: str, largest: int, count: int) -> None:
+    """Raise ContractError if `count` amounts of at most `largest` units might not sum exactly."""
+    if largest * count > UNITS_MAX:
+        raise ContractError(
+            fault(
+                where,
+                f"{count} amounts of up to {shown(format_units(largest))} could pass the exact range",
+                f"a total below 1e{38 - SCALE}",
+            )
+        )
+
+
+def largest(units: pl.Series) -> int:
+    """The largest absolute value of Int128 units; 0 of none."""
+    return int(units.abs().to_frame("units").select(pl.col("units").max().cast(pl.String)).item() or 0)
+
+
+def format_units(units: int) -> str:
+    """Units as a plain decimal text without trailing zeros: 1500000000000 -> '1.5'."""
+    sign = "-" if units < 0 else ""
+    whole, rest = divmod(abs(units), UNITS)
+    decimals = f"{rest:0{SCALE}d}".rstrip("0")
+    return f"{sign}{whole}.{decimals}" if decimals else f"{sign}{whole}"
+
+
+def apportioned(
+    sign: pl.Expr, quotient: pl.Expr, remainder: pl.Expr, before: pl.Expr, weight: pl.Expr, total: pl.Expr
+) -> pl.Expr:
+    """One payer's units of an amount C, all operands of one integer type.
+
+    With |C| = quotient * total + remainder and payers in a fixed order, a payer whose weight is `weight` and whose
+    predecessors weigh `before` gets
+
+        sign(C) * (quotient * weight + (remainder * (before + weight)) // total - (remainder * before) // total)
+
+    which telescopes: over all payers it sums to C whatever the weights, lies within one unit of the exact share,
+    and changes only its sign with C. Division is of non-negative numbers, so every engine rounds it alike.
+    """
+    after = remainder * (before + weight) // total
+    return sign * (quotient * weight + after - remainder * before // total)
+
+
+def apportion_units(units: int, weights: list[int]) -> list[int]:
+    """`apportioned` for one amount in plain Python, for explanations and for a handful of numbers."""
+    total = sum(weights)
+    quotient, remainder = divmod(abs(units), total)
+    sign, before, shares = (-1 if units < 0 else 1), 0, []
+    for weight in weights:
+        part = quotient * weight + remainder * (before + weight) // total - remainder * before // total
+        shares.append(sign * part)
+        before += weight
+    return shares
+
+
+def exact_share(units: int, weight: int, total: int) -> Fraction:
+    """The share before rounding, for messages that compare."""
+    return Fraction(units * weight, total)
