@@ -1,0 +1,483 @@
+"""Ladders and pools -> RULES, and the match of every line to exactly one rule.
+
+Rules are data: the tenant's YAML over the rulebook's. What cannot work is refused here, with the place in the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from functools import cache, reduce
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+from polars.expr.whenthen import ChainedThen, Then
+
+from engine import money, names
+from engine.config import LAST_BASES, OPERANDS, Config, Document, Match, Pool, Rulebook, Rung, Tenant, load_rulebook
+from engine.errors import fault, shown
+from engine.frames import RULES, UNALLOCATED, normalised_text, shape, tag_key, with_tags
+
+LABELS: dict[str, tuple[str, str]] = {
+    "direct": ("direct", "direct"),
+    "usage": ("usage", "usage_ratio"),
+    "even": ("shared", "even_split"),
+    "cost": ("shared", "cost_ratio"),
+    "fixed": ("shared", "fixed"),
+    "weighted": ("shared", "weighted"),
+    "operator": ("operator", "operator"),
+    "resource": ("shared", "to_resource"),
+    "unallocated": ("shared", "unallocated"),
+}
+"""Basis -> (cost_type, allocation_method)."""
+
+DIRECT = "direct"
+UNTAGGED = "untagged"
+_OWN_LADDER = "rule:"
+"""Before the names of the two ladders that no configuration can name."""
+SCOPES: dict[str, tuple[str, ...]] = {
+    "service_account": ("sub_account_id", "product_category"),
+    "account": ("sub_account_id",),
+    "all": (),
+}
+"""Scope of a cost rung -> the columns in which lines and direct cost must agree, besides currency."""
+MATCH_COLUMNS = {
+    "service": "product_category",
+    "usage_type": "product_type",
+    "line_item_type": "line_item_type",
+    "account": "sub_account_id",
+    "region": "region",
+}
+"""Condition of a pool -> the column of BILLING it looks at."""
+
+
+class ResolvedPart(NamedTuple):
+    """A part of a rule: its exact share and the name of its ladder."""
+
+    share: Decimal
+    ladder: str
+
+
+class ResolvedPool(NamedTuple):
+    """A pool with nothing left open: conditions, window, parts."""
+
+    rule_id: str
+    match: Match
+    window: str
+    parts: tuple[ResolvedPart, ...]
+
+
+class Rules(NamedTuple):
+    """A tenant's rules: pools in the order in which they are tried, ladders by name, and the table RULES."""
+
+    pools: tuple[ResolvedPool, ...]
+    ladders: Mapping[str, tuple[Rung, ...]]
+    frame: pl.DataFrame
+
+    def windows(self) -> frozenset[str]:
+        """The windows that any pool uses."""
+        return frozenset(pool.window for pool in self.pools)
+
+
+def resolve(tenant: Tenant) -> Rules:
+    """The tenant's rules over the rulebook's. The tenant must be free of faults (see `faults`)."""
+    book = rulebook(tenant.ecosystem)
+    ladders: dict[str, tuple[Rung, ...]] = {
+        name: tuple(rungs) for name, rungs in {**book.ladders, **tenant.ladders}.items()
+    }
+    ladders[_OWN_LADDER + DIRECT] = (Rung(basis="direct"), Rung(basis="unallocated"))
+    ladders[_OWN_LADDER + UNTAGGED] = (Rung(basis="unallocated"),)
+    own = {pool.name for pool in tenant.pools}
+    pools = []
+    for pool in [*tenant.pools, *(pool for pool in book.pools if pool.name not in own)]:
+        parts = tuple(_named_parts(pool, ladders))
+        pools.append(
+            ResolvedPool(f"pool:{pool.name}", pool.match, pool.window or _default_window(pool.match, book), parts)
+        )
+    named = {name: tuple(_with_identities(rung, tenant) for rung in ladder) for name, ladder in ladders.items()}
+    return Rules(tuple(pools), named, _rules_frame(tenant, pools, named))
+
+
+def _with_identities(rung: Rung, tenant: Tenant) -> Rung:
+    """The rung with percentages by identity instead of by name."""
+    if rung.percentages is None:
+        return rung
+    shares = {names.identity(tenant.owner, name): percentage for name, percentage in rung.percentages.items()}
+    return rung.model_copy(update={"percentages": shares})
+
+
+@cache
+def rulebook(ecosystem: str) -> Rulebook:
+    """The rulebook of an ecosystem."""
+    return load_rulebook(Path(__file__).parent / "rulebook" / f"{ecosystem}.yaml")
+
+
+def _named_parts(pool: Pool, ladders: dict[str, tuple[Rung, ...]]) -> Iterator[ResolvedPart]:
+    """The pool's parts; ladders written in place are added to `ladders` under the pool's name."""
+    parts = [(part.share, part.ladder) for part in pool.parts] if pool.parts else [(Decimal(1), pool.ladder)]
+    for number, (share, ladder) in enumerate(parts):
+        if isinstance(ladder, str):
+            yield ResolvedPart(share, ladder)
+        elif ladder is not None:
+            name = f"pool:{pool.name}" if len(parts) == 1 else f"pool:{pool.name}:{number}"
+            ladders[name] = tuple(ladder)
+            yield ResolvedPart(share, name)
+
+
+def _default_window(match: Match, book: Rulebook) -> str:
+    """`month` where one of the match's conditions only has patterns of the rulebook's month windows, else `day`."""
+    for monthly in book.month_window:
+        for field in monthly.model_fields_set:
+            patterns = getattr(match, field)
+            if patterns and all(
+                any(_covers(known, pattern) for known in getattr(monthly, field)) for pattern in patterns
+            ):
+                return "month"
+    return "day"
+
+
+def _rules_frame(
+    tenant: Tenant, pools: Sequence[ResolvedPool], ladders: Mapping[str, tuple[Rung, ...]]
+) -> pl.DataFrame:
+    operator = names.operator(tenant)
+    whole = Decimal(1)
+    rules = [
+        (DIRECT, (ResolvedPart(whole, _OWN_LADDER + DIRECT),), "owner_tag", ""),
+        (UNTAGGED, (ResolvedPart(whole, _OWN_LADDER + UNTAGGED),), UNTAGGED, ""),
+        *((pool.rule_id, pool.parts, pool.rule_id.removeprefix("pool:"), _condition_text(pool)) for pool in pools),
+    ]
+    rows = [
+        _rung_row(
+            rule_id, number, part, (rung_number, rung), detail, operator, _version(conditions, parts, ladders, operator)
+        )
+        for rule_id, parts, detail, conditions in rules
+        for number, part in enumerate(parts)
+        for rung_number, rung in enumerate(ladders[part.ladder])
+    ]
+    return shape(pl.LazyFrame(rows, schema=RULES.schema, orient="row"), RULES).collect()
+
+
+def _rung_row(
+    rule_id: str,
+    part: int,
+    resolved: ResolvedPart,
+    numbered: tuple[int, Rung],
+    detail: str,
+    operator: str,
+    version: str,
+) -> tuple[object, ...]:
+    number, rung = numbered
+    cost_type, method = LABELS[rung.basis]
+    payer = {"operator": operator, "unallocated": UNALLOCATED}.get(rung.basis, "")
+    # A last rung that only takes what the first could not place says why the first did not hold.
+    fell = rung.basis == "unallocated" and number > 0
+    share = int(resolved.share * money.UNITS)
+    label = "" if fell else detail
+    return (
+        rule_id, part, share, resolved.ladder, number, rung.basis, metric(rung), payer,
+        cost_type, method, label, version,
+    )  # fmt: skip
+
+
+def metric(rung: Rung) -> str:
+    """What a rung weighs by, for people and for EMPTY_KEYS: a key, a scope, a population."""
+    match rung.basis:
+        case "usage":
+            return rung.key or ""
+        case "cost":
+            return rung.scope or ""
+        case "even":
+            return "owners"
+        case "weighted":
+            return ", ".join(f"{key} {weight:f}" for key, weight in sorted((rung.keys or {}).items()))
+        case _:
+            return ""
+
+
+def _version(
+    conditions: str, parts: Sequence[ResolvedPart], ladders: Mapping[str, tuple[Rung, ...]], operator: str
+) -> str:
+    """12 hex digits that change when anything that makes the rule's amounts changes."""
+    content = [[part.share, [rung.model_dump(exclude_none=True) for rung in ladders[part.ladder]]] for part in parts]
+    text = json.dumps([conditions, content, operator], sort_keys=True, ensure_ascii=False, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _plain(number: object) -> str:
+    """A decimal in one form, however it was written: 0.5 for 0.500."""
+    if not isinstance(number, Decimal):
+        raise TypeError(f"{number!r} is not a decimal")
+    return f"{number.normalize():f}"
+
+
+def _condition_text(pool: ResolvedPool) -> str:
+    return json.dumps([pool.match.model_dump(mode="json", exclude_none=True), pool.window], sort_keys=True)
+
+
+def match(lines: pl.LazyFrame, rules: Rules) -> pl.LazyFrame:
+    """BILLING with `owner` -> the same rows with `rule_id`, `window` and `weight_scope`; a line is matched once.
+
+    A line with an owner goes to `direct`, another to the first pool all of whose conditions hold, the rest to
+    `untagged`. `window` is the text of the rule's window ('2025-09-01', '2025-09', '' for direct); `weight_scope` adds
+    what else tells the rule's weight groups apart: the owner (direct), or account, service and currency where a rung
+    weighs cost. Lines that are alike in all that rules look at are looked at once.
+    """
+    seen = _columns_seen(rules)
+    kinds = lines.select(seen).unique()
+    return lines.join(_matched(kinds, rules), on=seen, how="left", validate="m:1", maintain_order="left")
+
+
+def _columns_seen(rules: Rules) -> list[str]:
+    """The columns of lines on which their rule, window and weight scope depend."""
+    conditions = {MATCH_COLUMNS.get(name, "tags") for pool in rules.pools for name in pool.match.model_fields_set}
+    scopes = {
+        column for pool in rules.pools for column in (*(_scope_columns(pool, rules.ladders) or ()), "currency")
+        if _scope_columns(pool, rules.ladders) is not None
+    }  # fmt: skip
+    return sorted({"owner", "billing_period", "charge_date", *conditions, *scopes})
+
+
+def _matched(kinds: pl.LazyFrame, rules: Rules) -> pl.LazyFrame:
+    keys = sorted({tag_key(key) for pool in rules.pools for key in pool.match.tag or {}})
+    number: Then | ChainedThen = pl.when(pl.col("owner") != "").then(pl.lit(-1, pl.Int16))
+    for index, pool in enumerate(rules.pools):
+        number = number.when(_condition(pool.match)).then(pl.lit(index, pl.Int16))
+    rule_ids = [*(pool.rule_id for pool in rules.pools), UNTAGGED]
+    monthly = [index for index, pool in enumerate(rules.pools) if pool.window == "month"]
+    return (
+        (with_tags(kinds, keys) if keys else kinds)
+        .with_columns(_pool=number.otherwise(pl.lit(len(rules.pools), pl.Int16)))
+        .with_columns(
+            rule_id=pl.col("_pool").replace_strict({-1: DIRECT, **dict(enumerate(rule_ids))}, return_dtype=pl.String),
+            # An owner bears a line whatever the window: one weight group per owner, not one per day.
+            window=pl.when(pl.col("_pool") == -1)
+            .then(pl.lit(""))
+            .when(pl.col("_pool").is_in(monthly))
+            .then(pl.col("billing_period"))
+            .otherwise(pl.col("charge_date").dt.to_string("%Y-%m-%d")),
+        )
+        .with_columns(weight_scope=_weight_scope(rules))
+        .drop("_pool", "_tags", strict=False)
+    )
+
+
+def _weight_scope(rules: Rules) -> pl.Expr:
+    scope: Then | ChainedThen = pl.when(pl.col("_pool") == -1).then(pl.col("owner"))
+    for columns in SCOPES.values():
+        pools = [index for index, pool in enumerate(rules.pools) if _scope_columns(pool, rules.ladders) == columns]
+        if pools:
+            text = pl.struct(*columns, "currency").struct.json_encode()
+            scope = scope.when(pl.col("_pool").is_in(pools)).then(pl.concat_str(pl.col("window"), pl.lit(" "), text))
+    return scope.otherwise(pl.col("window"))
+
+
+def _scope_columns(pool: ResolvedPool, ladders: Mapping[str, tuple[Rung, ...]]) -> tuple[str, ...] | None:
+    """The columns of the pool's finest cost scope; None if no rung weighs cost."""
+    scopes = [SCOPES[rung.scope] for part in pool.parts for rung in ladders[part.ladder] if rung.scope]
+    return max(scopes, key=len, default=None)
+
+
+def _condition(match: Match) -> pl.Expr:
+    conditions = [
+        _fits(pl.col(column), getattr(match, field)) for field, column in MATCH_COLUMNS.items() if getattr(match, field)
+    ]
+    conditions += [
+        _fits(pl.col("_tags").struct.field(tag_key(key)), patterns).fill_null(value=False)
+        for key, patterns in (match.tag or {}).items()
+    ]
+    return reduce(lambda left, right: left & right, conditions, pl.lit(True))
+
+
+def _fits(text: pl.Expr, patterns: Sequence[str]) -> pl.Expr:
+    literal = [pattern for pattern in patterns if not _is_glob(pattern)]
+    globs = [f"(?s)^{_regex(pattern)}$" for pattern in patterns if _is_glob(pattern)]
+    tests = [text.str.contains(glob) for glob in globs] + ([text.is_in(literal)] if literal else [])
+    return reduce(lambda left, right: left | right, tests)
+
+
+def _is_glob(pattern: str) -> bool:
+    return "*" in pattern or "?" in pattern
+
+
+def _regex(pattern: str) -> str:
+    """A glob as a regular expression of Rust's."""
+    return "".join(".*" if c == "*" else "." if c == "?" else re.escape(c) if c.isascii() else c for c in pattern)
+
+
+def _covers(glob: str, pattern: str) -> bool:
+    """Whether every text that fits `pattern` fits `glob`.
+
+    A walk over both at once, from the end: `covered[j]` says whether what is left of the glob covers `pattern[j:]`.
+    """
+    covered = [False] * len(pattern) + [True]
+    for part in reversed(glob):
+        longer = covered
+        covered = [False] * len(pattern) + [part == "*" and longer[-1]]
+        for place in reversed(range(len(pattern))):
+            if part == "*":
+                covered[place] = longer[place] or covered[place + 1]
+            elif pattern[place] == part or (part == "?" and pattern[place] != "*"):
+                covered[place] = longer[place + 1]
+    return covered[0]
+
+
+def faults(config: Config, document: Document) -> list[str]:
+    """Every rule of the configuration that cannot work, with its place in the file."""
+    found: list[str] = []
+    seen: set[str] = set()
+    for number, tenant in enumerate(config.tenants):
+        if tenant.id in seen:
+            where = document.where(("tenants", number, "id"))
+            found.append(fault(where, f"tenant {shown(tenant.id)} stands twice", "every tenant once"))
+        seen.add(tenant.id)
+        found += _TenantRules(tenant, ("tenants", number), document).faults()
+    return found
+
+
+class _TenantRules:
+    """The checks of one tenant's rules; a class only to carry tenant, path and document through them."""
+
+    def __init__(self, tenant: Tenant, path: tuple[str | int, ...], document: Document) -> None:
+        self.tenant, self.path, self.document = tenant, path, document
+        book = rulebook(tenant.ecosystem)
+        self.ladder_names = {*book.ladders, *tenant.ladders}
+        self.operator = names.operator(tenant)
+
+    def where(self, *path: str | int) -> str:
+        return self.document.where((*self.path, *path))
+
+    def faults(self) -> Iterator[str]:
+        yield from self._alias_faults()
+        for name, ladder in self.tenant.ladders.items():
+            yield from self._ladder_faults(("ladders", name), ladder)
+        seen: set[str] = set()
+        for number, pool in enumerate(self.tenant.pools):
+            if pool.name in seen:
+                yield fault(
+                    self.where("pools", number, "name"), f"pool {shown(pool.name)} stands twice", "every pool once"
+                )
+            seen.add(pool.name)
+            yield from self._pool_faults(number, pool)
+
+    def _alias_faults(self) -> Iterator[str]:
+        known = {normalised_text(identity) for identity in self.tenant.owner.identities}
+        targets: dict[str, str] = {}
+        for alias, identity in self.tenant.owner.aliases.items():
+            where, key, target = (
+                self.where("owner", "aliases", alias),
+                normalised_text(alias),
+                normalised_text(identity),
+            )
+            if key in known and key != target:
+                yield fault(where, f"alias {shown(alias)} is an identity itself", "another spelling of one")
+            if targets.setdefault(key, target) != target:
+                yield fault(where, f"alias {shown(alias)} stands for {shown(targets[key])} already", "one identity")
+            if key == UNALLOCATED.lower():
+                yield fault(where, f"alias {shown(alias)} is reserved", "a name that is not")
+        for alias, identity in self.tenant.owner.aliases.items():
+            target = normalised_text(identity)
+            if target in targets and targets[target] != target:
+                where = self.where("owner", "aliases", alias)
+                yield fault(where, f"{shown(identity)} is an alias itself", "the identity it stands for")
+        for number, identity in enumerate(self.tenant.owner.identities):
+            if normalised_text(identity) == UNALLOCATED.lower():
+                yield fault(self.where("owner", "identities", number), f"{shown(identity)} is reserved", "another name")
+        if self.operator == UNALLOCATED.lower():
+            yield fault(
+                self.where("operator"), f"operator {shown(self.tenant.operator)}", "a name that is not reserved"
+            )
+
+    def _pool_faults(self, number: int, pool: Pool) -> Iterator[str]:
+        if (pool.ladder is None) == (pool.parts is None):
+            seen = "neither ladder nor parts" if pool.ladder is None else "both ladder and parts"
+            yield fault(self.where("pools", number), f"pool {shown(pool.name)} has {seen}", "one of them")
+        if pool.ladder is not None:
+            yield from self._ladder_faults(("pools", number, "ladder"), pool.ladder)
+        for part_number, part in enumerate(pool.parts or []):
+            yield from self._ladder_faults(("pools", number, "parts", part_number, "ladder"), part.ladder)
+        spelled: dict[str, str] = {}
+        for key in pool.match.tag or {}:
+            if spelled.setdefault(tag_key(key), key) != key:
+                where = self.where("pools", number, "match", "tag", key)
+                yield fault(where, f"tag {shown(key)} is {shown(spelled[tag_key(key)])} again", "every tag once")
+        total = sum((part.share for part in pool.parts or []), Decimal(0))
+        if pool.parts and total != 1:
+            yield fault(self.where("pools", number, "parts"), f"shares total {total:f}", "a total of 1")
+        for earlier in self.tenant.pools[:number]:
+            if _match_covers(earlier.match, pool.match):
+                yield fault(
+                    self.where("pools", number, "match"),
+                    f"pool {shown(pool.name)} can never match, pool {shown(earlier.name)} takes all its lines",
+                    "a condition that an earlier pool leaves open, or another order",
+                )
+                break
+
+    def _ladder_faults(self, path: tuple[str | int, ...], ladder: str | list[Rung]) -> Iterator[str]:
+        if isinstance(ladder, str):
+            if ladder not in self.ladder_names:
+                known = ", ".join(sorted(self.ladder_names))
+                yield fault(self.where(*path), f"unknown ladder {shown(ladder)}", f"one of {known}")
+            return
+        for number, rung in enumerate(ladder):
+            yield from self._rung_faults((*path, number), rung, last=number == len(ladder) - 1)
+
+    def _rung_faults(self, path: tuple[str | int, ...], rung: Rung, *, last: bool) -> Iterator[str]:
+        where, bases = self.where(*path), ", ".join(sorted(LAST_BASES))
+        if rung.basis == "direct":
+            yield fault(
+                where, "basis 'direct'", "a basis for lines without an owner (tagged lines are direct by themselves)"
+            )
+        if last and rung.basis not in LAST_BASES:
+            yield fault(
+                where, f"the last rung is {shown(rung.basis)}, which may weigh nothing", f"a last rung of {bases}"
+            )
+        if not last and rung.basis in LAST_BASES:
+            yield fault(where, f"basis {shown(rung.basis)} takes all, no later rung can hold", "it to be the last rung")
+        needed = OPERANDS.get(rung.basis)
+        given = sorted(set(rung.model_fields_set) - {"basis"})
+        if needed and getattr(rung, needed) is None:
+            yield fault(where, f"basis {shown(rung.basis)} without {needed}", f"{needed}")
+        for field in given:
+            if field != needed:
+                yield fault(where, f"basis {shown(rung.basis)} with {field}", f"only {needed or 'basis'}")
+        if rung.basis == "operator" and not self.operator:
+            yield fault(where, "basis 'operator', but the tenant has no operator", "operator: NAME in the tenant")
+        if rung.basis in ("usage", "weighted") and not self.tenant.keys:
+            yield fault(
+                where, f"basis {shown(rung.basis)}, but the tenant has no key table", "keys: [FILE] in the tenant"
+            )
+        yield from self._percentage_faults((*path, "percentages"), rung.percentages or {})
+
+    def _percentage_faults(self, path: tuple[str | int, ...], percentages: Mapping[str, Decimal]) -> Iterator[str]:
+        total = sum(percentages.values(), Decimal(0))
+        if percentages and total != 100:
+            yield fault(self.where(*path), f"percentages total {total:f}", "a total of 100")
+        spelled: dict[str, str] = {}
+        for identity in percentages:
+            key, where = names.identity(self.tenant.owner, identity), self.where(*path, identity)
+            if key in (self.operator, UNALLOCATED.lower()):
+                yield fault(
+                    where, f"{shown(identity)} in a denominator", "an identity that is neither operator nor UNALLOCATED"
+                )
+            if key in spelled:
+                yield fault(where, f"{shown(identity)} is {shown(spelled[key])} again", "every identity once")
+            spelled[key] = identity
+
+
+def _match_covers(earlier: Match, later: Match) -> bool:
+    """Whether every line that `later` matches is matched by `earlier` too."""
+    for field in MATCH_COLUMNS:
+        if not _patterns_cover(getattr(earlier, field), getattr(later, field)):
+            return False
+    later_tags = {tag_key(key): patterns for key, patterns in (later.tag or {}).items()}
+    return all(_patterns_cover(patterns, later_tags.get(tag_key(key))) for key, patterns in (earlier.tag or {}).items())
+
+
+def _patterns_cover(earlier: Sequence[str] | None, later: Sequence[str] | None) -> bool:
+    if earlier is None:
+        return True
+    return later is not None and all(any(_covers(glob, pattern) for glob in earlier) for pattern in later)

@@ -1,0 +1,305 @@
+"""One function per basis: the groups that lines ask for, and what is known -> WEIGHTS.
+
+Everything here is small: a group stands for all lines of one ladder, window and scope. Values are exact (Int128 units
+of 1e-12) until `quantised` makes them integer weights; no float comes between a sample and a weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import polars as pl
+
+from engine import money
+from engine.config import Rung
+from engine.frames import USAGE, WEIGHTS, shape, weight_group
+from engine.rules import DIRECT, SCOPES, Rules
+
+POINTS = 2**60
+"""What a `weighted` rung shares out over its keys, and each key over identities."""
+_EXACT = pl.Int128
+_CANDIDATE = ["weight_group", "rung", "identity_id"]
+_RUNG_OF_GROUP = ["weight_group", "rung"]
+
+
+class Known(NamedTuple):
+    """What rungs weigh by, for the windows of one day.
+
+    `direct_cost`: window, identity_id, sub_account_id, product_category, currency, units; the operator is not in it.
+    `usage`: window, metric, identity_id, units; key unique.
+    """
+
+    direct_cost: pl.DataFrame
+    usage: pl.DataFrame
+
+
+class Weighed(NamedTuple):
+    """WEIGHTS, and the keys of `weighted` rungs that were empty: weight_group, rung, metric, reason."""
+
+    weights: pl.DataFrame
+    empty_keys: pl.DataFrame
+
+
+def groups(lines: pl.LazyFrame, rules: Rules) -> pl.DataFrame:
+    """Matched lines -> one row per weight group they ask for.
+
+    Columns: ladder, weight_scope, weight_group, window, owner, sub_account_id, product_category, currency. Where a
+    ladder's scope leaves a column open, it holds the least of its values.
+    """
+    ladders = rules.frame.lazy().select("rule_id", "ladder").unique()
+    keys = ["owner", "sub_account_id", "product_category", "currency"]
+    return (
+        lines.group_by("rule_id", "weight_scope", "window")
+        .agg(pl.col(keys).min())
+        .join(ladders, on="rule_id", how="inner")
+        .group_by("ladder", "weight_scope", "window")
+        .agg(pl.col(keys).min())
+        .with_columns(weight_group=weight_group())
+        .sort("weight_group")
+        .collect()
+    )
+
+
+def direct_cost(lines: pl.LazyFrame, operator: str) -> pl.DataFrame:
+    """BILLING with `owner` -> net direct cost, in units.
+
+    Columns: billing_period, charge_date, identity_id, sub_account_id, product_category, currency, units. The operator's
+    own cost never weighs. ContractError if a sum might not be exact.
+    """
+    owned = lines.filter((pl.col("owner") != "") & (pl.col("owner") != operator)).with_columns(
+        units=money.to_units(pl.col("amount"))
+    )
+    keys = ["billing_period", "charge_date", "owner", "sub_account_id", "product_category", "currency"]
+    cost = (
+        owned.group_by(keys)
+        .agg(pl.col("units").sum(), _largest=pl.col("units").abs().max(), _lines=pl.len())
+        .rename({"owner": "identity_id"})
+        .collect(engine="streaming")
+    )
+    if cost.height:
+        money.check_sum_fits("direct cost", money.largest(cost["_largest"]), int(cost["_lines"].sum()))
+    return cost.drop("_largest", "_lines")
+
+
+def direct_cost_in_windows(cost: pl.DataFrame) -> pl.DataFrame:
+    """`direct_cost` -> the same by window: every day by itself, and every billing period."""
+    day = pl.col("charge_date").dt.to_string("%Y-%m-%d")
+    keys = ["window", "identity_id", "sub_account_id", "product_category", "currency"]
+    daily = cost.with_columns(window=day)
+    monthly = cost.with_columns(window=pl.col("billing_period"))
+    return pl.concat([daily, monthly]).group_by(keys).agg(pl.col("units").sum())
+
+
+def usage_in_windows(usage: pl.DataFrame, billing_period: str, days: Iterable[str]) -> pl.DataFrame:
+    """USAGE -> sums per window, metric and identity, for the days of one billing period and for the period itself.
+
+    A dated metric weighs on its day, and in the period with the sum of the month's days; a metric given by period
+    weighs on each of the days alike. ContractError if a sum might not be exact.
+    """
+    keys = ["window", "metric", "identity_id"]
+    values = shape(usage.lazy(), USAGE).select(
+        "window", "metric", identity_id="principal", units=money.to_units(pl.col("value"))
+    ).collect()  # fmt: skip
+    if values.height:
+        money.check_sum_fits("key tables", money.largest(values["units"]), values.height)
+    dated = values.filter(pl.col("window").str.len_bytes() > len("2025-09"))
+    monthly = dated.filter(pl.col("window").str.starts_with(f"{billing_period}-"))
+    by_period = values.filter(pl.col("window") == billing_period)
+    named_days = pl.DataFrame({"window": sorted(set(days))}, schema={"window": pl.String})
+    return (
+        pl.concat(
+            [
+                dated.join(named_days, on="window", how="semi"),
+                monthly.with_columns(window=pl.lit(billing_period)),
+                by_period,
+                by_period.drop("window").join(named_days, how="cross").select(by_period.columns),
+            ]
+        )
+        .group_by(keys)
+        .agg(pl.col("units").sum())
+        .sort(keys)
+    )
+
+
+def weigh(wanted: pl.DataFrame, rules: Rules, known: Known) -> Weighed:
+    """The candidates of every rung of every wanted group (`groups`), as integer weights."""
+    rungs = [
+        (ladder, number, rung)
+        for ladder in wanted["ladder"].unique()
+        for number, rung in enumerate(rules.ladders[ladder])
+    ]
+    values = [
+        weigh_by(wanted, [asked for asked in rungs if asked[2].basis == basis], known)
+        for basis, weigh_by in BASES.items()
+    ]
+    mixed = _weighted(wanted, [asked for asked in rungs if asked[2].basis == "weighted"], known)
+    frame = pl.concat([quantised(pl.concat(values)), mixed.weights]).sort(WEIGHTS.key)
+    return Weighed(shape(frame.lazy(), WEIGHTS).collect(), mixed.empty_keys)
+
+
+Asked: TypeAlias = tuple[str, int, Rung]
+"""A rung of a ladder: the ladder's name, the rung's number, the rung."""
+
+
+def _rungs(
+    wanted: pl.DataFrame, rungs: Sequence[Asked], **operands: tuple[pl.DataType, list[list[Any]]]
+) -> pl.DataFrame:
+    """The wanted groups with each of their ladder's rungs among `rungs`, and a row for each value of its operands."""
+    listed = pl.DataFrame(
+        {
+            "ladder": [ladder for ladder, _, _ in rungs],
+            "rung": [number for _, number, _ in rungs],
+            **{name: values for name, (_, values) in operands.items()},
+        },
+        schema={
+            "ladder": pl.String,
+            "rung": pl.Int16,
+            **{name: pl.List(dtype) for name, (dtype, _) in operands.items()},
+        },
+    )
+    return wanted.join(listed.explode(*operands) if operands else listed, on="ladder", how="inner")
+
+
+def _direct(wanted: pl.DataFrame, rungs: Sequence[Asked], _known: Known) -> pl.DataFrame:
+    """The owner bears it all."""
+    return _rungs(wanted, rungs).select(*_RUNG_OF_GROUP, identity_id="owner", units=_units(1))
+
+
+def _even(wanted: pl.DataFrame, rungs: Sequence[Asked], known: Known) -> pl.DataFrame:
+    """Identities with direct cost in the window, each alike."""
+    population = known.direct_cost.select("window", "identity_id").unique()
+    return _rungs(wanted, rungs).join(population, on="window", how="inner").select(*_CANDIDATE, units=_units(1))
+
+
+def _cost(wanted: pl.DataFrame, rungs: Sequence[Asked], known: Known) -> pl.DataFrame:
+    """Net direct cost in the window, scope and currency; who nets to less than nothing weighs nothing."""
+    found = [_VALUES_EMPTY]
+    for scope, columns in SCOPES.items():
+        asked = _rungs(wanted, [(ladder, number, rung) for ladder, number, rung in rungs if rung.scope == scope])
+        keys = ["window", "currency", *columns]
+        net = known.direct_cost.group_by(*keys, "identity_id").agg(pl.col("units").sum())
+        units = pl.max_horizontal(pl.col("units"), _units(0))
+        found.append(asked.join(net, on=keys, how="inner").select(*_CANDIDATE, units=units))
+    return pl.concat(found)
+
+
+def _fixed(wanted: pl.DataFrame, rungs: Sequence[Asked], _known: Known) -> pl.DataFrame:
+    """The configured percentages."""
+    percentages = [rung.percentages or {} for _, _, rung in rungs]
+    return _rungs(
+        wanted,
+        rungs,
+        identity_id=(pl.String(), [list(shares) for shares in percentages]),
+        units=(pl.String(), [[str(share) for share in shares.values()] for shares in percentages]),
+    ).select(*_CANDIDATE, money.to_units(money.parse_amount(pl.col("units"))))
+
+
+def _usage(wanted: pl.DataFrame, rungs: Sequence[Asked], known: Known) -> pl.DataFrame:
+    """The key's values in the window."""
+    asked = _rungs(wanted, rungs, metric=(pl.String(), [[rung.key] for _, _, rung in rungs]))
+    return asked.join(known.usage, on=["window", "metric"], how="inner").select(*_CANDIDATE, "units")
+
+
+BASES: dict[str, Callable[[pl.DataFrame, Sequence[Asked], Known], pl.DataFrame]] = {
+    DIRECT: _direct,
+    "even": _even,
+    "cost": _cost,
+    "fixed": _fixed,
+    "usage": _usage,
+}
+"""Bases that weigh by one exact value per candidate: wanted groups, the basis's rungs, what is known -> weight_group,
+rung, identity_id, units. (`weighted` mixes several values; the last bases weigh nothing.)"""
+_VALUES_EMPTY = pl.DataFrame(
+    schema={"weight_group": pl.String, "rung": pl.Int16, "identity_id": pl.String, "units": pl.Int128}
+)
+
+
+def _weighted(wanted: pl.DataFrame, rungs: Sequence[Asked], known: Known) -> Weighed:
+    """POINTS are apportioned to the keys that total more than 0, and each key's points to identities by its values.
+
+    Keys weigh as configured, in the order of their names; so an empty key's weight goes to the others.
+    """
+    of_rung = [*_RUNG_OF_GROUP, "metric"]
+    keys = [rung.keys or {} for _, _, rung in rungs]
+    asked = _rungs(
+        wanted,
+        rungs,
+        metric=(pl.String(), [list(weights) for weights in keys]),
+        key_weight=(pl.Int128(), [[int(weight * money.UNITS) for weight in weights.values()] for weights in keys]),
+    ).select(*of_rung, "window", "key_weight")
+    candidates = quantised(asked.join(known.usage, on=["window", "metric"], how="inner"), by=of_rung)
+    totals = candidates.group_by(of_rung).agg(key_total=pl.col("weight").cast(_EXACT).sum())
+    weighing = asked.join(totals, on=of_rung, how="left").sort(of_rung)
+    points = _apportioned(
+        weighing.filter(pl.col("key_total") > 0), pl.lit(POINTS, _EXACT), "key_weight", _RUNG_OF_GROUP
+    ).rename({"apportioned": "key_points"})
+    shares = _apportioned(
+        candidates.join(points, on=of_rung, how="left").sort(*of_rung, "identity_id"),
+        pl.col("key_points").fill_null(0),
+        "weight",
+        of_rung,
+    )
+    weights = shares.group_by(_CANDIDATE).agg(weight=pl.col("apportioned").sum().cast(pl.Int64))
+    return Weighed(weights.select(WEIGHTS.columns), _empty(weighing))
+
+
+def _apportioned(frame: pl.DataFrame, amount: pl.Expr, weight: str, over: list[str]) -> pl.DataFrame:
+    """Rows in their order with `apportioned`: their part of `amount` by `weight`, within each of the groups `over`."""
+    return (
+        frame.with_columns(_weight=pl.col(weight).cast(_EXACT), _amount=amount.cast(_EXACT))
+        .with_columns(_total=pl.max_horizontal(pl.col("_weight").sum().over(over), _units(1, whole=False)))
+        .with_columns(_before=pl.col("_weight").cum_sum().over(over) - pl.col("_weight"))
+        .with_columns(
+            apportioned=money.apportioned(
+                pl.lit(1, _EXACT),
+                pl.col("_amount") // pl.col("_total"),
+                pl.col("_amount") % pl.col("_total"),
+                pl.col("_before"),
+                pl.col("_weight"),
+                pl.col("_total"),
+            )
+        )
+        .drop("_weight", "_amount", "_total", "_before")
+    )
+
+
+def _empty(weighing: pl.DataFrame) -> pl.DataFrame:
+    reason = pl.when(pl.col("key_total").is_null()).then(pl.lit("empty_key")).otherwise(pl.lit("zero_key_total"))
+    return weighing.filter(pl.col("key_total").fill_null(0) == 0).select(*_RUNG_OF_GROUP, "metric", reason=reason)
+
+
+def quantised(values: pl.DataFrame, by: list[str] | None = None) -> pl.DataFrame:
+    """Exact values (`units`, per candidate of a rung of a group) -> integer weights that total less than 2**62.
+
+    Where all values of the rung are whole numbers they are taken as they are, else in units of 1e-12; a total that
+    reaches 2**62 shifts all of them right by the fewest bits after which the shifted total is below it.
+    Rows: the columns `by`, identity_id, weight.
+    """
+    over = by or _RUNG_OF_GROUP
+    totals = (
+        values.group_by(over)
+        .agg(_whole=(pl.col("units") % _units(1) == 0).all(), _total=pl.col("units").sum())
+        .with_columns(_scale=pl.when("_whole").then(_units(1)).otherwise(_units(1, whole=False)))
+    )
+    totals = _shifted(totals.with_columns(pl.col("_total") // pl.col("_scale")))
+    return values.join(totals, on=over, how="left", validate="m:1").select(
+        *dict.fromkeys(["weight_group", "rung", *over, "identity_id"]),
+        weight=(pl.col("units") // pl.col("_scale")).cast(pl.Int64),
+    )
+
+
+def _shifted(totals: pl.DataFrame) -> pl.DataFrame:
+    """`_scale` times the smallest power of two that brings `_total` below the limit."""
+    for bits in range(62, 127):
+        reached = pl.col("_total") >= pl.lit(2**bits, _EXACT)
+        # Hardly ever does any total reach the limit, and the first comparison says so.
+        if not totals.select(reached.any()).item():
+            break
+        totals = totals.with_columns(_scale=pl.when(reached).then(pl.col("_scale") * 2).otherwise(pl.col("_scale")))
+    return totals
+
+
+def _units(number: int, *, whole: bool = True) -> pl.Expr:
+    """An Int128 literal: `number` whole ones in units, or `number` itself."""
+    return pl.lit(number * money.UNITS if whole else number, _EXACT)
