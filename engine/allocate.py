@@ -1,0 +1,446 @@
+"""The kernel: the winning rung of every part, shares decided once per weight group, and the fan-out.
+
+Frames in: lines (BILLING with rule_id and weight_scope), RULES, WEIGHTS. Frame out: CHARGEBACK.
+
+    classes   distinct (rule_id, weight_scope) of the lines                               small
+    parts     classes x parts of the rule, each with its winning rung and labels          small
+    shares    winning candidates of each weight group with prefix sums                    small
+    fan-out   lines |x| parts (1:parts of the rule) |x| shares (1:payers of the group)    the output
+
+All decisions fall on the small frames; the big one is two joins and integer arithmetic, in the order of the key, so it
+is never sorted and no window function runs over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import polars as pl
+
+from engine import frames, money
+from engine.errors import ContractError, LedgerError, fault, shown
+from engine.frames import (
+    BILLING,
+    CHARGEBACK,
+    MEASURES,
+    RULES,
+    UNALLOCATED,
+    WEIGHTS,
+    check_rows,
+    is_text,
+    shape,
+    weight_group,
+)
+
+KERNEL_VERSION = 1
+"""Raised only when amounts may change; part of every input digest."""
+LAST_BASES = ("resource", "operator", "unallocated")
+_PART = ["rule_id", "weight_scope", "part"]
+_EXACT = pl.Int128
+
+
+class Plan(NamedTuple):
+    """What the fan-out of a set of lines needs, decided once on small frames.
+
+    `parts` (key: rule_id, weight_scope, part; in that order): labels of the part, its _share with _share_before and
+    _share_total, _lead (the rule's first part), weight_total, _group. `shares` (key: _group, identity_id; in that
+    order): weight, weight_before; identity_id '' stands for the line's resource. `payers`: _group and `_fan`, how many
+    rows it fans out to.
+    """
+
+    parts: pl.DataFrame
+    shares: pl.DataFrame
+    payers: pl.DataFrame
+
+
+def allocate(
+    lines: pl.DataFrame,
+    rules: pl.DataFrame,
+    weights: pl.DataFrame,
+    *,
+    measures: Sequence[str] = ("amount",),
+    calculation_id: str = "",
+) -> pl.LazyFrame:
+    """Split every line over the identities that bear it: CHARGEBACK rows in the order of the key.
+
+    `lines`: BILLING with `rule_id` and `weight_scope`; `rules`: RULES; `weights`: WEIGHTS. Each of `measures` is split
+    with the same shares, each exactly; the others come out null. Rows whose every measure is 0 are left out, but a
+    line keeps at least one. Text columns keep the dtype they come with (String, or Enum from `frames.encoded`).
+    ContractError if a line's rule is unknown, a ladder does not end, or weights are negative, not unique, too large.
+    """
+    ordered = _checked_lines(lines, measures).sort(BILLING.key)
+    check_rows(rules, RULES)
+    check_rows(weights, WEIGHTS)
+    decided = plan(ordered, rules, weights)
+    if ordered.schema["rule_id"] != pl.String:
+        decided = encoded(decided, ordered)
+    parts = split(ordered, decided, measures=measures)
+    return shape(fan_out(parts, measures=measures, calculation_id=calculation_id), CHARGEBACK)
+
+
+def _checked_lines(lines: pl.DataFrame, measures: Sequence[str]) -> pl.DataFrame:
+    """The lines themselves, if they are BILLING with a rule and a weight scope each; else ContractError."""
+    if not measures or len(set(measures)) < len(measures) or not set(measures) <= set(MEASURES):
+        seen = ", ".join(map(shown, measures)) or "none"
+        raise ContractError(fault("measures", seen, f"some of {', '.join(MEASURES)}, each once"))
+    texts = [name for name in ("rule_id", "weight_scope") if is_text(lines.schema.get(name, pl.Null()))]
+    lines_table = BILLING._replace(
+        name="lines", schema={**BILLING.schema, "rule_id": pl.String(), "weight_scope": pl.String()}
+    )
+    known = lines.select(name for name in lines.columns if name in BILLING.schema or name in texts)
+    check_rows(known, lines_table)
+    return lines
+
+
+def plan(lines: pl.DataFrame, rules: pl.DataFrame, weights: pl.DataFrame) -> Plan:
+    """Parts, winning rungs and shares for these lines; see `allocate` for what is refused."""
+    return planned(rungs_asked(lines, rules, weights), weights)
+
+
+def planned(rungs: pl.DataFrame, weights: pl.DataFrame) -> Plan:
+    """The plan from `rungs_asked`."""
+    winners = _winners(rungs)
+    groups = _groups(winners)
+    shares = _shares(groups, weights)
+    payers = shares.group_by("_group", maintain_order=True).agg(_fan=pl.len())
+    parts = winners.join(groups, on=_GROUP_KEY, how="left", validate="m:1").sort(_PART).select(_PLANNED_PART)
+    return Plan(parts, shares.select("_group", "identity_id", "weight", "weight_before"), payers)
+
+
+def rungs_asked(lines: pl.DataFrame, rules: pl.DataFrame, weights: pl.DataFrame) -> pl.DataFrame:
+    """Every rung of every part of the lines' rules, per weight scope.
+
+    With `weight_total` (null: no candidate) and `holds`. Rows: rule_id, weight_scope, part, rung and the columns of
+    RULES, weight_group; in the order of these first four.
+    """
+    totals = _weight_totals(weights)
+    rungs = (
+        lines.select(pl.col("rule_id", "weight_scope").cast(pl.String))
+        .unique()
+        .join(shape(rules.lazy(), RULES).collect(), on="rule_id", how="left")
+        .with_columns(weight_group=weight_group())
+        .join(totals, on=["weight_group", "rung"], how="left", validate="m:1")
+        .with_columns(_last=pl.col("basis").is_in(LAST_BASES))
+        .with_columns(holds=pl.col("_last") | (pl.col("weight_total").fill_null(0) > 0))
+        .sort(*_PART, "rung")
+    )
+    _check_shares(rules)
+    unknown = rungs.filter(pl.col("part").is_null())["rule_id"].unique().sort()
+    if unknown.len():
+        names = ", ".join(shown(name) for name in unknown.head(5))
+        raise ContractError(
+            fault("table rules", f"no row for {unknown.len()} rule(s) of lines: {names}", "every line's rule")
+        )
+    return rungs
+
+
+def _check_shares(rules: pl.DataFrame) -> None:
+    """ContractError unless every part has a positive share, the same on all its rungs, and rules total below 2**62."""
+    parts = rules.group_by("rule_id", "part").agg(pl.col("share").min(), _largest=pl.col("share").max())
+    totals = parts.group_by("rule_id").agg(
+        _smallest=pl.col("share").min(),
+        _total=pl.col("share").cast(_EXACT).sum(),
+        _one=(pl.col("share") == pl.col("_largest")).all(),
+    )
+    limit = pl.lit(money.WEIGHT_TOTAL_LIMIT, _EXACT)
+    wrong = totals.filter((pl.col("_smallest") <= 0) | (pl.col("_total") >= limit) | ~pl.col("_one"))["rule_id"].sort()
+    if wrong.len():
+        names = ", ".join(shown(name) for name in wrong.head(5))
+        expected = "one positive share for each part, in all below 2**62"
+        raise ContractError(
+            fault("table rules, column share", f"{wrong.len()} rule(s) with other shares: {names}", expected)
+        )
+
+
+def empty_keys(rungs: pl.DataFrame) -> pl.DataFrame:
+    """`rungs_asked` -> the rungs before the winning one: rule_id, part, rung, weight_scope, basis, metric, reason."""
+    first = pl.col("rung").filter("holds").min().over(_PART)
+    columns = ["rule_id", "part", "rung", "weight_scope", "basis", "metric"]
+    return rungs.filter(pl.col("rung") < first).select(*columns, reason=_reason())
+
+
+def _reason() -> pl.Expr:
+    return pl.when(pl.col("weight_total").is_null()).then(pl.lit("empty_key")).otherwise(pl.lit("zero_key_total"))
+
+
+def _weight_totals(weights: pl.DataFrame) -> pl.DataFrame:
+    """weight_group, rung, weight_total of WEIGHTS; ContractError if they are not what the arithmetic needs."""
+    shape(weights.lazy(), WEIGHTS)
+    faults = []
+    if weights.height and (negative := int((weights["weight"] < 0).sum())):
+        faults.append(fault("table weights", f"{negative} negative weight(s)", "none"))
+    if duplicates := int(weights.select(WEIGHTS.key).is_duplicated().sum()):
+        faults.append(fault("table weights", f"{duplicates} rows share a key", f"unique ({', '.join(WEIGHTS.key)})"))
+    totals = weights.group_by("weight_group", "rung").agg(weight_total=pl.col("weight").cast(_EXACT).sum())
+    large = totals.filter(pl.col("weight_total") >= pl.lit(money.WEIGHT_TOTAL_LIMIT, _EXACT))
+    if large.height:
+        example = shown(large["weight_group"][0])
+        faults.append(
+            fault("table weights", f"{large.height} total(s) too large, for example {example}", "below 2**62")
+        )
+    if faults:
+        raise ContractError(faults)
+    return totals.with_columns(pl.col("weight_total").cast(pl.Int64))
+
+
+def _winners(rungs: pl.DataFrame) -> pl.DataFrame:
+    """One row per part: its first rung that holds; a last rung without a detail says why the first did not hold."""
+    first = rungs.unique(_PART, keep="first", maintain_order=True).select(*_PART, _first_reason=_reason())
+    winners = rungs.filter("holds").unique(_PART, keep="first", maintain_order=True)
+    if winners.height < first.height:
+        endless = first.join(winners, on=_PART, how="anti")["rule_id"].unique().sort()
+        names = ", ".join(shown(name) for name in endless.head(5))
+        raise ContractError(
+            fault("table rules", f"{endless.len()} rule(s) whose ladder may take nothing: {names}", _ENDS)
+        )
+    last = pl.col("_last")
+    unnamed = last & (pl.col("allocation_detail") == "")
+    return _with_part_prefix(winners).join(first, on=_PART, how="left", validate="1:1").with_columns(
+        allocation_detail=pl.when(unnamed).then(pl.col("_first_reason")).otherwise(pl.col("allocation_detail")),
+        weight_total=pl.when(last).then(pl.lit(1, pl.Int64)).otherwise(pl.col("weight_total")),
+        _weighed_group=pl.when(last).then(pl.lit("")).otherwise(pl.col("weight_group")),
+        _weighed_rung=pl.when(last).then(pl.lit(-1, pl.Int16)).otherwise(pl.col("rung")),
+        _charged=pl.when(last).then(pl.col("payer")).otherwise(pl.lit("")),
+    )  # fmt: skip
+
+
+_ENDS = f"a last rung of {', '.join(LAST_BASES)}"
+
+
+def _with_part_prefix(winners: pl.DataFrame) -> pl.DataFrame:
+    rule = ["rule_id", "weight_scope"]
+    return winners.with_columns(
+        _share=pl.col("share").cast(_EXACT),
+        _share_before=pl.col("share").cast(_EXACT).cum_sum().over(rule) - pl.col("share").cast(_EXACT),
+        _share_total=pl.col("share").cast(_EXACT).sum().over(rule),
+        _lead=pl.col("part") == pl.col("part").min().over(rule),
+        rule_version=pl.col("version"),
+    )
+
+
+_GROUP_KEY = ["_weighed_group", "_weighed_rung", "_charged"]
+_PLANNED_PART = [
+    *_PART, "rung", "basis", "cost_type", "allocation_method", "allocation_detail", "rule_version", "weight_total",
+    "_share", "_share_before", "_share_total", "_lead", "_group",
+]  # fmt: skip
+
+
+def _groups(winners: pl.DataFrame) -> pl.DataFrame:
+    """The distinct sets of payers, numbered: a weighed group at its winning rung, or whom a last rung charges."""
+    return winners.select(_GROUP_KEY).unique().sort(_GROUP_KEY).with_row_index("_group")
+
+
+def _shares(groups: pl.DataFrame, weights: pl.DataFrame) -> pl.DataFrame:
+    weighed = groups.filter(pl.col("_weighed_rung") >= 0).join(
+        weights.filter(pl.col("weight") > 0),
+        left_on=["_weighed_group", "_weighed_rung"],
+        right_on=["weight_group", "rung"],
+        how="inner",
+    )
+    charged = groups.filter(pl.col("_weighed_rung") < 0).select(
+        "_group", identity_id="_charged", weight=pl.lit(1, pl.Int64)
+    )
+    return (
+        pl.concat([weighed.select("_group", "identity_id", "weight"), charged])
+        .sort("_group", "identity_id")
+        .with_columns(weight_before=pl.col("weight").cum_sum().over("_group") - pl.col("weight"))
+    )
+
+
+def encoded(decided: Plan, lines: pl.DataFrame) -> Plan:
+    """The plan with text as Enums, for lines that are `frames.encoded`: the fan-out then moves codes, not text."""
+    keys = ["rule_id", "weight_scope"]
+    labels = ["cost_type", "allocation_method", "allocation_detail", "rule_version"]
+    parts = frames.encoded(decided.parts.with_columns(pl.col(key).cast(lines.schema[key]) for key in keys), labels)
+    return decided._replace(parts=parts, shares=frames.encoded(decided.shares, ["identity_id"]))
+
+
+class Split(NamedTuple):
+    """Lines cut into parts, ready to fan out.
+
+    `rows`: lines in their order, one row per part, with the part's labels and group, its units of each measure
+    (`_units_*`), how many rows it fans out to (`_fan`) and, if any is for the line's resource, `_payer`. `shares` as
+    in `Plan`. `exact`: the integer in which the rows are computed.
+    """
+
+    rows: pl.DataFrame
+    shares: pl.DataFrame
+    exact: pl.DataType
+
+
+def split(lines: pl.DataFrame, decided: Plan, *, measures: Sequence[str] = ("amount",)) -> Split:
+    """Lines (in the order of the key) -> their parts. Parts of a line are apportioned first, payers of a part later."""
+    parts = (
+        lines.lazy()
+        .join(decided.parts.lazy(), on=["rule_id", "weight_scope"], how="inner", maintain_order="left_right")
+        .join(decided.payers.lazy(), on="_group", how="left", validate="m:1", maintain_order="left")
+        .with_columns(_part_units(measure, decided.parts).alias(f"_units_{measure}") for measure in measures)
+        .with_columns(
+            _zero=pl.all_horizontal(money.to_units(pl.col(measure)).fill_null(0) == 0 for measure in measures)
+        )
+        .collect()
+    )
+    rows, shares = _with_resource_payers(parts, decided.shares)
+    return Split(rows, shares, _exact_dtype(rows, measures))
+
+
+def _part_units(measure: str, parts: pl.DataFrame) -> pl.Expr:
+    """The part's units of a line's measure; null stays null. Rules of one part, as most are, take the line's whole."""
+    units = money.to_units(pl.col(measure))
+    if (parts["_share"] == parts["_share_total"]).all():
+        return units
+    total = pl.col("_share_total")
+    return money.apportioned(
+        units.sign(), units.abs() // total, units.abs() % total, pl.col("_share_before"), pl.col("_share"), total
+    )
+
+
+def fan_out(parts: Split, *, measures: Sequence[str] = ("amount",), calculation_id: str = "") -> pl.LazyFrame:
+    """`split` -> CHARGEBACK: one join and integer arithmetic, in the order of the key; never sorted."""
+    exact = parts.exact
+    total, before, weight = (pl.col(name).cast(exact) for name in ("weight_total", "weight_before", "weight"))
+    divided = [expression for measure in measures for expression in _division(measure, exact)]
+    rows = (
+        parts.rows.lazy()
+        .with_columns(divided)
+        .join(parts.shares.lazy(), on="_group", how="inner", maintain_order="left_right")
+        .with_columns(
+            money.apportioned(
+                pl.col(f"_sign_{measure}"),
+                pl.col(f"_quotient_{measure}"),
+                pl.col(f"_remainder_{measure}"),
+                before,
+                weight,
+                total,
+            ).alias(f"_{measure}")
+            for measure in measures
+        )
+    )
+    worth = pl.any_horizontal(pl.col(f"_{measure}").fill_null(0) != 0 for measure in measures)
+    kept = worth | (pl.col("_zero") & pl.col("_lead") & (pl.col("weight_before") == 0))
+    to_resource = (
+        pl.when(pl.col("basis") == "resource").then(pl.col("_payer")) if "_payer" in parts.rows.columns else None
+    )
+    given = {
+        "identity_id": to_resource.otherwise(pl.col("identity_id"))
+        if to_resource is not None
+        else pl.col("identity_id"),
+        "calculation_id": pl.lit(
+            calculation_id, pl.String if parts.rows.schema["rule_id"] == pl.String else pl.Enum([calculation_id])
+        ),
+    }
+    return rows.filter(kept).select(_chargeback_column(name, measures, given) for name in CHARGEBACK.schema)
+
+
+def _division(measure: str, exact: pl.DataType) -> list[pl.Expr]:
+    units, total = pl.col(f"_units_{measure}"), pl.col("weight_total").cast(_EXACT)
+    return [
+        units.sign().cast(exact).alias(f"_sign_{measure}"),
+        (units.abs() // total).cast(exact).alias(f"_quotient_{measure}"),
+        (units.abs() % total).cast(exact).alias(f"_remainder_{measure}"),
+    ]
+
+
+def _exact_dtype(rows: pl.DataFrame, measures: Sequence[str]) -> pl.DataType:
+    """The narrowest integer in which no product of the apportionment can wrap.
+
+    64 bits where all weights and amounts are small (a fraction of the time of 128), else 128.
+    """
+    small = rows.select(
+        (pl.col("weight_total").max() < 2**31)
+        & pl.all_horizontal(
+            pl.col(f"_units_{measure}").abs().max().fill_null(0) < pl.lit(2**63, _EXACT) for measure in measures
+        )
+    ).item()
+    return pl.Int64() if small else pl.Int128()
+
+
+def _with_resource_payers(parts: pl.DataFrame, shares: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Parts for the line's resource get `_payer`: the resource, or UNALLOCATED (method unallocated) without one."""
+    to_resource = pl.col("basis") == "resource"
+    if not parts.select(to_resource.any()).item():
+        return parts, shares
+    resource = pl.col("resource_id").cast(pl.String)
+    payer = pl.when(resource == "").then(pl.lit(UNALLOCATED)).otherwise(resource)
+    borne = parts.select(payer.filter(to_resource)).to_series()
+    # A share stands for many resources; one of them holds its place until the join has happened.
+    placed = shares.with_columns(pl.col("identity_id").cast(pl.String).replace({"": borne.min()}))
+    identity, method = shares.schema["identity_id"], parts.schema["allocation_method"]
+    if identity != pl.String:
+        identity = pl.Enum(pl.concat([placed["identity_id"], borne]).unique().sort())
+    named = parts.with_columns(
+        _payer=pl.when(to_resource).then(payer).otherwise(pl.lit(borne.min())).cast(identity),
+        allocation_method=pl.when(to_resource & (resource == ""))
+        .then(pl.lit("unallocated"))
+        .otherwise(pl.col("allocation_method").cast(pl.String)),
+    )
+    named = named if method == pl.String else frames.encoded(named, ["allocation_method"])
+    return named, placed.with_columns(pl.col("identity_id").cast(identity))
+
+
+def _chargeback_column(name: str, measures: Sequence[str], given: dict[str, pl.Expr]) -> pl.Expr:
+    if name in given:
+        return given[name].alias(name)
+    if name in measures:
+        return money.to_amount(pl.col(f"_{name}").cast(_EXACT)).alias(name)
+    if name in MEASURES:
+        return pl.lit(None, money.AMOUNT).alias(name)
+    if name == "part_amount":
+        return money.to_amount(pl.col(f"_units_{measures[0]}")).alias(name)
+    return pl.col(name)
+
+
+def chunks(parts: Split, rows: int) -> Iterator[Split]:
+    """A split in slices that fan out to about `rows` rows each, cut between lines; the same for the same lines."""
+    lengths = (
+        parts.rows.lazy()
+        .select(pl.col("_fan").cast(pl.Int64).cum_sum() // rows, _line=pl.struct(BILLING.key).rle_id())
+        .group_by("_line")
+        .agg(_parts=pl.len(), _chunk=pl.col("_fan").first())
+        .group_by("_chunk")
+        .agg(pl.col("_parts").sum())
+        .sort("_chunk")
+        .collect()["_parts"]
+    )
+    offset = 0
+    for length in lengths:
+        yield parts._replace(rows=parts.rows.slice(offset, length))
+        offset += length
+
+
+def check_line_sums(lines: pl.DataFrame, rows: pl.DataFrame, measures: Sequence[str] = ("amount",)) -> None:
+    """LedgerError unless, for every line and measure, the line's rows sum to the line exactly.
+
+    Both in the order of the key. Instead of grouping the rows again, running sums are compared at the end of every
+    line: they agree at all ends if and only if every line agrees.
+    """
+    ends = _running(rows, measures)
+    expected = _running(lines, measures)
+    if ends.height == expected.height and ends.equals(expected):
+        return
+    key = list(BILLING.key)
+    both = expected.join(ends, on=key, how="full", coalesce=True, suffix="_rows")
+    differs = pl.any_horizontal(pl.col(f"_{measure}").ne_missing(pl.col(f"_{measure}_rows")) for measure in measures)
+    wrong = both.filter(differs).sort(key)
+    first = wrong.row(0, named=True) if wrong.height else expected.row(0, named=True)
+    raise LedgerError(
+        fault(
+            f"table chargeback, line {first['line_id']} of {first['charge_date']}",
+            f"rows do not sum to the line (the first of {wrong.height} line(s) from there on)",
+            "every line's rows to sum to its amount; nothing was written",
+        )
+    )
+
+
+def _running(frame: pl.DataFrame, measures: Sequence[str]) -> pl.DataFrame:
+    """The last row of every line with running sums of its measures in units."""
+    key = list(BILLING.key)
+    last = pl.any_horizontal(pl.col(name).ne_missing(pl.col(name).shift(-1)) for name in BILLING.key)
+    return (
+        frame.lazy()
+        .select(*key, *(money.to_units(pl.col(name)).fill_null(0).cum_sum().alias(f"_{name}") for name in measures))
+        .filter(last)
+        .with_columns(pl.col("tenant_id").cast(pl.String))
+        .collect()
+    )
