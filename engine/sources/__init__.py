@@ -1,0 +1,1 @@
+"""One module per source of billing: its files or answers become BILLING."""
