@@ -1,0 +1,363 @@
+"""The Parquet lake: what lies where, digests, and writing beside and renaming.
+
+`lake/` is always exactly the truth, one file per tenant, billing period and day. Files are written in `tmp/` on the
+same file system, under a name that is not Parquet's, made durable, and renamed into place; the version they replace
+is hard-linked into `history/` first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from engine.digests import Digest
+from engine.errors import ContractError, StoreError, fault
+from engine.frames import LAKE_TABLES, Table, categories, empty, encoded, is_text, shape
+
+ROW_GROUP_ROWS = 250_000
+"""About how many rows a row group of a day file has; a chunk that is written is a row group."""
+_DIGEST_KEY, _CALCULATION_KEY = b"prorata.digest", b"prorata.calculation_id"
+_DICTIONARY_ROWS = 1024
+"""A dictionary longer than this is cut to the values of its row group."""
+
+
+class Written(NamedTuple):
+    """A file that lies in `tmp/`, and what is in it."""
+
+    path: Path
+    digest: str
+    rows: int
+    size: int
+
+
+class Place(NamedTuple):
+    """Where a table's rows of one tenant, billing period and day lie."""
+
+    table: Table
+    tenant_id: str
+    billing_period: str
+    charge_date: date
+
+    def path(self, root: Path) -> Path:
+        """The file in the lake."""
+        return self._month(root / "lake") / f"{self.charge_date.isoformat()}.parquet"
+
+    def temporary(self, root: Path) -> Path:
+        """Where it is written first."""
+        name = f"{self.table.name}-{self.billing_period}-{self.charge_date.isoformat()}.part"
+        return _temporary(root, self.tenant_id) / name
+
+    def version(self, root: Path, digest: str) -> Path:
+        """Where a version that was replaced is kept."""
+        return self._month(root / "history") / self.charge_date.isoformat() / f"{digest}.parquet"
+
+    def _month(self, folder: Path) -> Path:
+        return folder / self.table.name / f"tenant_id={self.tenant_id}" / f"month={self.billing_period}"
+
+
+def _temporary(root: Path, tenant_id: str) -> Path:
+    """Where a tenant's files are written: a folder of its own, which the holder of its claim may clear."""
+    return root / "tmp" / tenant_id
+
+
+def create(root: Path, tenant_id: str) -> None:
+    """Make the folders a tenant's run writes to, and one empty file per table, so that a glob finds a file in each.
+
+    What a killed run of the tenant left in `tmp/` is removed; so only the holder of its claim may call this.
+    """
+    temporary = _temporary(root, tenant_id)
+    with _store_errors(root):
+        temporary.mkdir(parents=True, exist_ok=True)
+        for left in temporary.iterdir():
+            left.unlink()
+        for table in LAKE_TABLES:
+            monthly = "billing_period" in table.schema
+            folder = root / "lake" / table.name / "tenant_id=_" / ("month=_" if monthly else "")
+            target = folder / "empty.parquet"
+            if not target.exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                written = write(temporary / f"{table.name}-empty.part", table, [empty(table)])
+                written.path.replace(target)
+                _sync_folder(folder)
+
+
+def write(path: Path, table: Table, chunks: Iterable[pl.DataFrame], *, calculation_id: str = "") -> Written:
+    """Write chunks of a table, in the order of its key, as one durable Parquet file.
+
+    Text comes as String, or as Enums that are the same for all chunks. A chunk becomes a row group. On disk text is
+    plain String and amounts are DECIMAL; digest and calculation id stand in the footer. The same chunks give the same
+    bytes within a version of the library. StoreError if the file can't be written.
+    """
+    state, rows = Digest(table), 0
+    given = _Chunks(chunks)
+    try:
+        with _store_errors(path), _created(path) as sink, _writer(sink, table) as writer:
+            for chunk in given:
+                codes = encoded(_storable(chunk, table))
+                state.update(codes)
+                writer.write_table(_arrow(codes, table), row_group_size=max(codes.height, 1))
+                rows += codes.height
+            found = state.hexdigest()
+            writer.add_key_value_metadata({_DIGEST_KEY: found or "", _CALCULATION_KEY: calculation_id})
+    except StoreError:
+        # What made the chunks failed, not the store.
+        if given.error is not None:
+            raise given.error from None
+        raise
+    if found is None:
+        return _written_again(path, table, calculation_id)
+    return Written(path, found, rows, path.stat().st_size)
+
+
+class _Chunks:
+    """Chunks as they come, and the error with which they ended, if any."""
+
+    def __init__(self, chunks: Iterable[pl.DataFrame]) -> None:
+        self._chunks = chunks
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[pl.DataFrame]:
+        try:
+            yield from self._chunks
+        except Exception as error:
+            self.error = error
+            raise
+
+
+def _storable(chunk: pl.DataFrame, table: Table) -> pl.DataFrame:
+    """The chunk, if it is of the table's shape and has no null where none may be; else ContractError."""
+    shape(chunk.lazy(), table)
+    nulls = [name for name in table.schema if name not in table.nullable and chunk[name].null_count()]
+    if nulls:
+        raise ContractError([fault(f"table {table.name}, column {name}", "null values", "none") for name in nulls])
+    return chunk
+
+
+def _written_again(path: Path, table: Table, calculation_id: str) -> Written:
+    """The file once more, with the Enums cut to the values that its rows have; so it only depends on its rows."""
+    before = path.with_suffix(".loose")
+    try:
+        path.replace(before)
+        return write(path, table, _exactly_encoded(before, table), calculation_id=calculation_id)
+    finally:
+        before.unlink(missing_ok=True)
+
+
+def _exactly_encoded(path: Path, table: Table) -> Iterator[pl.DataFrame]:
+    texts = [name for name, dtype in table.schema.items() if dtype == pl.String]
+    stored = pl.scan_parquet(path, hive_partitioning=False, glob=False)
+    enums = {
+        name: pl.Enum(stored.select(pl.col(name).unique()).collect(engine="streaming")[name].sort()) for name in texts
+    }
+    with pq.ParquetFile(path) as file:
+        for number in range(file.num_row_groups):
+            group = pl.DataFrame(pl.from_arrow(file.read_row_group(number)))
+            yield group.with_columns(pl.col(name).cast(dtype) for name, dtype in enums.items())
+
+
+def _writer(sink: pa.NativeFile, table: Table) -> pq.ParquetWriter:
+    texts = [name for name, dtype in table.schema.items() if dtype == pl.String]
+    return pq.ParquetWriter(
+        sink,
+        _arrow_schema(table),
+        compression="zstd",
+        # Dictionaries pay where values repeat; an amount hardly ever does.
+        use_dictionary=[*texts, "line_id", "part", "rung", "part_amount", "weight_before", "weight", "weight_total"],
+        # What analysts filter by, besides the folders; statistics of every column cost a third of the time.
+        write_statistics=["charge_date", "line_id"],
+        store_schema=False,
+    )
+
+
+def _arrow_schema(table: Table) -> pa.Schema:
+    if table.name not in _SCHEMAS:
+        _SCHEMAS[table.name] = _made_schema(table)
+    return _SCHEMAS[table.name]
+
+
+_SCHEMAS: dict[str, pa.Schema] = {}
+"""Made once per table: a small day would spend more time on its schema than on its rows."""
+
+
+def _made_schema(table: Table) -> pa.Schema:
+    fields = []
+    for name, dtype in table.schema.items():
+        if dtype == pl.String:
+            kind = pa.dictionary(pa.uint32(), pa.large_string())
+        else:
+            kind = pl.Series([], dtype=dtype).to_arrow().type
+        fields.append(pa.field(name, kind, nullable=name in table.nullable))
+    return pa.schema(fields)
+
+
+def _arrow(chunk: pl.DataFrame, table: Table) -> pa.Table:
+    columns = [
+        _arrow_text(chunk[name]) if is_text(chunk[name].dtype) else chunk[name].rechunk().to_arrow()
+        for name in table.schema
+    ]
+    return pa.Table.from_arrays(columns, schema=_arrow_schema(table))
+
+
+def _arrow_text(column: pl.Series) -> pa.DictionaryArray:
+    codes, values = column.rechunk().to_physical().cast(pl.UInt32), categories(column)
+    if values.len() > _DICTIONARY_ROWS:
+        present = codes.unique().sort()
+        places = pl.zeros(values.len(), dtype=pl.UInt32, eager=True)
+        codes = places.scatter(present, pl.int_range(present.len(), dtype=pl.UInt32, eager=True)).gather(codes)
+        values = values.gather(present)
+    return pa.DictionaryArray.from_arrays(codes.to_arrow(), values.cast(pl.String).to_arrow(compat_level=_OLD_ARROW))
+
+
+_OLD_ARROW = pl.CompatLevel.oldest()
+"""Texts as large_string, which every reader knows, instead of string views."""
+
+
+def footer(path: Path) -> tuple[str, str]:
+    """(digest, calculation id) of a file that `write` made; StoreError if it is none."""
+    with _store_errors(path):
+        metadata = pq.read_metadata(path).metadata or {}
+    return metadata.get(_DIGEST_KEY, b"").decode(), metadata.get(_CALCULATION_KEY, b"").decode()
+
+
+def _holds(target: Path, written: Written) -> bool:
+    """Whether the file in a place says what the written one says; a file that cannot be read as Parquet does not."""
+    try:
+        return target.exists() and footer(target) == footer(written.path)
+    except StoreError:
+        return False
+
+
+def publish(root: Path, place: Place, written: Written) -> None:
+    """Put a written file in its place; the version it replaces goes to history. Until the last step nothing changes.
+
+    A file of the same digest and calculation id that is there already stays: after a recalculation that changed
+    nothing, or a crash between rename and commit.
+    """
+    target = place.path(root)
+    with _store_errors(target):
+        if _holds(target, written):
+            written.path.unlink()
+            return
+        _keep_version(root, place)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        written.path.replace(target)
+        _sync_folder(target.parent)
+
+
+def withdraw(root: Path, place: Place) -> None:
+    """Take a day that has no rows any more out of the lake; its last version goes to history."""
+    target = place.path(root)
+    with _store_errors(target):
+        if target.exists():
+            _keep_version(root, place)
+            target.unlink()
+            _sync_folder(target.parent)
+
+
+def _keep_version(root: Path, place: Place) -> None:
+    target = place.path(root)
+    if not target.exists():
+        return
+    kept = place.version(root, _name_of_version(target))
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        os.link(target, kept)
+        _sync_folder(kept.parent)
+
+
+def _name_of_version(target: Path) -> str:
+    """The digest of a file's content; of its bytes if it is torn."""
+    try:
+        found, _ = footer(target)
+    except StoreError:
+        found = ""
+    return found or hashlib.sha256(target.read_bytes()).hexdigest()
+
+
+def current(root: Path, table: Table, tenant_id: str) -> Path:
+    """Where a tenant's rows of a table that is kept whole lie."""
+    return root / "lake" / table.name / f"tenant_id={tenant_id}" / "current.parquet"
+
+
+def put_current(root: Path, table: Table, tenant_id: str, frame: pl.DataFrame) -> None:
+    """Replace a tenant's `current.parquet` of a table that is kept whole (identities, resources)."""
+    target = current(root, table, tenant_id)
+    written = write(_temporary(root, tenant_id) / f"{table.name}.part", table, [frame])
+    with _store_errors(target):
+        if _holds(target, written):
+            written.path.unlink()
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        written.path.replace(target)
+        _sync_folder(target.parent)
+
+
+def read(root: Path, place: Place) -> pl.DataFrame:
+    """The rows of one day, in the order of the key; StoreError if the file is not there or not readable."""
+    path = place.path(root)
+    with _store_errors(path):
+        return shape(
+            pl.read_parquet(path, hive_partitioning=False, glob=False).lazy(), place.table, where=str(path)
+        ).collect()
+
+
+def scan(root: Path, table: Table, tenant_id: str, billing_period: str = "*") -> pl.LazyFrame:
+    """All rows of a tenant, or of one of its billing periods; an empty frame if it has no file."""
+    folder = root / "lake" / table.name / f"tenant_id={tenant_id}"
+    files = sorted(folder.glob(f"month={billing_period}/*.parquet"))
+    return pl.scan_parquet(files, hive_partitioning=False, glob=False) if files else empty(table).lazy()
+
+
+def sizes(root: Path, table: Table, tenant_id: str) -> dict[tuple[str, str], int]:
+    """(billing period, charge date) -> bytes of every day file of a tenant."""
+    folder = root / "lake" / table.name / f"tenant_id={tenant_id}"
+    with _store_errors(folder):
+        months = list(os.scandir(folder)) if folder.exists() else []
+        return {
+            (month.name.removeprefix("month="), day.name.removesuffix(".parquet")): day.stat().st_size
+            for month in months
+            if month.name.startswith("month=") and month.is_dir()
+            for day in os.scandir(month)
+            if day.name.endswith(".parquet")
+        }
+
+
+@contextmanager
+def _created(path: Path) -> Iterator[pa.NativeFile]:
+    """A new file to write to: durable when the block ends, gone if it fails."""
+    try:
+        with path.open("wb") as file:
+            with pa.OSFile(str(path), "wb") as sink:
+                yield sink
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _store_errors(path: Path) -> Iterator[None]:
+    """Errors of the file system and of Parquet as a StoreError that names the file."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        place = getattr(error, "filename2", None) or getattr(error, "filename", None) or path
+        raise StoreError(fault(str(place), reason, "a lake that can be read and written")) from error
