@@ -1,0 +1,1 @@
+"""What is given to others beside the lake: one module per output format."""
