@@ -1,0 +1,243 @@
+"""DuckDB over the lake: views, checks, reports. Everything it says comes from a file in `sql/`.
+
+A connection is a DuckDB in memory in which the views of `sql/views` exist. The same files work in any DuckDB session
+after one `SET VARIABLE lake = '...'`; `views_script` prints both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+import polars as pl
+
+from engine.errors import LedgerError, StoreError, fault
+from engine.sqlfiles import names, read_sql
+
+VIEWS = (
+    "billing",
+    "chargeback",
+    "empty_keys",
+    "identities",
+    "resources",
+    "lake_files",
+    "chargeback_daily",
+    "chargeback_monthly",
+    "unallocated",
+    "chargeback_star",
+    "chargeback_dimensions",
+    "chargeback_facts",
+)
+"""The views in the order in which they can be made: one may read those before it."""
+
+SLICE_LINES = 500_000
+"""About how many billing lines one query of a check joins, so that they fit in memory, whatever the run changed."""
+_FETCHED_ROWS = 10_000
+_LOG_CHECK = "files_vs_log"
+"""The one check that looks at files and not at rows."""
+_EMPTY_FILE = "tenant_id=_/**/*.parquet"
+"""The file without rows that every table has, so that a glob finds one."""
+_READABLE = "a lake that can be read"
+_SET_FILES = {
+    "billing": "SET VARIABLE billing_files = $files",
+    "chargeback": "SET VARIABLE chargeback_files = $files",
+    "empty_keys": "SET VARIABLE empty_keys_files = $files",
+    "identities": "SET VARIABLE identities_files = $files",
+    "resources": "SET VARIABLE resources_files = $files",
+}
+"""Table -> what tells its view which of the table's files to read."""
+_OWN_FILES = """
+SELECT
+    getvariable('lake') AS lake,
+    EXISTS (FROM glob(getvariable('lake') || '/billing/tenant_id=' || $tenant_id || '/**/*.parquet')) AS billing,
+    EXISTS (FROM glob(getvariable('lake') || '/chargeback/tenant_id=' || $tenant_id || '/**/*.parquet')) AS chargeback,
+    EXISTS (FROM glob(getvariable('lake') || '/identities/tenant_id=' || $tenant_id || '/**/*.parquet')) AS identities
+"""
+_DAY_FILES = """
+SELECT
+    table_name,
+    charge_date,
+    rows,
+    format('tenant_id={}/month={}/{}.parquet', tenant_id, month, charge_date) AS file
+FROM lake_files
+WHERE tenant_id = $tenant_id
+    AND month BETWEEN $from_period AND $to_period
+    AND charge_date BETWEEN $from_date AND $to_date
+"""
+
+
+class Finding(NamedTuple):
+    """A check that is not met: how many rows offend, and one of them as text."""
+
+    check: str
+    rows: int
+    example: str
+
+
+class _Values(NamedTuple):
+    """The parameters of a check."""
+
+    tenant_id: str
+    from_period: str
+    to_period: str
+    from_date: date
+    to_date: date
+
+
+def open_lake(root: Path, *, memory_limit: str = "1GB", threads: int | None = None) -> duckdb.DuckDBPyConnection:
+    """A DuckDB in memory with the views over the lake of a root folder; StoreError if there is no such lake.
+
+    Larger results than `memory_limit` are spilled to `<root>/tmp`. Without `threads` there is one per core.
+    """
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": memory_limit,
+        "temp_directory": str(root / "tmp"),
+        # A host without a network must not wait for one; what prorata needs comes with DuckDB.
+        "autoinstall_known_extensions": False,
+        # Checks look at what lies on the disk, not at what a cache remembers of it.
+        "enable_external_file_cache": False,
+    }
+    if threads is not None:
+        settings["threads"] = threads
+    with _store_errors(str(root / "lake"), "a lake that prorata made"):
+        connection = duckdb.connect(":memory:", config=settings)
+        connection.execute("SET VARIABLE lake = $lake", {"lake": _lake_glob(root)})
+        # Making a view reads the footers of its files: neither their number nor a bad one should matter here.
+        _read_only(connection, {table: [_EMPTY_FILE] for table in _SET_FILES})
+        for view in VIEWS:
+            connection.execute(read_sql("views", view))
+        _read_only(connection, dict.fromkeys(_SET_FILES))
+    return connection
+
+
+def views_script(root: Path) -> str:
+    """SQL that makes the views in any DuckDB session."""
+    quoted = _lake_glob(root).replace("'", "''")
+    return "\n".join([f"SET VARIABLE lake = '{quoted}';\n", *(read_sql("views", view) for view in VIEWS)])
+
+
+def report(connection: duckdb.DuckDBPyConnection, name: str, **parameters: str | date | None) -> pl.DataFrame:
+    """The rows of a report in `sql/reports`; StoreError if there is none of that name or the lake cannot be read.
+
+    Parameters: `tenant_id` (None: all), `from_date`, `to_date` (exclusive; None: open).
+    """
+    with _store_errors(f"report {name}", _READABLE):
+        found: pl.DataFrame = connection.sql(read_sql("reports", name), params=parameters).pl()
+    return found
+
+
+def check(
+    connection: duckdb.DuckDBPyConnection,
+    tenant_id: str,
+    periods: tuple[str, str],
+    dates: tuple[date, date],
+    file_log: pl.DataFrame,
+) -> None:
+    """`run_checks`, with a LedgerError that names every check that is not met, how many rows offend, and one."""
+    findings = run_checks(connection, tenant_id, periods, dates, file_log)
+    if findings:
+        raise LedgerError(
+            fault(
+                f"tenant {tenant_id}: check {finding.check}",
+                f"{finding.rows} row(s), for example {finding.example}",
+                "none",
+            )
+            for finding in findings
+        )
+
+
+def run_checks(
+    connection: duckdb.DuckDBPyConnection,
+    tenant_id: str,
+    periods: tuple[str, str],
+    dates: tuple[date, date],
+    file_log: pl.DataFrame,
+    *,
+    slice_lines: int = SLICE_LINES,
+) -> list[Finding]:
+    """The findings of every check in `sql/checks` over a tenant's billing periods and days (both ends included).
+
+    `file_log` says what the state wrote: table_name, billing_period, charge_date, rows. StoreError if the lake cannot
+    be read. Only the days' files are read, about `slice_lines` lines at a time; every row in them is checked, whatever
+    day it says.
+    """
+    asked = _Values(tenant_id, *periods, *dates)
+    every_row = asked._replace(from_date=date.min, to_date=date.max)
+    row_checks = [name for name in names("checks") if name != _LOG_CHECK]
+    with _store_errors("the lake's files", _READABLE), connection.cursor() as cursor:
+        lake, *own = connection.sql(_OWN_FILES, params={"tenant_id": tenant_id}).pl().row(0)
+        glob = f"tenant_id={tenant_id}/**/*.parquet"
+        tables = "billing", "chargeback", "identities"
+        cursor.execute("SET VARIABLE lake = $lake", {"lake": lake})
+        _read_only(cursor, {table: [glob if has else _EMPTY_FILE] for table, has in zip(tables, own, strict=True)})
+        cursor.register("file_log", file_log)
+        findings = [_finding(cursor, _LOG_CHECK, asked)]
+        day_files = cursor.sql(_DAY_FILES, params=asked._asdict()).pl()
+        for files in _slices(day_files, slice_lines):
+            _read_only(cursor, files)
+            findings += [_finding(cursor, name, every_row) for name in row_checks]
+    return _merged([finding for finding in findings if finding.rows])
+
+
+def _read_only(connection: duckdb.DuckDBPyConnection, files: Mapping[str, list[str] | None]) -> None:
+    """Let the views of tables read these files only, given as globs below the table's folder; None: all."""
+    for table, globs in files.items():
+        connection.execute(_SET_FILES[table], {"files": globs})
+
+
+def _slices(day_files: pl.DataFrame, slice_lines: int) -> Iterator[dict[str, list[str]]]:
+    """Files by table, for whole days and about `slice_lines` lines: a day's lines and rows stay together."""
+    lines = pl.col("rows").filter(pl.col("table_name") == "billing").sum()
+    days = (
+        day_files.group_by("charge_date")
+        .agg(lines=lines)
+        .sort("charge_date")
+        .select("charge_date", slice=(pl.col("lines").cum_sum() - 1) // slice_lines)
+    )
+    for part in day_files.join(days, on="charge_date").sort("slice", "file").partition_by("slice", maintain_order=True):
+        yield {
+            table: part.filter(pl.col("table_name") == table)["file"].to_list() or [_EMPTY_FILE]
+            for table in ("billing", "chargeback")
+        }
+
+
+def _finding(cursor: duckdb.DuckDBPyConnection, check_name: str, values: _Values) -> Finding:
+    """What a check finds in the files that the views read; no rows if it is met."""
+    with _store_errors(f"check {check_name}", _READABLE):
+        cursor.execute(read_sql("checks", check_name), values._asdict())
+        columns = [column[0] for column in cursor.description]
+        rows = cursor.fetchmany(_FETCHED_ROWS)
+        example = ", ".join(f"{column}={value}" for column, value in zip(columns, rows[0], strict=True)) if rows else ""
+        count = 0
+        while rows:
+            count += len(rows)
+            rows = cursor.fetchmany(_FETCHED_ROWS)
+    return Finding(check_name, count, example)
+
+
+def _merged(findings: list[Finding]) -> list[Finding]:
+    """One finding per check: the counts of all slices, the example of the first."""
+    by_check: dict[str, Finding] = {}
+    for finding in findings:
+        first = by_check.setdefault(finding.check, finding._replace(rows=0))
+        by_check[finding.check] = first._replace(rows=first.rows + finding.rows)
+    return [by_check[name] for name in sorted(by_check)]
+
+
+def _lake_glob(root: Path) -> str:
+    """The path of the lake as a glob that matches nothing else."""
+    return re.sub(r"[*?\[]", r"[\g<0>]", str(root.absolute() / "lake"))
+
+
+@contextmanager
+def _store_errors(where: str, expected: str) -> Iterator[None]:
+    """Errors of DuckDB as a StoreError of one line."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise StoreError(fault(where, str(error).splitlines()[0], expected)) from error

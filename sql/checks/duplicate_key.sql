@@ -1,0 +1,90 @@
+-- No two rows of billing, and none of chargeback, have the same key.
+--
+-- A row of the result is one key that more than one row has. Day files are sorted by key, so a day whose rows come in
+-- one run of strictly rising keys has no two alike, which one look at each row's successor shows; only days that do
+-- not come so (a line of one day in two bills, a file out of order) have their keys grouped. The rows are taken in the
+-- order in which they are read, whatever that is: a wrong order makes a day look out of order, no more.
+WITH
+billing_keys AS NOT MATERIALIZED (
+    SELECT tenant_id, charge_date, line_id
+    FROM billing
+    WHERE tenant_id = $tenant_id
+        AND month BETWEEN $from_period AND $to_period
+        AND charge_date BETWEEN $from_date AND $to_date
+),
+
+chargeback_keys AS NOT MATERIALIZED (
+    SELECT tenant_id, charge_date, line_id, part, identity_id
+    FROM chargeback
+    WHERE tenant_id = $tenant_id
+        AND month BETWEEN $from_period AND $to_period
+        AND charge_date BETWEEN $from_date AND $to_date
+),
+
+billing_neighbours AS (
+    SELECT
+        charge_date,
+        line_id,
+        lead(charge_date) OVER () AS next_charge_date,
+        lead(line_id) OVER () AS next_line_id
+    FROM billing_keys
+),
+
+chargeback_neighbours AS (
+    SELECT
+        charge_date,
+        line_id,
+        part,
+        identity_id,
+        lead(charge_date) OVER () AS next_charge_date,
+        lead(line_id) OVER () AS next_line_id,
+        lead(part) OVER () AS next_part,
+        lead(identity_id) OVER () AS next_identity_id
+    FROM chargeback_keys
+),
+
+billing_days_out_of_order AS (
+    SELECT charge_date
+    FROM billing_neighbours
+    WHERE NOT coalesce(charge_date = next_charge_date AND line_id < next_line_id, FALSE)
+    GROUP BY charge_date
+    HAVING count(*) > 1
+),
+
+chargeback_days_out_of_order AS (
+    SELECT charge_date
+    FROM chargeback_neighbours
+    WHERE NOT coalesce(
+        charge_date = next_charge_date
+        AND (
+            line_id < next_line_id
+            OR (line_id = next_line_id AND (part < next_part OR (part = next_part AND identity_id < next_identity_id)))
+        ),
+        FALSE
+    )
+    GROUP BY charge_date
+    HAVING count(*) > 1
+)
+
+SELECT
+    'billing' AS table_name,
+    tenant_id,
+    charge_date,
+    line_id,
+    NULL::SMALLINT AS part,
+    NULL::VARCHAR AS identity_id,
+    count(*) AS rows
+FROM billing_keys
+SEMI JOIN billing_days_out_of_order USING (charge_date)
+GROUP BY tenant_id, charge_date, line_id
+HAVING count(*) > 1
+
+UNION ALL
+
+SELECT 'chargeback' AS table_name, tenant_id, charge_date, line_id, part, identity_id, count(*) AS rows
+FROM chargeback_keys
+SEMI JOIN chargeback_days_out_of_order USING (charge_date)
+GROUP BY tenant_id, charge_date, line_id, part, identity_id
+HAVING count(*) > 1
+
+ORDER BY table_name, tenant_id, charge_date, line_id, part, identity_id;

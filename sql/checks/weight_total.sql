@@ -1,0 +1,340 @@
+-- Every amount is what its weights say, and the weights of a part fit together.
+--
+-- A row of the result is one chargeback row and what is wrong with it:
+--   weight        a weight is not positive, its interval [weight_before, weight_before + weight) does not lie within
+--                 [0, weight_total), the total is not below 2^62, or a number is null
+--   amount        the amount is not the part's amount apportioned by the row's weights
+--   weight_total  the rows of the part have several totals
+--   part_amount   the rows of the part have several part amounts
+--   overlap       the row's interval begins within that of the row before
+--   gap           the row's interval does not begin where that of the row before ends (the first one's at 0, the last
+--                 one's does not end at the total), although the part's amount has a unit for each weight, so that none
+--                 of its rows can have been left out for being 0
+WITH
+rows AS NOT MATERIALIZED (
+    SELECT
+        tenant_id,
+        charge_date,
+        line_id,
+        part,
+        identity_id,
+        amount,
+        part_amount,
+        weight_before,
+        weight,
+        weight_total,
+        -- Null where the interval is none, or where a damaged row would overflow.
+        CASE
+            WHEN weight BETWEEN 1 AND weight_total
+                AND weight_before BETWEEN 0 AND weight_total
+                AND weight_total < 4611686018427387904
+                THEN weight_before + weight
+        END AS weight_after
+    FROM chargeback
+    WHERE tenant_id = $tenant_id
+        AND month BETWEEN $from_period AND $to_period
+        AND charge_date BETWEEN $from_date AND $to_date
+),
+
+-- 1. Each row by itself, in units of 1e-12. Up to a million, |part_amount| fits in BIGINT; the 12 decimals, as a DOUBLE
+--    and times 1e12, are off by less than 0.001, so rounding gives them back exactly.
+small_rows AS (
+    SELECT
+        *,
+        trunc(abs(part_amount)::DECIMAL(18, 12))::BIGINT * 1000000000000
+        + round((abs(part_amount)::DECIMAL(18, 12) % 1::DECIMAL(18, 12))::DOUBLE * 1e12)::BIGINT AS units
+    FROM rows
+    WHERE part_amount BETWEEN -999999 AND 999999
+),
+
+-- A total below 2^31: once what divides evenly is taken out, the products fit in BIGINT too.
+narrow_rows AS (
+    SELECT
+        *,
+        units // nullif(weight_total, 0) AS quotient,
+        units % nullif(weight_total, 0) AS remainder
+    FROM small_rows
+    WHERE weight_total < 2147483648
+),
+
+narrow_amounts AS (
+    SELECT
+        *,
+        CASE
+            WHEN weight_after <= weight_total
+                THEN quotient * weight
+                    + remainder * weight_after // weight_total
+                    - remainder * weight_before // weight_total
+        END AS expected
+    FROM narrow_rows
+),
+
+-- A larger one: without taking anything out, the amount is the difference of floor(units * weight_after / weight_total)
+-- and floor(units * weight_before / weight_total). HUGEINT holds these products, but divides slowly. So a DOUBLE
+-- guesses the floor; HUGEINT tells how far off the guess is, mostly not at all or by one, and divides for the others.
+guesses AS (
+    SELECT
+        *,
+        CASE
+            WHEN weight_after <= weight_total THEN floor(units::DOUBLE * weight_before / weight_total)::BIGINT
+        END AS before_guess,
+        CASE
+            WHEN weight_after <= weight_total THEN floor(units::DOUBLE * weight_after / weight_total)::BIGINT
+        END AS after_guess
+    FROM small_rows
+    WHERE weight_total >= 2147483648
+),
+
+remainders AS (
+    SELECT
+        *,
+        units::HUGEINT * weight_before - before_guess::HUGEINT * weight_total AS before_remainder,
+        units::HUGEINT * weight_after - after_guess::HUGEINT * weight_total AS after_remainder
+    FROM guesses
+),
+
+wide_amounts AS (
+    SELECT
+        *,
+        CASE
+            WHEN weight_after <= weight_total
+                THEN CASE
+                    WHEN after_remainder BETWEEN 0 AND weight_total - 1 THEN after_guess
+                    WHEN after_remainder BETWEEN -weight_total AND -1 THEN after_guess - 1
+                    WHEN after_remainder - weight_total BETWEEN 0 AND weight_total - 1 THEN after_guess + 1
+                    ELSE (units::HUGEINT * weight_after // weight_total)::BIGINT
+                END
+                - CASE
+                    WHEN before_remainder BETWEEN 0 AND weight_total - 1 THEN before_guess
+                    WHEN before_remainder BETWEEN -weight_total AND -1 THEN before_guess - 1
+                    WHEN before_remainder - weight_total BETWEEN 0 AND weight_total - 1 THEN before_guess + 1
+                    ELSE (units::HUGEINT * weight_before // weight_total)::BIGINT
+                END
+        END AS expected
+    FROM remainders
+),
+
+-- An amount beyond a million: HUGEINT throughout, again without what divides evenly. (Each comparison by itself is
+-- answered by a file's dictionary; both with OR would read every column.)
+large_rows AS (
+    SELECT *
+    FROM rows
+    WHERE part_amount > 999999
+
+    UNION ALL
+
+    SELECT *
+    FROM rows
+    WHERE part_amount < -999999
+),
+
+large_units AS (
+    SELECT
+        *,
+        trunc(abs(part_amount))::HUGEINT * 1000000000000
+        + round((abs(part_amount) % 1)::DOUBLE * 1e12)::HUGEINT AS units
+    FROM large_rows
+),
+
+large_amounts AS (
+    SELECT
+        *,
+        CASE
+            WHEN weight_after <= weight_total
+                THEN units // weight_total * weight
+                    + units % weight_total * weight_after // weight_total
+                    - units % weight_total * weight_before // weight_total
+        END AS expected
+    FROM large_units
+),
+
+row_problems AS (
+    SELECT * EXCLUDE (units, quotient, remainder, expected), sign(part_amount) * expected * 0.000000000001 AS expected
+    FROM narrow_amounts
+    WHERE amount IS DISTINCT FROM sign(part_amount) * expected * 0.000000000001
+
+    UNION ALL
+
+    SELECT
+        * EXCLUDE (units, before_guess, after_guess, before_remainder, after_remainder, expected),
+        sign(part_amount) * expected * 0.000000000001 AS expected
+    FROM wide_amounts
+    WHERE amount IS DISTINCT FROM sign(part_amount) * expected * 0.000000000001
+
+    UNION ALL
+
+    SELECT * EXCLUDE (units, expected), sign(part_amount) * expected * 0.000000000001 AS expected
+    FROM large_amounts
+    WHERE amount IS DISTINCT FROM sign(part_amount) * expected * 0.000000000001
+
+    UNION ALL
+
+    SELECT *, NULL AS expected
+    FROM rows
+    WHERE part_amount IS NULL
+
+    UNION ALL
+
+    SELECT *, NULL AS expected
+    FROM rows
+    WHERE weight_total IS NULL AND part_amount BETWEEN -999999 AND 999999
+),
+
+-- 2. The rows of each part together. Day files are sorted by key, and identities weigh in that order: mostly each row
+--    continues the one before, which one look at each row's successor shows. Only days in doubt (rows left out for
+--    being 0 are none; a file out of order is, or a line of one day in two bills) have their rows sorted.
+neighbours AS (
+    SELECT
+        charge_date,
+        line_id,
+        part,
+        part_amount,
+        weight_total,
+        weight_before,
+        weight_after,
+        lead(charge_date) OVER () AS next_charge_date,
+        lead(line_id) OVER () AS next_line_id,
+        lead(part) OVER () AS next_part,
+        lead(part_amount) OVER () AS next_part_amount,
+        lead(weight_total) OVER () AS next_weight_total,
+        lead(weight_before) OVER () AS next_weight_before,
+        lag(line_id) OVER () IS NULL AS is_first
+    FROM rows
+),
+
+-- Where a row's successor does not simply continue it: a part ends and another begins, or something is wrong.
+breaks AS (
+    SELECT
+        *,
+        abs(part_amount) < weight_total * 0.000000000001 AS may_lack_rows,
+        abs(next_part_amount) < next_weight_total * 0.000000000001 AS next_may_lack_rows
+    FROM neighbours
+    WHERE is_first
+        OR NOT coalesce(
+            weight_after = next_weight_before
+            AND line_id = next_line_id
+            AND part = next_part
+            AND charge_date = next_charge_date
+            AND weight_total = next_weight_total
+            AND part_amount = next_part_amount,
+            FALSE
+        )
+),
+
+judged_breaks AS (
+    SELECT
+        charge_date,
+        next_charge_date,
+        charge_date IS DISTINCT FROM next_charge_date AS ends_run,
+        coalesce(
+            CASE
+                WHEN charge_date = next_charge_date AND line_id = next_line_id AND part = next_part
+                    THEN weight_total = next_weight_total
+                        AND part_amount = next_part_amount
+                        AND (weight_after = next_weight_before OR (weight_after < next_weight_before AND may_lack_rows))
+                ELSE (weight_after = weight_total OR may_lack_rows)
+                    AND (next_charge_date IS NULL OR next_weight_before = 0 OR next_may_lack_rows)
+                    AND (
+                        charge_date IS DISTINCT FROM next_charge_date
+                        OR line_id < next_line_id
+                        OR (line_id = next_line_id AND part < next_part)
+                    )
+            END
+            AND (NOT is_first OR weight_before = 0 OR may_lack_rows),
+            FALSE
+        ) AS is_sound
+    FROM breaks
+),
+
+doubts AS MATERIALIZED (
+    SELECT charge_date, next_charge_date, ends_run, is_sound
+    FROM judged_breaks
+    WHERE ends_run OR NOT is_sound
+),
+
+days_in_doubt AS (
+    SELECT charge_date
+    FROM doubts
+    WHERE NOT is_sound
+
+    UNION
+
+    SELECT next_charge_date AS charge_date
+    FROM doubts
+    WHERE NOT is_sound
+
+    UNION
+
+    SELECT charge_date
+    FROM doubts
+    WHERE ends_run
+    GROUP BY charge_date
+    HAVING count(*) > 1
+),
+
+sorted_rows AS (
+    SELECT
+        rows.*,
+        abs(part_amount) >= weight_total * 0.000000000001 AS has_all_rows,
+        coalesce(lag(weight_after) OVER by_weight, 0) AS previous_after,
+        lead(weight_before) OVER by_weight IS NULL AS is_last,
+        min(weight_total) OVER by_part <> max(weight_total) OVER by_part AS has_several_totals,
+        min(part_amount) OVER by_part <> max(part_amount) OVER by_part AS has_several_amounts
+    FROM rows
+    SEMI JOIN days_in_doubt USING (charge_date)
+    WHERE weight_after <= weight_total
+    WINDOW
+        by_part AS (PARTITION BY tenant_id, charge_date, line_id, part),
+        by_weight AS (
+            PARTITION BY tenant_id, charge_date, line_id, part
+            ORDER BY weight_before, weight_after, identity_id
+        )
+),
+
+part_problems AS (
+    SELECT
+        *,
+        CASE
+            WHEN has_several_totals THEN 'weight_total'
+            WHEN has_several_amounts THEN 'part_amount'
+            WHEN weight_before < previous_after THEN 'overlap'
+            WHEN has_all_rows AND weight_before > previous_after THEN 'gap'
+            WHEN has_all_rows AND is_last AND weight_after < weight_total THEN 'gap'
+        END AS problem
+    FROM sorted_rows
+)
+
+SELECT
+    tenant_id,
+    charge_date,
+    line_id,
+    part,
+    identity_id,
+    CASE WHEN expected IS NULL THEN 'weight' ELSE 'amount' END AS problem,
+    amount,
+    expected,
+    part_amount,
+    weight_before,
+    weight,
+    weight_total
+FROM row_problems
+
+UNION ALL
+
+SELECT
+    tenant_id,
+    charge_date,
+    line_id,
+    part,
+    identity_id,
+    problem,
+    amount,
+    NULL AS expected,
+    part_amount,
+    weight_before,
+    weight,
+    weight_total
+FROM part_problems
+WHERE problem IS NOT NULL
+
+ORDER BY tenant_id, charge_date, line_id, part, identity_id, problem;

@@ -1,0 +1,328 @@
+"""What each check finds, row by row, on lakes of a few rows made by hand; run as an analyst would run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from engine import warehouse
+from engine.errors import LedgerError
+from engine.frames import BILLING, CHARGEBACK, MEASURES, Table
+from engine.sqlfiles import names
+from tests.sql.lakes import offenders, queried, stored, table, text
+
+LABELS = "ecosystem billing_period env_id resource_id product_category product_type line_item_type region operation"
+EVERY_LABEL = [*LABELS.split(), "sub_account_id", "invoice_id", "currency"]
+BILLED = table(
+    BILLING,
+    """
+    billing_period | charge_date | line_id | currency | amount | effective_amount | list_amount
+    2024-01        | 2024-01-01  | 1       | USD      | 10     | 0                | -
+    2024-01        | 2024-01-01  | 2       | USD      | 6      | -                | 8
+    2024-01        | 2024-01-02  | 1       | EUR      | 5      | -                | -
+    2024-02        | 2024-01-02  | 3       | USD      | 7      | -                | -
+    """,
+    tenant_id="acme",
+    resource_id="i-1",
+)
+CHARGED = table(
+    CHARGEBACK,
+    """
+    charge_date | line_id | part | identity_id | amount | effective_amount | list_amount | cost_type | part_amount
+    2024-01-01  | 1       | 0    | pay         | 10     | 0                | -           | direct    | 10
+    2024-01-01  | 2       | 0    | pay         | 2      | -                | 3           | usage     | 4
+    2024-01-01  | 2       | 0    | search      | 2      | -                | 3           | usage     | 4
+    2024-01-01  | 2       | 1    | UNALLOCATED | 2      | -                | 2           | shared    | 2
+    2024-01-02  | 1       | 0    | platform    | 5      | -                | -           | operator  | 5
+    2024-01-02  | 3       | 0    | search      | 7      | -                | -           | shared    | 7
+    """,
+    tenant_id="acme",
+).with_columns(
+    weight_before=pl.Series([0, 0, 1, 0, 0, 0]),
+    weight=pl.lit(1, pl.Int64),
+    weight_total=pl.Series([1, 2, 2, 1, 1, 1]),
+)
+CHARGED = (
+    CHARGED.drop(*EVERY_LABEL)
+    .join(BILLED.select("charge_date", "line_id", *EVERY_LABEL), on=["charge_date", "line_id"], maintain_order="left")
+    .select(CHARGEBACK.columns)
+)
+LINE_2, SEARCH = pl.col("line_id") == 2, pl.col("identity_id") == "search"
+FIRST_DAY = pl.col("charge_date") == date(2024, 1, 1)
+Change = Callable[[pl.DataFrame], pl.DataFrame]
+
+
+def a_lake(root: Path, *, billed: pl.DataFrame = BILLED, charged: pl.DataFrame = CHARGED) -> Path:
+    return stored(root, (BILLING, billed), (CHARGEBACK, charged))
+
+
+def found(root: Path, check: str, *columns: str) -> str:
+    """The rows that a check finds, as text without its head."""
+    return "\n".join(text(offenders(root, check).select(columns)).splitlines()[1:])
+
+
+def value(column: str, new: str | None, where: pl.Expr) -> pl.Expr:
+    literal = pl.lit(new, pl.String).cast(CHARGEBACK.schema[column])
+    return pl.when(where).then(literal).otherwise(pl.col(column)).alias(column)
+
+
+ROW_CHECKS = [name for name in names("checks") if name != "files_vs_log"]
+
+
+@pytest.mark.parametrize("check", ROW_CHECKS)
+def test_a_sound_lake_has_no_offenders(tmp_path: Path, check: str) -> None:
+    assert offenders(a_lake(tmp_path), check).height == 0
+
+
+@pytest.mark.parametrize("check", ROW_CHECKS)
+def test_an_empty_lake_has_no_offenders(tmp_path: Path, check: str) -> None:
+    assert offenders(stored(tmp_path), check).height == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (value("amount", "2.000000000001", LINE_2 & SEARCH), "2 | 3 | 6 | 6.000000000001"),
+        (value("amount", "1.999999999999", LINE_2 & SEARCH), "2 | 3 | 6 | 5.999999999999"),
+        (value("amount", None, LINE_2 & SEARCH), "2 | 3 | 6 | 4"),
+        (value("list_amount", "3.000000000001", LINE_2 & SEARCH), "2 | 3 | 6 | 6"),
+        (value("list_amount", None, LINE_2), "2 | 3 | 6 | 6"),
+        (value("effective_amount", "0", LINE_2), "2 | 3 | 6 | 6"),
+        (value("effective_amount", None, ~LINE_2 & FIRST_DAY), "1 | 1 | 10 | 10"),
+        (value("contracted_amount", "0", SEARCH & ~FIRST_DAY), "3 | 1 | 7 | 7"),
+    ],
+)
+def test_line_sum_compares_every_measure_to_the_last_digit(tmp_path: Path, change: pl.Expr, expected: str) -> None:
+    root = a_lake(tmp_path, charged=CHARGED.with_columns(change))
+    assert found(root, "line_sum", "line_id", "rows", "billed", "allocated") == expected
+
+
+def test_line_sum_finds_a_line_without_rows(tmp_path: Path) -> None:
+    root = a_lake(tmp_path, charged=CHARGED.filter(~LINE_2))
+    assert found(root, "line_sum", "line_id", "rows", "billed", "allocated") == "2 | 0 | 6 | -"
+
+
+def test_line_sum_of_a_line_of_nothing_wants_a_row(tmp_path: Path) -> None:
+    nothing = BILLED.with_columns(value("amount", "0", LINE_2), value("list_amount", "0", LINE_2))
+    root = a_lake(tmp_path / "none", billed=nothing, charged=CHARGED.filter(~LINE_2))
+    assert found(root, "line_sum", "line_id", "rows") == "2 | 0"
+    rows = CHARGED.filter(~LINE_2 | SEARCH).with_columns(
+        *(value(column, "0", LINE_2) for column in ("amount", "list_amount", "part_amount", "weight_before"))
+    )
+    root = a_lake(tmp_path / "one", billed=nothing, charged=rows)
+    assert [offenders(root, check).height for check in ROW_CHECKS] == [0] * len(ROW_CHECKS)
+
+
+def test_day_sum_shows_the_classes_of_a_day_that_does_not_add_up(tmp_path: Path) -> None:
+    columns = ("billing_period", "charge_date", "currency", "billed", "direct", "usage", "shared", "operator")
+    root = a_lake(tmp_path / "gift", charged=CHARGED.with_columns(value("cost_type", "gift", LINE_2 & SEARCH)))
+    expected = "2024-01 | 2024-01-01 | USD | 16 | 10 | 2 | 0 | 0"
+    assert found(root, "day_sum", *columns) == expected
+    root = a_lake(tmp_path / "currency", charged=CHARGED.with_columns(value("currency", "EUR", LINE_2 & SEARCH)))
+    assert found(root, "day_sum", *columns).splitlines() == [
+        "2024-01 | 2024-01-01 | EUR | - | 0 | 2 | 0 | 0",
+        "2024-01 | 2024-01-01 | USD | 16 | 10 | 2 | 0 | 0",
+    ]
+
+
+def test_day_sum_does_not_let_bills_of_one_day_make_up_for_each_other(tmp_path: Path) -> None:
+    swapped = CHARGED.with_columns(value("currency", "USD", ~FIRST_DAY)).with_columns(
+        value("amount", "6", ~FIRST_DAY), value("part_amount", "6", ~FIRST_DAY)
+    )
+    billed = BILLED.with_columns(value("currency", "USD", ~FIRST_DAY))
+    root = a_lake(tmp_path, billed=billed, charged=swapped)
+    columns = ("billing_period", "charge_date", "billed", "shared", "operator")
+    assert found(root, "day_sum", *columns).splitlines() == [
+        "2024-01 | 2024-01-02 | 5 | 0 | 6",
+        "2024-02 | 2024-01-02 | 7 | 6 | 0",
+    ]
+
+
+@pytest.mark.parametrize("label", EVERY_LABEL)
+@pytest.mark.parametrize("new", ["2024-09", None])
+def test_orphan_rows_finds_a_row_with_another_label(tmp_path: Path, label: str, new: str | None) -> None:
+    damaged = CHARGED.with_columns(value(label, new, LINE_2 & SEARCH))
+    # A row that says another bill stays in the folder of its own.
+    root = a_lake(tmp_path, charged=CHARGED)
+    damaged.filter(FIRST_DAY).write_parquet(root / "lake/chargeback/tenant_id=acme/month=2024-01/2024-01-01.parquet")
+    assert found(root, "orphan_rows", "line_id", "identity_id") == "2 | search"
+
+
+def test_orphan_rows_finds_rows_without_a_line(tmp_path: Path) -> None:
+    root = a_lake(tmp_path, billed=BILLED.filter(~LINE_2))
+    assert found(root, "orphan_rows", "line_id", "part", "identity_id").splitlines() == [
+        "2 | 0 | pay",
+        "2 | 0 | search",
+        "2 | 1 | UNALLOCATED",
+    ]
+
+
+def appended(where: pl.Expr, **changes: str) -> Change:
+    return lambda rows: pl.concat(
+        [rows, rows.filter(where).with_columns(pl.lit(new).alias(name) for name, new in changes.items())]
+    )
+
+
+@pytest.mark.parametrize("elsewhere", [{}, {"billing_period": "2024-02"}], ids=["same file", "another file"])
+def test_duplicate_key_finds_a_row_that_stands_again(tmp_path: Path, elsewhere: dict[str, str]) -> None:
+    columns = ("table_name", "charge_date", "line_id", "part", "identity_id", "rows")
+    rows = appended(LINE_2 & SEARCH, **elsewhere)(CHARGED)
+    assert found(a_lake(tmp_path / "rows", charged=rows), "duplicate_key", *columns) == (
+        "chargeback | 2024-01-01 | 2 | 0 | search | 2"
+    )
+    lines = appended(LINE_2, **elsewhere)(BILLED)
+    assert found(a_lake(tmp_path / "lines", billed=lines), "duplicate_key", *columns) == (
+        "billing | 2024-01-01 | 2 | - | - | 2"
+    )
+
+
+def test_duplicate_key_does_not_mind_the_order_of_rows(tmp_path: Path) -> None:
+    assert found(a_lake(tmp_path, billed=BILLED.reverse(), charged=CHARGED.reverse()), "duplicate_key", "line_id") == ""
+
+
+@pytest.mark.parametrize(
+    ("of", "column"),
+    [(of, column) for of in (BILLING, CHARGEBACK) for column in of.key if column != "tenant_id"],
+    ids=lambda one: one if isinstance(one, str) else one.name,
+)
+def test_null_key_finds_a_null_in_each_column(tmp_path: Path, of: Table, column: str) -> None:
+    root = a_lake(tmp_path)
+    path = root / "lake" / of.name / "tenant_id=acme/month=2024-01/2024-01-01.parquet"
+    rows = pl.read_parquet(path, hive_partitioning=False)
+    first = pl.int_range(pl.len()) == 0
+    rows.with_columns(pl.when(~first).then(pl.col(column)).alias(column)).write_parquet(path)
+    assert found(root, "null_key", "table_name", "column_name") == f"{of.name} | {column}"
+
+
+@pytest.mark.parametrize("new", ["EUR", "AAA", "ZZZ", None])
+@pytest.mark.parametrize("line", [1, 2])
+def test_mixed_currency_finds_a_row_or_a_line_of_another_currency(tmp_path: Path, new: str | None, line: int) -> None:
+    where = (pl.col("line_id") == line) & FIRST_DAY
+    expected = f"2024-01-01 | {line} | {sorted(['USD', new or 'null'])}"
+    columns = ("charge_date", "line_id", "currencies")
+    root = a_lake(tmp_path / "row", charged=CHARGED.with_columns(value("currency", new, where & ~SEARCH)))
+    assert found(root, "mixed_currency", *columns) == expected
+    root = a_lake(tmp_path / "line", billed=BILLED.with_columns(value("currency", new, where)))
+    assert found(root, "mixed_currency", *columns) == expected
+    root = a_lake(
+        tmp_path / "twice", billed=pl.concat([BILLED, BILLED.filter(where).with_columns(currency=pl.lit(new))])
+    )
+    assert found(root, "mixed_currency", *columns) == expected
+
+
+LOG_COLUMNS = "table_name", "billing_period", "charge_date", "rows"
+
+
+def log_of(root: Path) -> pl.DataFrame:
+    return queried(
+        root,
+        "SELECT table_name, month AS billing_period, charge_date, rows FROM lake_files WHERE tenant_id = 'acme'",
+    )
+
+
+def checked(root: Path, log: pl.DataFrame, *, slice_lines: int = 10**6) -> list[warehouse.Finding]:
+    with warehouse.open_lake(root) as connection:
+        return warehouse.run_checks(
+            connection,
+            "acme",
+            ("2024-01", "2024-02"),
+            (date(2024, 1, 1), date(2024, 1, 31)),
+            log,
+            slice_lines=slice_lines,
+        )
+
+
+def test_files_vs_log_compares_files_and_counts(tmp_path: Path) -> None:
+    root = a_lake(tmp_path)
+    log = log_of(root)
+    assert log.height == 6
+    assert checked(root, log) == []
+    one_more = log.with_columns(rows=pl.col("rows") + (pl.int_range(pl.len()) == 0))
+    (finding,) = checked(root, one_more)
+    assert (finding.check, finding.rows) == ("files_vs_log", 1)
+    assert "stored=2, logged=3" in finding.example
+    (finding,) = checked(root, log.slice(1))
+    assert "logged=None" in finding.example
+    absent = pl.DataFrame([("billing", "2024-01", date(2024, 1, 9), 1)], schema=log.schema, orient="row")
+    (finding,) = checked(root, pl.concat([log, absent]))
+    assert "charge_date=2024-01-09, stored=None, logged=1, file=None" in finding.example
+    beyond = absent.with_columns(charge_date=pl.lit(date(2024, 3, 1)))
+    assert checked(root, pl.concat([log, beyond])) == []
+
+
+@pytest.mark.parametrize(
+    "stray",
+    ["month=2024-01/2024-1-1.parquet", "month=2024-01/x.parquet", "month=2024-01/a/2024-01-01.parquet", "b.parquet"],
+)
+def test_files_vs_log_finds_a_file_where_no_day_file_lies(tmp_path: Path, stray: str) -> None:
+    root = a_lake(tmp_path)
+    log = log_of(root)
+    path = root / "lake/chargeback/tenant_id=acme" / stray
+    path.parent.mkdir(exist_ok=True)
+    CHARGED.head(1).write_parquet(path)
+    found_in_lake = checked(root, log)
+    assert [(finding.check, finding.rows) for finding in found_in_lake] == [("files_vs_log", 1)]
+    assert f"file={path}" in found_in_lake[0].example
+
+
+def test_a_tenant_without_files_has_nothing_but_its_log_to_be_checked(tmp_path: Path) -> None:
+    root = stored(tmp_path)
+    log = log_of(a_lake(tmp_path / "other"))
+    assert checked(root, log.clear()) == []
+    assert [(finding.check, finding.rows) for finding in checked(root, log)] == [("files_vs_log", 6)]
+
+
+def test_damage_of_one_tenant_is_not_another_ones(tmp_path: Path) -> None:
+    root = a_lake(tmp_path)
+    for of in ("billing", "chargeback", "identities"):
+        path = root / "lake" / of / "tenant_id=beta/month=2024-01/2024-01-01.parquet"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"no Parquet")
+    assert checked(root, log_of(a_lake(tmp_path / "same"))) == []
+
+
+def test_days_without_a_chargeback_file_are_missed(tmp_path: Path) -> None:
+    root = a_lake(tmp_path)
+    log = log_of(root)
+    (root / "lake/chargeback/tenant_id=acme/month=2024-02/2024-01-02.parquet").unlink()
+    assert {finding.check for finding in checked(root, log)} == {"files_vs_log", "line_sum", "day_sum"}
+
+
+def test_a_row_of_another_day_in_a_days_file_is_found(tmp_path: Path) -> None:
+    root = a_lake(tmp_path)
+    log = log_of(root)
+    path = root / "lake/chargeback/tenant_id=acme/month=2024-01/2024-01-02.parquet"
+    rows = pl.read_parquet(path, hive_partitioning=False)
+    rows.with_columns(charge_date=pl.lit(date(1999, 1, 1))).write_parquet(path)
+    assert {finding.check for finding in checked(root, log)} == {"orphan_rows", "line_sum", "day_sum"}
+
+
+@pytest.mark.parametrize("slice_lines", [1, 2, 3, 10**6])
+def test_checks_find_the_same_however_the_days_are_grouped(tmp_path: Path, slice_lines: int) -> None:
+    damaged = CHARGED.with_columns(
+        value("amount", "2.000000000001", LINE_2 & SEARCH), value("currency", "GBP", ~FIRST_DAY & SEARCH)
+    )
+    root = a_lake(tmp_path, charged=damaged)
+    result = {finding.check: finding.rows for finding in checked(root, log_of(root), slice_lines=slice_lines)}
+    assert result == {"line_sum": 1, "day_sum": 3, "weight_total": 1, "orphan_rows": 1, "mixed_currency": 1}
+
+
+def test_the_error_names_every_check_that_is_not_met(tmp_path: Path) -> None:
+    root = a_lake(tmp_path, charged=CHARGED.with_columns(value("amount", "2.5", LINE_2 & SEARCH)))
+    with warehouse.open_lake(root) as connection, pytest.raises(LedgerError) as raised:
+        warehouse.check(connection, "acme", ("2024-01", "2024-02"), (date.min, date.max), log_of(root))
+    assert [fault.split(":")[1].strip() for fault in raised.value.faults] == [
+        "check day_sum",
+        "check line_sum",
+        "check weight_total",
+    ]
+    assert "line_id=2" in raised.value.faults[1]
+    assert "billed=6.000000000000, allocated=6.500000000000" in raised.value.faults[1]
+
+
+def test_all_measures_are_summed() -> None:
+    assert all(f"sum({measure})" in warehouse.read_sql("checks", "line_sum") for measure in MEASURES)
