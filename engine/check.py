@@ -1,0 +1,148 @@
+"""Whether a run would go well: bills, key tables, pools and the store of a tenant, looked at without writing anything.
+
+Bills that were read before and have not changed are not read again; others are read whole, as a run would, so that a
+bad value in the last line is found before a run meets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import polars as pl
+
+from engine import lake, pipeline, rules, state, warehouse
+from engine.config import Config, Tenant
+from engine.errors import LedgerError, ProrataError, fault, shown
+from engine.frames import BILLING, USAGE, empty
+from engine.sources import aws_cur
+from engine.text import counted, printable
+
+
+class Finding(NamedTuple):
+    """What is in order (ok), may be meant otherwise (warning) or is wrong (error, with the exit code of its kind)."""
+
+    tenant_id: str
+    level: Literal["ok", "warning", "error"]
+    text: str
+    exit_code: int = 0
+
+
+def check(config: Config, tenant: Tenant) -> Iterator[Finding]:
+    """Findings as they are made: bills, key tables, pools, store. Errors are findings; nothing is raised for them."""
+    matched: set[str] = set()
+    for step in (_bills, _keys, _stored):
+        try:
+            yield from step(config.root, tenant, matched)
+        except ProrataError as error:
+            yield from _errors(tenant, error)
+    yield from _pools(tenant, matched)
+
+
+def _ok(tenant: Tenant, text: str) -> Finding:
+    return Finding(tenant.id, "ok", text)
+
+
+def _warning(tenant: Tenant, text: str) -> Finding:
+    return Finding(tenant.id, "warning", text)
+
+
+def _errors(tenant: Tenant, error: ProrataError) -> Iterator[Finding]:
+    return (Finding(tenant.id, "error", text, error.exit_code) for text in error.faults)
+
+
+def _bills(root: Path, tenant: Tenant, matched: set[str]) -> Iterator[Finding]:
+    """Every bill on disk: its manifest and files are there, and what is new in it can be read."""
+    with state.open_state(root, write=False) as store:
+        loaded = state.loaded_assemblies(store, tenant.id)
+    for assembly in aws_cur.discover(tenant.source.path, tenant.source.report):
+        bill = (
+            f"bill {assembly.billing_period}, assembly {assembly.assembly_id}, {counted(len(assembly.files), 'file')}"
+        )
+        for text in assembly.warnings:
+            yield _warning(tenant, text)
+        known = loaded.get(assembly.billing_period)
+        if known is not None and known.fingerprint == aws_cur.fingerprint(assembly):
+            yield _ok(tenant, f"{bill}: read before, unchanged")
+            continue
+        try:
+            load = aws_cur.load(assembly, tenant.id)
+            _match(tenant, load.billing.lazy(), matched)
+        except ProrataError as error:
+            yield from _errors(tenant, error)
+            continue
+        for text in load.warnings:
+            yield _warning(tenant, text)
+        amounts = ", ".join(f"{amount:f} {currency}" for currency, amount in sorted(load.amounts.items()))
+        yield _ok(tenant, f"{bill}: {counted(load.lines, 'line')}, {amounts or 'nothing billed'}")
+
+
+def _match(tenant: Tenant, billing: pl.LazyFrame, matched: set[str]) -> None:
+    """Add the rules that lines of this billing fall under."""
+    given = pipeline.Inputs(tenant, rules.resolve(tenant), empty(USAGE))
+    matched.update(pipeline.matched(billing, given).select(pl.col("rule_id").unique()).collect()["rule_id"])
+
+
+def _keys(_root: Path, tenant: Tenant, _matched: set[str]) -> Iterator[Finding]:
+    """The key tables, and whether they have the keys that pools ask for."""
+    if not tenant.keys:
+        return
+    usage = pipeline.inputs(tenant).usage
+    keys = sorted(usage["metric"].unique())
+    tables, rows = counted(len(tenant.keys), "key table"), counted(usage.height, "row")
+    yield _ok(tenant, f"{tables}: {rows}, {counted(len(keys), 'key')}: {_listed(keys)}")
+    for pool, key in _keys_asked(tenant):
+        if key not in keys:
+            yield _warning(tenant, f"pool {shown(pool)}: key {shown(key)} is in no key table")
+
+
+def _keys_asked(tenant: Tenant) -> list[tuple[str, str]]:
+    """(pool, key) of every key that a rung of one of the tenant's pools weighs by."""
+    resolved = rules.resolve(tenant)
+    own = {f"pool:{pool.name}": pool.name for pool in tenant.pools}
+    rungs = [
+        (own[pool.rule_id], rung)
+        for pool in resolved.pools
+        if pool.rule_id in own
+        for part in pool.parts
+        for rung in resolved.ladders[part.ladder]
+    ]
+    asked = [(pool, key) for pool, rung in rungs for key in ([rung.key] if rung.key else sorted(rung.keys or {}))]
+    return list(dict.fromkeys(asked))
+
+
+def _listed(names: list[str], limit: int = 10) -> str:
+    rest = [f"{len(names) - limit} more"] if len(names) > limit else []
+    return ", ".join([*names[:limit], *rest]) or "none"
+
+
+def _stored(root: Path, tenant: Tenant, matched: set[str]) -> Iterator[Finding]:
+    """The store: it can be read, and `sql/checks` find nothing in the whole of the tenant's lake."""
+    with state.open_state(root, write=False) as store:
+        days = state.days(store, tenant.id)
+        log = pipeline.file_log(store, tenant.id)
+    if not days:
+        yield _ok(tenant, "store: nothing is stored yet")
+        return
+    _match(tenant, lake.scan(root, BILLING, tenant.id), matched)
+    periods = sorted({period for period, _ in days})
+    # Everything there is, not only what the state knows of: a day file too many lies outside that, maybe.
+    span = date.min, date.max
+    with warehouse.open_lake(root) as connection:
+        wrong = warehouse.run_checks(connection, tenant.id, ("0000-00", "9999-99"), span, log)
+    for one in wrong:
+        text = fault(f"check {one.check}", f"{counted(one.rows, 'row')}, for example {printable(one.example)}", "none")
+        yield Finding(tenant.id, "error", text, LedgerError.exit_code)
+    if not wrong:
+        yield _ok(tenant, f"store: {counted(len(days), 'day')} of {counted(len(periods), 'bill')}, all checks pass")
+
+
+def _pools(tenant: Tenant, matched: set[str]) -> Iterator[Finding]:
+    """Pools under which no line falls that is stored or was read."""
+    if not matched:
+        return
+    for pool in tenant.pools:
+        if f"pool:{pool.name}" not in matched:
+            yield _warning(tenant, f"pool {shown(pool.name)} matches no line of any bill yet")

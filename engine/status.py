@@ -1,0 +1,264 @@
+"""Where every tenant stands: bills, days, runs and emissions, derived from what is stored and what is on disk.
+
+Only reads. Nothing is marked as complete anywhere: a bill is complete when the newest delivery on disk is the one that
+was read, all its days are published, and each was calculated from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from engine import pipeline, state
+from engine.config import Config, Tenant
+from engine.errors import ProrataError
+from engine.frames import IDENTITIES
+from engine.sources import aws_cur
+from engine.text import aligned, counted, indented, number
+
+RUNS_SHOWN = 5
+
+
+class Bill(NamedTuple):
+    """A bill of one billing period: as it was read (None: not yet) and whether everything in it is calculated.
+
+    `amounts`: currency -> exact decimal text. `missing` says what is left to do or wrong; a complete bill has none.
+    """
+
+    billing_period: str
+    assembly_id: str | None
+    files: int | None
+    lines: int | None
+    billing_rows: int | None
+    amounts: dict[str, str]
+    rounding_residue: str | None
+    loaded_at: str | None
+    days: int
+    days_pending: int
+    days_outside_period: int | None
+    missing: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the newest delivery was read and each of its days calculated."""
+        return not self.missing
+
+
+class Days(NamedTuple):
+    """How many days have billing, how many are calculated from it, how many are not; the first and the last."""
+
+    gathered: int
+    calculated: int
+    pending: int
+    first: str | None
+    last: str | None
+
+
+class Emissions(NamedTuple):
+    """How many days an emitter was given, has yet to be given, and could not be given; with one of the errors."""
+
+    emitter: str
+    done: int
+    pending: int
+    failed: int
+    error: str | None
+
+
+class TenantStatus(NamedTuple):
+    """One tenant. `faults` is what keeps its bills from being read now; `holder` who works on it."""
+
+    tenant_id: str
+    ecosystem: str
+    bills: tuple[Bill, ...]
+    days: Days
+    runs: tuple[state.Run, ...]
+    emissions: tuple[Emissions, ...]
+    unknown_owners: tuple[str, ...]
+    holder: state.Claim | None
+    faults: tuple[str, ...]
+
+
+def status(config: Config, tenants: Sequence[Tenant]) -> list[TenantStatus]:
+    """Where these tenants stand; StoreError if the state is there and cannot be read. Writes nothing."""
+    with state.open_state(config.root, write=False) as store:
+        return [_tenant_status(config.root, tenant, store) for tenant in tenants]
+
+
+def _tenant_status(root: Path, tenant: Tenant, store: state.State) -> TenantStatus:
+    days = state.days(store, tenant.id)
+    delivered, faults = _delivered(tenant)
+    due, more_faults = _due(root, tenant, days)
+    emissions = tuple(_emissions(store, tenant, emitter) for emitter in tenant.emitters)
+    return TenantStatus(
+        tenant.id,
+        tenant.ecosystem,
+        tuple(_bills(store, tenant, days, due, delivered)),
+        _days(list(days.values()), len(due)),
+        tuple(state.runs(store, tenant.id, limit=RUNS_SHOWN)),
+        emissions,
+        _unknown_owners(root, tenant),
+        state.holder(store, tenant.id),
+        (*faults, *more_faults),
+    )
+
+
+def _due(root: Path, tenant: Tenant, days: dict[state.DayKey, state.Day]) -> tuple[set[state.DayKey], Sequence[str]]:
+    """The days a run would calculate; those never calculated, and why, if a key table cannot be read."""
+    try:
+        return pipeline.days_due(root, tenant, days), ()
+    except ProrataError as error:
+        return {key for key, day in days.items() if not day.chargeback_calculated}, error.faults
+
+
+class _Delivery(NamedTuple):
+    assembly_id: str
+    fingerprint: str
+
+
+def _delivered(tenant: Tenant) -> tuple[dict[str, _Delivery] | None, Sequence[str]]:
+    """Billing period -> its newest delivery on disk; None, and why, if that cannot be said."""
+    try:
+        found = aws_cur.discover(tenant.source.path, tenant.source.report)
+        return {one.billing_period: _Delivery(one.assembly_id, aws_cur.fingerprint(one)) for one in found}, ()
+    except ProrataError as error:
+        return None, error.faults
+
+
+def _bills(
+    store: state.State,
+    tenant: Tenant,
+    days: dict[state.DayKey, state.Day],
+    due: set[state.DayKey],
+    delivered: dict[str, _Delivery] | None,
+) -> list[Bill]:
+    loaded = state.loaded_assemblies(store, tenant.id)
+    files = state.loaded_files(store, tenant.id)
+    half = state.half_published(store, tenant.id)
+    bills = []
+    for period in sorted({*loaded, *half, *(delivered or {})}):
+        load = loaded.get(period)
+        of_bill = [day for day in days.values() if day.billing_period == period]
+        pending = sum(key[0] == period for key in due)
+        bills.append(
+            Bill(
+                billing_period=period,
+                assembly_id=load.assembly_id if load else None,
+                files=len(files.get(period, [])) if load else None,
+                lines=load.lines if load else None,
+                billing_rows=load.billing_rows if load else None,
+                amounts=load.amounts if load else {},
+                rounding_residue=load.rounding_residue if load else None,
+                loaded_at=load.loaded_at if load else None,
+                days=len(of_bill),
+                days_pending=pending,
+                days_outside_period=load.days_outside_period if load else None,
+                missing=tuple(_missing(load, half.get(period), pending, period, delivered)),
+            )
+        )
+    return bills
+
+
+def _missing(
+    load: state.Assembly | None,
+    half_published: str | None,
+    pending: int,
+    period: str,
+    delivered: dict[str, _Delivery] | None,
+) -> list[str]:
+    newest = (delivered or {}).get(period)
+    said = []
+    if delivered is None:
+        said.append("the reports on disk cannot be read")
+    elif newest is None:
+        said.append("no longer among the reports on disk (what was read stays)")
+    elif load is None:
+        said.append(f"assembly {newest.assembly_id} is not read yet")
+    elif newest.assembly_id != load.assembly_id:
+        said.append(f"a newer assembly, {newest.assembly_id}, is not read yet")
+    elif newest.fingerprint != load.fingerprint:
+        said.append("its files have changed since they were read")
+    if half_published:
+        said.append(f"not all days of assembly {half_published} are published")
+    if pending:
+        said.append(f"{counted(pending, 'day')} to calculate")
+    return said
+
+
+def _days(days: Sequence[state.Day], pending: int) -> Days:
+    dates = [day.charge_date for day in days]
+    return Days(len(days), len(days) - pending, pending, min(dates, default=None), max(dates, default=None))
+
+
+def _emissions(store: state.State, tenant: Tenant, emitter: str) -> Emissions:
+    records = [record for record in state.emissions(store, tenant.id) if record.emitter == emitter]
+    failed = [record for record in records if record.outcome == "failed"]
+    done = sum(record.outcome in ("emitted", "skipped") for record in records)
+    pending = len(state.pending(store, tenant.id, emitter))
+    return Emissions(emitter, done, pending, len(failed), failed[0].error if failed else None)
+
+
+def _unknown_owners(root: Path, tenant: Tenant) -> tuple[str, ...]:
+    """Owners that only tags name; () if the configuration names none, or nothing is stored yet."""
+    file = root / "lake" / IDENTITIES.name / f"tenant_id={tenant.id}" / "current.parquet"
+    if not tenant.owner.identities or not file.exists():
+        return ()
+    stored = pl.scan_parquet(file, hive_partitioning=False, glob=False)
+    return tuple(stored.filter(pl.col("type") == "unknown_owner").select("id").collect()["id"].sort())
+
+
+def as_json(found: TenantStatus) -> dict[str, Any]:
+    """A tenant's status as JSON has it."""
+    return {
+        **found._asdict(),
+        "bills": [{**bill._asdict(), "complete": bill.complete} for bill in found.bills],
+        "days": found.days._asdict(),
+        "runs": [run._asdict() for run in found.runs],
+        "emissions": [emissions._asdict() for emissions in found.emissions],
+        "holder": found.holder._asdict() if found.holder else None,
+    }
+
+
+def lines(one: TenantStatus) -> Iterator[str]:
+    """A tenant's status for people."""
+    days = one.days
+    range_ = f", {days.first} to {days.last}" if days.first else ""
+    yield f"{one.tenant_id} ({one.ecosystem}): {counted(days.gathered, 'day')}{range_}; {days.pending} to calculate"
+    if one.holder:
+        yield f"  in work since {one.holder.claimed_at} by pid {one.holder.pid} on {one.holder.host}"
+    yield from (f"  {text}" for text in one.faults)
+    if one.bills:
+        yield ""
+        yield from indented(aligned(list(_bill_rows(one)), right=(2, 3, 4)))
+    if one.runs:
+        yield ""
+        yield from indented(aligned(list(_run_rows(one)), right=(4, 5)))
+    if one.runs and (error := one.runs[0].error):
+        yield ""
+        yield from indented(f"the last run failed: {text}" for text in error.splitlines())
+    yield ""
+    for emissions in one.emissions:
+        yield (
+            f"  emitted to {emissions.emitter}: {counted(emissions.done, 'day')}, {emissions.pending} pending,"
+            f" {emissions.failed} failed{f' ({emissions.error})' if emissions.error else ''}"
+        )
+    if one.unknown_owners:
+        yield f"  owners that the configuration does not name: {', '.join(map(repr, one.unknown_owners))}"
+
+
+def _bill_rows(one: TenantStatus) -> Iterator[Sequence[str]]:
+    yield "bill", "assembly", "files", "lines", "pooled to", "read at", "billed", "state"
+    for bill in one.bills:
+        counts = [number(count) if count is not None else "" for count in (bill.files, bill.lines, bill.billing_rows)]
+        amounts = ", ".join(f"{number(amount)} {currency}" for currency, amount in bill.amounts.items())
+        missing = "; ".join(bill.missing)
+        yield bill.billing_period, bill.assembly_id or "", *counts, bill.loaded_at or "", amounts, missing or "complete"
+
+
+def _run_rows(one: TenantStatus) -> Iterator[Sequence[str]]:
+    yield "run", "command", "status", "stage", "days", "rows", "ended"
+    for run_ in one.runs:
+        counts = number(run_.days_calculated), number(run_.rows_written)
+        yield run_.started_at, run_.command, run_.status, run_.stage, *counts, run_.ended_at or ""
