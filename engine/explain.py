@@ -242,6 +242,7 @@ def _part(rows: pl.DataFrame, lost: pl.DataFrame, known: pl.DataFrame) -> Part:
     exact = rows.with_columns(to_units(pl.col("amount", "part_amount")))
     first = exact.row(0, named=True)
     passed = [Passed(*row) for row in lost.select("rung", "basis", "metric", "reason").rows()]
+    # One row at most: a rule has each rung of a part once.
     rung = known.filter(pl.col("rung") == first["rung"]).to_dicts()
     basis = rung[0]["basis"] if rung else _basis(first["allocation_method"])
     return Part(

@@ -429,6 +429,7 @@ def _bad_values(file: Path, head: _Header) -> list[str]:
     counts = collect(flags.select(pl.col(f"bad_{ours}").sum() for ours in bad), file, width)
     rows = collect(flags.filter(pl.any_horizontal(f"bad_{ours}" for ours in bad)).head(FAULTS_SHOWN), file, width)
     lines = line_places(file, set(rows[RECORD]))
+    # Only wrong rows come here, and of these only as many as a message shows.
     faults = [
         fault(
             f"{lines[row[RECORD]]}: column {head.names[head.used[ours]]}",

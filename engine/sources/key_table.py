@@ -178,6 +178,7 @@ def _check_rows(told: pl.DataFrame, places: Places) -> None:
 
 
 def _row_faults(rows: pl.DataFrame, named: dict[int, str]) -> Iterator[str]:
+    # Only wrong rows come here, and of these only as many as a message shows.
     for row in rows.iter_rows(named=True):
         where = named[row[RECORD]]
         for number, (name, _, expected) in enumerate(_WRONG):

@@ -182,6 +182,7 @@ def _watched(events: Events, kind: str, original: Callable[..., int]) -> Callabl
 def main() -> None:
     """The command line, watched; `ready` is printed once everything that takes long to import is there."""
     log, fatal, root, *words = sys.argv[1:]
+    # Imported here so that `ready` comes after it, and only in the process that is to be killed.
     import duckdb  # noqa: F401, PLC0415
 
     import cli  # noqa: PLC0415
