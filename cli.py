@@ -30,7 +30,7 @@ from engine.errors import ConfigError, ProrataError, StoppedError, StoreError, U
 if TYPE_CHECKING:
     from engine import pipeline
     from engine.check import Finding
-    from engine.config import Config, Tenant
+    from engine.config import AwsTenant, Config
 
 INTERNAL_ERROR, INTERRUPTED, PIPE_CLOSED, SOME_FAILED = 70, 130, 141, 1
 
@@ -144,8 +144,9 @@ _TODAY = click.option(
 )
 
 
-def _configured(config_file: Path, tenant_ids: Sequence[str]) -> tuple[Config, list[Tenant]]:
+def _configured(config_file: Path, tenant_ids: Sequence[str]) -> tuple[Config, list[AwsTenant]]:
     """The configuration, and the tenants that are meant: those named, or all."""
+    from engine.config import AwsTenant
     from engine.pipeline import configured
 
     config = configured(config_file)
@@ -155,7 +156,8 @@ def _configured(config_file: Path, tenant_ids: Sequence[str]) -> tuple[Config, l
         raise UsageError(
             fault("--tenant", f"unknown tenant {shown(name)}", f"one of {', '.join(known)}") for name in unknown
         )
-    return config, [tenant for tenant in config.tenants if tenant.id in tenant_ids or not tenant_ids]
+    asked = [tenant for tenant in config.tenants if tenant.id in tenant_ids or not tenant_ids]
+    return config, [tenant for tenant in asked if isinstance(tenant, AwsTenant)]
 
 
 def _print_lines(lines: Iterable[str]) -> None:
@@ -337,7 +339,7 @@ def _stopping() -> Iterator[threading.Event]:
 
 
 def _tenant_outcome(
-    config: Config, tenant: Tenant, request: pipeline.Request, stop: threading.Event, today: date | None
+    config: Config, tenant: AwsTenant, request: pipeline.Request, stop: threading.Event, today: date | None
 ) -> Outcome:
     from engine.pipeline import Hooks, Summary, run_tenant
 
@@ -357,7 +359,7 @@ def _tenant_outcome(
     return Outcome(tenant.id, code, faults, summary, time.monotonic() - started, list(after), changed)
 
 
-def _outputs(config: Config, tenant: Tenant, request: pipeline.Request) -> dict[tuple[str, str], str | None]:
+def _outputs(config: Config, tenant: AwsTenant, request: pipeline.Request) -> dict[tuple[str, str], str | None]:
     """The output digest of every day that is stored and asked for."""
     from engine import state
 

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import polars as pl
 
 from engine import lake, pipeline, rules, state, warehouse
-from engine.config import Config, Tenant
+from engine.config import AwsTenant, Config
 from engine.errors import LedgerError, ProrataError, fault, shown
 from engine.frames import BILLING, USAGE, empty
 from engine.sources import aws_cur
@@ -30,7 +30,7 @@ class Finding(NamedTuple):
     exit_code: int = 0
 
 
-def check(config: Config, tenant: Tenant) -> Iterator[Finding]:
+def check(config: Config, tenant: AwsTenant) -> Iterator[Finding]:
     """Findings as they are made: bills, key tables, pools, store. Errors are findings; nothing is raised for them."""
     matched: set[str] = set()
     for step in (_bills, _keys, _stored):
@@ -41,19 +41,19 @@ def check(config: Config, tenant: Tenant) -> Iterator[Finding]:
     yield from _pools(tenant, matched)
 
 
-def _ok(tenant: Tenant, text: str) -> Finding:
+def _ok(tenant: AwsTenant, text: str) -> Finding:
     return Finding(tenant.id, "ok", text)
 
 
-def _warning(tenant: Tenant, text: str) -> Finding:
+def _warning(tenant: AwsTenant, text: str) -> Finding:
     return Finding(tenant.id, "warning", text)
 
 
-def _errors(tenant: Tenant, error: ProrataError) -> Iterator[Finding]:
+def _errors(tenant: AwsTenant, error: ProrataError) -> Iterator[Finding]:
     return (Finding(tenant.id, "error", text, error.exit_code) for text in error.faults)
 
 
-def _bills(root: Path, tenant: Tenant, matched: set[str]) -> Iterator[Finding]:
+def _bills(root: Path, tenant: AwsTenant, matched: set[str]) -> Iterator[Finding]:
     """Every bill on disk: its manifest and files are there, and what is new in it can be read."""
     with state.open_state(root, write=False) as store:
         loaded = state.loaded_assemblies(store, tenant.id)
@@ -79,13 +79,13 @@ def _bills(root: Path, tenant: Tenant, matched: set[str]) -> Iterator[Finding]:
         yield _ok(tenant, f"{bill}: {counted(load.lines, 'line')}, {amounts or 'nothing billed'}")
 
 
-def _match(tenant: Tenant, billing: pl.LazyFrame, matched: set[str]) -> None:
+def _match(tenant: AwsTenant, billing: pl.LazyFrame, matched: set[str]) -> None:
     """Add the rules that lines of this billing fall under."""
     given = pipeline.Inputs(tenant, rules.resolve(tenant), empty(USAGE))
     matched.update(pipeline.matched(billing, given).select(pl.col("rule_id").unique()).collect()["rule_id"])
 
 
-def _keys(_root: Path, tenant: Tenant, _matched: set[str]) -> Iterator[Finding]:
+def _keys(_root: Path, tenant: AwsTenant, _matched: set[str]) -> Iterator[Finding]:
     """The key tables, and whether they have the keys that pools ask for."""
     if not tenant.keys:
         return
@@ -98,7 +98,7 @@ def _keys(_root: Path, tenant: Tenant, _matched: set[str]) -> Iterator[Finding]:
             yield _warning(tenant, f"pool {shown(pool)}: key {shown(key)} is in no key table")
 
 
-def _keys_asked(tenant: Tenant) -> list[tuple[str, str]]:
+def _keys_asked(tenant: AwsTenant) -> list[tuple[str, str]]:
     """(pool, key) of every key that a rung of one of the tenant's pools weighs by."""
     resolved = rules.resolve(tenant)
     own = {f"pool:{pool.name}": pool.name for pool in tenant.pools}
@@ -118,7 +118,7 @@ def _listed(names: list[str], limit: int = 10) -> str:
     return ", ".join([*names[:limit], *rest]) or "none"
 
 
-def _stored(root: Path, tenant: Tenant, matched: set[str]) -> Iterator[Finding]:
+def _stored(root: Path, tenant: AwsTenant, matched: set[str]) -> Iterator[Finding]:
     """The store: it can be read, and `sql/checks` find nothing in the whole of the tenant's lake."""
     with state.open_state(root, write=False) as store:
         days = state.days(store, tenant.id)
@@ -139,7 +139,7 @@ def _stored(root: Path, tenant: Tenant, matched: set[str]) -> Iterator[Finding]:
         yield _ok(tenant, f"store: {counted(len(days), 'day')} of {counted(len(periods), 'bill')}, all checks pass")
 
 
-def _pools(tenant: Tenant, matched: set[str]) -> Iterator[Finding]:
+def _pools(tenant: AwsTenant, matched: set[str]) -> Iterator[Finding]:
     """Pools under which no line falls that is stored or was read."""
     if not matched:
         return

@@ -11,7 +11,7 @@ import re
 from collections.abc import Hashable, Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import yaml
 from pydantic import (
@@ -78,6 +78,16 @@ Share = Annotated[Decimal, BeforeValidator(_plain_decimal), Field(gt=0, le=1, ma
 Percentage = Annotated[Decimal, BeforeValidator(_plain_decimal), Field(ge=0, le=100, max_digits=15, decimal_places=12)]
 Ratio = Annotated[Decimal, BeforeValidator(_plain_decimal), Field(gt=0, lt=10**6, max_digits=18, decimal_places=12)]
 Window = Literal["day", "month"]
+Population = Literal["owners", "active", "metrics_derived", "period_owners"]
+Metric = Literal["bytes_in", "bytes_out", "flink_cfu", "running_statements"]
+ProductType = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$")]
+Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
+Variable = Annotated[str, StringConstraints(pattern=r"^\$\{[A-Za-z_][A-Za-z0-9_]*\}$")]
+"""The name of an environment variable that holds a secret, written `${NAME}`: no secret stands in a configuration."""
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$")]
+"""Without credentials, query and fragment."""
+Count = Annotated[int, BeforeValidator(_plain_decimal), Field(ge=1, le=1_000_000)]
+Seconds = Annotated[Decimal, BeforeValidator(_plain_decimal), Field(gt=0, le=3600)]
 
 
 class _Model(BaseModel):
@@ -85,13 +95,21 @@ class _Model(BaseModel):
 
 
 class Rung(_Model):
-    """One rung of a ladder: a basis and the one operand it needs."""
+    """One rung of a ladder: a basis and the one operand it needs; and, in a ladder of products, its labels.
+
+    `metrics`: what was measured on the line's resource, summed over the named ones. `population`: who shares alike.
+    `cost_type` and `detail` take the place of the labels that the basis and the rule give.
+    """
 
     basis: Basis
     key: Name | None = None
     keys: dict[Name, Ratio] | None = Field(default=None, min_length=1)
+    metrics: Annotated[list[Metric], BeforeValidator(_listed), Field(min_length=1)] | None = None
+    population: Population | None = None
     percentages: dict[Identity, Percentage] | None = Field(default=None, min_length=1)
     scope: Literal["service_account", "account", "all"] | None = None
+    cost_type: Literal["usage", "shared"] | None = None
+    detail: Name | None = None
 
 
 Ladder = Annotated[list[Rung], Field(min_length=1)]
@@ -141,6 +159,18 @@ class Pool(_Model):
     parts: Annotated[list[Part], Field(min_length=1)] | None = None
 
 
+class Product(_Model):
+    """How lines of one product type are split: by a ladder, or by several, each for a part.
+
+    `partial_life`: what becomes of a line whose resource lived for a part of the day. `whole`: it goes down the ladder
+    like any other; `unallocated`: the fraction of the day in which there was no resource is borne by nobody.
+    """
+
+    ladder: LadderOrName | None = None
+    parts: Annotated[list[Part], Field(min_length=1)] | None = None
+    partial_life: Literal["whole", "unallocated"] = "whole"
+
+
 class Owner(_Model):
     """How a tag names the identity that owns a line.
 
@@ -153,6 +183,13 @@ class Owner(_Model):
     aliases: dict[Identity, Identity] = {}
 
 
+class Credentials(_Model):
+    """A key and its secret, as names of environment variables."""
+
+    api_key: Variable
+    api_secret: Variable
+
+
 class AwsCur(_Model):
     """AWS Cost and Usage Reports in a local folder, legacy layout with manifests."""
 
@@ -161,18 +198,106 @@ class AwsCur(_Model):
     report: Text | None = None
 
 
-class Tenant(_Model):
-    """One bill and its rules."""
+class Flink(_Model):
+    """Where Flink statements are read: a host per region and cloud, and a key for each region."""
+
+    url: Url = "https://flink.{region}.{cloud}.confluent.cloud"
+    keys: dict[Name, Credentials] = Field(min_length=1)
+
+
+class ConfluentCloud(_Model):
+    """The Confluent Cloud APIs of one organization. Credentials are names of environment variables: `${NAME}`."""
+
+    kind: Literal["confluent_cloud"]
+    url: Url = "https://api.confluent.cloud"
+    api_key: Variable
+    api_secret: Variable
+    flink: Flink | None = None
+    currency: Currency = "USD"
+    timeout_seconds: Seconds = Decimal(60)
+    requests_per_second: Ratio = Decimal(5)
+    attempts: Count = 6
+    ca_bundle: FilePath | None = None
+
+
+class Prometheus(_Model):
+    """A Prometheus that holds the metrics: its URL (a path prefix stays), and basic or bearer credentials if any."""
+
+    url: Url
+    username: Variable | None = None
+    password: Variable | None = None
+    bearer: Variable | None = None
+    scrape_seconds: Count = 60
+    days_per_query: Annotated[int, BeforeValidator(_plain_decimal), Field(ge=1, le=366)] = 31
+    ids_per_query: Annotated[int, BeforeValidator(_plain_decimal), Field(ge=1, le=1000)] = 50
+    timeout_seconds: Seconds = Decimal(120)
+    requests_per_second: Ratio = Decimal(5)
+    attempts: Count = 6
+    ca_bundle: FilePath | None = None
+
+
+class TeamRow(_Model):
+    """One row of the table of teams: identities by id, or by a pattern of their display name."""
+
+    team: Identity
+    id: Patterns | None = None
+    name: Patterns | None = None
+
+
+class Teams(_Model):
+    """Who belongs to which team; the first row that fits wins. Teams are joined when results are shown.
+
+    `tags`: CSV files with the columns identity, key, value; the value of a key `team` counts where no row fits.
+    """
+
+    default: Identity = "UNASSIGNED"
+    members: list[TeamRow] = []
+    tags: Annotated[list[FilePath], BeforeValidator(_listed)] = []
+
+
+class _TenantBase(_Model):
+    """What tenants of all ecosystems have."""
 
     id: TenantId
+    operator: Identity | None = None
+    ladders: dict[Name, Ladder] = {}
+    teams: Teams = Teams()
+    emitters: list[Literal["sqlite"]] = ["sqlite"]
+
+
+class AwsTenant(_TenantBase):
+    """One AWS bill and its rules."""
+
     ecosystem: Literal["aws"]
     source: AwsCur
     owner: Owner
-    operator: Identity | None = None
     keys: Annotated[list[FilePath], BeforeValidator(_listed)] = []
-    ladders: dict[Name, Ladder] = {}
     pools: list[Pool] = []
-    emitters: list[Literal["sqlite"]] = ["sqlite"]
+
+
+class ConfluentTenant(_TenantBase):
+    """One Confluent Cloud organization and its rules.
+
+    Gathered are the days from `lookback_days` to before `cutoff_days` ago. `products` takes the place of the rulebook's
+    entries. A deletion is believed once a kind came back empty `zero_gather_deletion_threshold` times (-1: never); a
+    day whose metrics fail is given up after `allocation_retry_limit` attempts; a tenant whose gathers fail is suspended
+    after `gather_failure_threshold`. Raw answers are kept for `retention_days`.
+    """
+
+    ecosystem: Literal["confluent_cloud"]
+    source: ConfluentCloud
+    metrics: Prometheus | None = None
+    products: dict[ProductType, Product] = {}
+    lookback_days: Count = 200
+    cutoff_days: Annotated[int, BeforeValidator(_plain_decimal), Field(ge=0, le=3650)] = 5
+    retention_days: Count = 250
+    zero_gather_deletion_threshold: Annotated[int, BeforeValidator(_plain_decimal), Field(ge=-1, le=1000)] = -1
+    allocation_retry_limit: Count = 3
+    gather_failure_threshold: Count = 5
+
+
+Tenant: TypeAlias = Annotated[AwsTenant | ConfluentTenant, Discriminator("ecosystem")]
+"""One bill and its rules, of one of the ecosystems."""
 
 
 class Config(_Model):
@@ -180,15 +305,21 @@ class Config(_Model):
 
     root: FilePath
     max_parallel_days: Annotated[int, BeforeValidator(_plain_decimal), Field(ge=1, le=64)] = 2
+    max_parallel_tenants: Annotated[int, BeforeValidator(_plain_decimal), Field(ge=1, le=64)] = 4
     tenants: Annotated[list[Tenant], Field(min_length=1)]
 
 
 class Rulebook(_Model):
-    """Ladders, pools and windows that come with prorata, of the same form as a tenant's."""
+    """Ladders, pools, products and windows that come with prorata, of the same form as a tenant's.
+
+    `default_product` is for lines whose product type is not in `products`.
+    """
 
     ladders: dict[Name, Ladder] = {}
     pools: list[Pool] = []
     month_window: list[Match] = []
+    products: dict[ProductType, Product] = {}
+    default_product: Product | None = None
 
 
 class Document:
@@ -400,16 +531,22 @@ def load_rulebook(file: Path) -> Rulebook:
 
 
 def _resolved(config: Config, folder: Path) -> Config:
-    tenants = [
-        tenant.model_copy(
-            update={
-                "source": tenant.source.model_copy(update={"path": _absolute(folder, tenant.source.path)}),
-                "keys": [_absolute(folder, path) for path in tenant.keys],
-            }
-        )
-        for tenant in config.tenants
-    ]
+    tenants = [_resolved_tenant(tenant, folder) for tenant in config.tenants]
     return config.model_copy(update={"root": _absolute(folder, config.root), "tenants": tenants})
+
+
+def _resolved_tenant(tenant: AwsTenant | ConfluentTenant, folder: Path) -> AwsTenant | ConfluentTenant:
+    teams = tenant.teams.model_copy(update={"tags": [_absolute(folder, path) for path in tenant.teams.tags]})
+    if isinstance(tenant, AwsTenant):
+        source = tenant.source.model_copy(update={"path": _absolute(folder, tenant.source.path)})
+        keys = [_absolute(folder, path) for path in tenant.keys]
+        return tenant.model_copy(update={"source": source, "keys": keys, "teams": teams})
+    bundles = {
+        name: given.model_copy(update={"ca_bundle": _absolute(folder, given.ca_bundle)})
+        for name, given in (("source", tenant.source), ("metrics", tenant.metrics))
+        if given is not None and given.ca_bundle is not None
+    }
+    return tenant.model_copy(update={**bundles, "teams": teams})
 
 
 def _absolute(folder: Path, path: Path) -> Path:

@@ -43,7 +43,7 @@ class Table(NamedTuple):
         return list(self.schema)
 
 
-_TEXT, _DATE, _KEY = pl.String(), pl.Date(), pl.Int64()
+_TEXT, _DATE, _TIME, _KEY = pl.String(), pl.Date(), pl.Datetime("us"), pl.Int64()
 
 _LABELS: dict[str, pl.DataType] = {
     "ecosystem": _TEXT,
@@ -187,48 +187,63 @@ USAGE = Table(
 may repeat: they are samples and are summed. A key table is this with resource_id ''; its keys are the metrics.
 """
 
+_LIFE: dict[str, pl.DataType] = dict.fromkeys(("created_at", "deleted_at", "first_seen_at", "last_seen_at"), _TIME)
+_INTERVAL: dict[str, pl.DataType] = {"tenant_id": _TEXT, "id": _TEXT, "valid_from": _DATE, "valid_to": _DATE}
+_UNBOUNDED = frozenset({"valid_from", "valid_to", *_LIFE})
+
 IDENTITIES = Table(
     "identities",
     {
-        "tenant_id": _TEXT,
-        "id": _TEXT,
-        "valid_from": _DATE,
-        "valid_to": _DATE,
+        **_INTERVAL,
         "type": _TEXT,
         "display_name": _TEXT,
         "owner": _TEXT,
         "scope": _TEXT,
-        "created_at": _DATE,
-        "deleted_at": _DATE,
-        "first_seen_at": _DATE,
-        "last_seen_at": _DATE,
+        **_LIFE,
     },
     key=("tenant_id", "id", "valid_from"),
-    nullable=frozenset({"valid_from", "valid_to", "created_at", "deleted_at", "first_seen_at", "last_seen_at"}),
+    nullable=_UNBOUNDED,
 )
-"""One payer over one interval; null bounds mean always. AWS: `type` is owner (in the configuration), unknown_owner
-(only seen in tags), operator or system."""
+"""One identity over one interval of days, `valid_to` exclusive; null bounds mean always. Times are UTC.
+
+AWS: `type` is owner (in the configuration), unknown_owner (only seen in tags), operator or system. Confluent Cloud:
+service_account, user, identity_pool, identity_provider, api_key (`owner` who holds it, `scope` the resource it is for),
+principal (only seen in metrics) or system."""
 
 RESOURCES = Table(
     "resources",
     {
-        "tenant_id": _TEXT,
-        "id": _TEXT,
-        "valid_from": _DATE,
-        "valid_to": _DATE,
+        **_INTERVAL,
         "type": _TEXT,
         "display_name": _TEXT,
         "parent": _TEXT,
+        "owner": _TEXT,
         "scope": _TEXT,
-        "created_at": _DATE,
-        "deleted_at": _DATE,
-        "first_seen_at": _DATE,
-        "last_seen_at": _DATE,
+        **_LIFE,
     },
     key=("tenant_id", "id", "valid_from"),
-    nullable=frozenset({"valid_from", "valid_to", "created_at", "deleted_at", "first_seen_at", "last_seen_at"}),
+    nullable=_UNBOUNDED,
 )
-"""One billed resource over one interval. AWS: `type` is the product code, `scope` the usage account."""
+"""One resource over one interval of days, `valid_to` exclusive; null bounds mean always. Times are UTC.
+
+AWS: `type` is the product code, `scope` the usage account. Confluent Cloud: environment, kafka_cluster, connector,
+schema_registry, ksqldb, flink_pool or flink_statement; `scope` is the environment, `parent` what it belongs to."""
+
+_SEEN = ("id", "type", "display_name", "parent", "owner", "scope", "created_at")
+RESOURCE_SNAPSHOT = Table(
+    "resource_snapshot",
+    {name: RESOURCES.schema[name] for name in _SEEN},
+    key=("id",),
+    nullable=frozenset({"created_at"}),
+)
+"""One resource as one gather of the inventory saw it."""
+IDENTITY_SNAPSHOT = Table(
+    "identity_snapshot",
+    {name: IDENTITIES.schema[name] for name in _SEEN if name != "parent"},
+    key=("id",),
+    nullable=frozenset({"created_at"}),
+)
+"""One identity as one gather of the inventory saw it."""
 
 LAKE_TABLES = (BILLING, CHARGEBACK, EMPTY_KEYS, IDENTITIES, RESOURCES)
 

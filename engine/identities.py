@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import polars as pl
 
 from engine import names
-from engine.config import Owner, Tenant
+from engine.config import AwsTenant, Owner
 from engine.errors import ContractError, fault, shown
 from engine.frames import (
     IDENTITIES,
@@ -45,7 +45,7 @@ def _first_owner(values: Sequence[pl.Expr], owner: Owner) -> pl.Expr:
     return pl.coalesce(*[pl.when(identity != "").then(identity) for identity in identities], pl.lit(""))
 
 
-def key_principals(usage: pl.DataFrame, tenant: Tenant, *, where: str) -> pl.DataFrame:
+def key_principals(usage: pl.DataFrame, tenant: AwsTenant, *, where: str) -> pl.DataFrame:
     """USAGE with principals replaced by the identities they name; ContractError if one may not weigh."""
     found = usage.with_columns(_as_written=pl.col("principal"), principal=resolved(pl.col("principal"), tenant.owner))
     operator = names.operator(tenant)
@@ -62,13 +62,13 @@ def key_principals(usage: pl.DataFrame, tenant: Tenant, *, where: str) -> pl.Dat
     return found.drop("_as_written")
 
 
-def known_identities(tenant: Tenant) -> list[str]:
+def known_identities(tenant: AwsTenant) -> list[str]:
     """The identities the configuration names as owners, sorted."""
     known = {*tenant.owner.identities, *tenant.owner.aliases.values()}
     return sorted({names.identity(tenant.owner, name) for name in known} - {"", UNALLOCATED.lower()})
 
 
-def identities(tenant: Tenant, seen: pl.DataFrame, named: Iterable[str] = ()) -> pl.DataFrame:
+def identities(tenant: AwsTenant, seen: pl.DataFrame, named: Iterable[str] = ()) -> pl.DataFrame:
     """IDENTITIES of a tenant, from the configuration and from `seen`: owner (unique), first_seen_at, last_seen_at.
 
     Rows: the known owners (type owner), those that only tags or `named` (key tables, percentages) name
@@ -93,8 +93,10 @@ def identities(tenant: Tenant, seen: pl.DataFrame, named: Iterable[str] = ()) ->
             tenant_id=pl.lit(tenant.id), type=kind, display_name=pl.col("id"), owner=pl.lit(""), scope=pl.lit("")
         )
         .with_columns(
-            pl.lit(None, pl.Date).alias(name) for name in ("valid_from", "valid_to", "created_at", "deleted_at")
+            pl.lit(None, IDENTITIES.schema[name]).alias(name)
+            for name in ("valid_from", "valid_to", "created_at", "deleted_at")
         )
+        .with_columns(pl.col("first_seen_at", "last_seen_at").cast(IDENTITIES.schema["first_seen_at"]))
         .select(IDENTITIES.columns)
         .sort("id")
     )
@@ -116,10 +118,12 @@ def resources(billing: pl.LazyFrame) -> pl.DataFrame:
             first_seen_at=pl.col("charge_date").min(),
             last_seen_at=pl.col("charge_date").max(),
         )
-        .with_columns(id=pl.col("resource_id"), display_name=pl.col("resource_id"), parent=pl.lit(""))
+        .with_columns(id=pl.col("resource_id"), display_name=pl.col("resource_id"), parent=pl.lit(""), owner=pl.lit(""))
         .with_columns(
-            pl.lit(None, pl.Date).alias(name) for name in ("valid_from", "valid_to", "created_at", "deleted_at")
+            pl.lit(None, RESOURCES.schema[name]).alias(name)
+            for name in ("valid_from", "valid_to", "created_at", "deleted_at")
         )
+        .with_columns(pl.col("first_seen_at", "last_seen_at").cast(RESOURCES.schema["first_seen_at"]))
         .select(RESOURCES.columns)
         .sort("tenant_id", "id")
     )

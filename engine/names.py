@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.config import Owner, Tenant
+from engine.config import AwsTenant, Owner
 from engine.frames import normalised_text
 
 
@@ -17,6 +17,6 @@ def identity(owner: Owner, name: str) -> str:
     return aliases(owner).get(spelled, spelled)
 
 
-def operator(tenant: Tenant) -> str:
+def operator(tenant: AwsTenant) -> str:
     """The operator's identity, '' if the tenant names none."""
     return identity(tenant.owner, tenant.operator) if tenant.operator else ""

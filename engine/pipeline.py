@@ -20,7 +20,7 @@ from typing import NamedTuple
 import polars as pl
 
 from engine import allocate, digests, identities, lake, names, rules, state, weights
-from engine.config import Config, Tenant, load
+from engine.config import AwsTenant, Config, load
 from engine.emitters import sqlite
 from engine.errors import (
     ConfigError,
@@ -55,7 +55,7 @@ MEASURES = ("amount",)
 class Inputs(NamedTuple):
     """What a tenant's allocation needs besides its billing: rules, and USAGE with principals as identities."""
 
-    tenant: Tenant
+    tenant: AwsTenant
     rules: rules.Rules
     usage: pl.DataFrame
 
@@ -77,7 +77,7 @@ def configured(file: Path) -> Config:
     return config
 
 
-def inputs(tenant: Tenant) -> Inputs:
+def inputs(tenant: AwsTenant) -> Inputs:
     """The tenant's rules and key tables; ContractError or SourceError if a key table is not what it should be."""
     tables = []
     for path in tenant.keys:
@@ -189,7 +189,7 @@ class _Work(NamedTuple):
     """What the steps of one run of one tenant share."""
 
     root: Path
-    tenant: Tenant
+    tenant: AwsTenant
     request: Request
     hooks: Hooks
     store: state.State
@@ -204,7 +204,7 @@ class _Work(NamedTuple):
         self.hooks.log(f"{self.tenant.id}: {text}")
 
 
-def run_tenant(config: Config, tenant: Tenant, request: Request, hooks: Hooks, run_id: str) -> Summary:
+def run_tenant(config: Config, tenant: AwsTenant, request: Request, hooks: Hooks, run_id: str) -> Summary:
     """Gather, calculate, check and emit one tenant under its claim, and log the run.
 
     `recalculate` starts from the stored billing and redoes every day that is asked for. Raises the ProrataError of the
@@ -381,7 +381,7 @@ def _calculate(work: _Work, summary: Summary) -> Summary:
     return summary
 
 
-def days_due(root: Path, tenant: Tenant, days: dict[state.DayKey, state.Day]) -> set[state.DayKey]:
+def days_due(root: Path, tenant: AwsTenant, days: dict[state.DayKey, state.Day]) -> set[state.DayKey]:
     """The gathered days that a run would look at again: something that their chargeback can depend on has changed.
 
     SourceError if a key table cannot be read.
@@ -392,7 +392,7 @@ def days_due(root: Path, tenant: Tenant, days: dict[state.DayKey, state.Day]) ->
 
 
 def _changed(
-    root: Path, tenant: Tenant, days: dict[state.DayKey, state.Day], causes: dict[state.DayKey, str]
+    root: Path, tenant: AwsTenant, days: dict[state.DayKey, state.Day], causes: dict[state.DayKey, str]
 ) -> set[state.DayKey]:
     sizes, empty_keys = (lake.sizes(root, table, tenant.id) for table in (CHARGEBACK, EMPTY_KEYS))
     return {
@@ -405,7 +405,7 @@ def _changed(
     }
 
 
-def _causes(tenant: Tenant, days: dict[state.DayKey, state.Day]) -> dict[state.DayKey, str]:
+def _causes(tenant: AwsTenant, days: dict[state.DayKey, state.Day]) -> dict[state.DayKey, str]:
     """For each day a digest of everything its chargeback can depend on, from what is known without reading the lake.
 
     Where it is the one stored, the day is done. Where not, the day's own input digest decides.
@@ -422,7 +422,7 @@ def _causes(tenant: Tenant, days: dict[state.DayKey, state.Day]) -> dict[state.D
     }
 
 
-def _common_cause(tenant: Tenant, resolved: rules.Rules) -> str:
+def _common_cause(tenant: AwsTenant, resolved: rules.Rules) -> str:
     """A digest of what all days have in common: the kernel, owners, rules, and the content of key tables."""
     common = hashlib.sha256(f"kernel {allocate.KERNEL_VERSION}\n".encode())
     common.update(tenant.model_dump_json(include={"id", "ecosystem", "owner", "operator"}).encode())
@@ -617,7 +617,7 @@ def _entities(work: _Work, summary: Summary) -> Summary:
     return summary
 
 
-def _named_by_rules(tenant: Tenant) -> set[str]:
+def _named_by_rules(tenant: AwsTenant) -> set[str]:
     """The identities that key tables and percentages may charge."""
     given = inputs(tenant)
     rungs = [rung for ladder in given.rules.ladders.values() for rung in ladder]

@@ -18,7 +18,7 @@ import polars as pl
 from polars.expr.whenthen import ChainedThen, Then
 
 from engine import money, names
-from engine.config import LAST_BASES, OPERANDS, Config, Document, Match, Pool, Rulebook, Rung, Tenant, load_rulebook
+from engine.config import LAST_BASES, OPERANDS, AwsTenant, Config, Document, Match, Pool, Rulebook, Rung, load_rulebook
 from engine.errors import fault, shown
 from engine.frames import RULES, UNALLOCATED, normalised_text, shape, tag_key, with_tags
 
@@ -83,7 +83,7 @@ class Rules(NamedTuple):
         return frozenset(pool.window for pool in self.pools)
 
 
-def resolve(tenant: Tenant) -> Rules:
+def resolve(tenant: AwsTenant) -> Rules:
     """The tenant's rules over the rulebook's. The tenant must be free of faults (see `faults`)."""
     book = rulebook(tenant.ecosystem)
     ladders: dict[str, tuple[Rung, ...]] = {
@@ -102,7 +102,7 @@ def resolve(tenant: Tenant) -> Rules:
     return Rules(tuple(pools), named, _rules_frame(tenant, pools, named))
 
 
-def _with_identities(rung: Rung, tenant: Tenant) -> Rung:
+def _with_identities(rung: Rung, tenant: AwsTenant) -> Rung:
     """The rung with percentages by identity instead of by name."""
     if rung.percentages is None:
         return rung
@@ -141,7 +141,7 @@ def _default_window(match: Match, book: Rulebook) -> str:
 
 
 def _rules_frame(
-    tenant: Tenant, pools: Sequence[ResolvedPool], ladders: Mapping[str, tuple[Rung, ...]]
+    tenant: AwsTenant, pools: Sequence[ResolvedPool], ladders: Mapping[str, tuple[Rung, ...]]
 ) -> pl.DataFrame:
     operator = names.operator(tenant)
     whole = Decimal(1)
@@ -334,14 +334,15 @@ def faults(config: Config, document: Document) -> list[str]:
             where = document.where(("tenants", number, "id"))
             found.append(fault(where, f"tenant {shown(tenant.id)} stands twice", "every tenant once"))
         seen.add(tenant.id)
-        found += _TenantRules(tenant, ("tenants", number), document).faults()
+        if isinstance(tenant, AwsTenant):
+            found += _TenantRules(tenant, ("tenants", number), document).faults()
     return found
 
 
 class _TenantRules:
     """The checks of one tenant's rules; a class only to carry tenant, path and document through them."""
 
-    def __init__(self, tenant: Tenant, path: tuple[str | int, ...], document: Document) -> None:
+    def __init__(self, tenant: AwsTenant, path: tuple[str | int, ...], document: Document) -> None:
         self.tenant, self.path, self.document = tenant, path, document
         book = rulebook(tenant.ecosystem)
         self.ladder_names = {*book.ladders, *tenant.ladders}

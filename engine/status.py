@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from engine import pipeline, state
-from engine.config import Config, Tenant
+from engine.config import AwsTenant, Config
 from engine.errors import ProrataError
 from engine.frames import IDENTITIES
 from engine.sources import aws_cur
@@ -81,13 +81,13 @@ class TenantStatus(NamedTuple):
     faults: tuple[str, ...]
 
 
-def status(config: Config, tenants: Sequence[Tenant]) -> list[TenantStatus]:
+def status(config: Config, tenants: Sequence[AwsTenant]) -> list[TenantStatus]:
     """Where these tenants stand; StoreError if the state is there and cannot be read. Writes nothing."""
     with state.open_state(config.root, write=False) as store:
         return [_tenant_status(config.root, tenant, store) for tenant in tenants]
 
 
-def _tenant_status(root: Path, tenant: Tenant, store: state.State) -> TenantStatus:
+def _tenant_status(root: Path, tenant: AwsTenant, store: state.State) -> TenantStatus:
     days = state.days(store, tenant.id)
     delivered, faults = _delivered(tenant)
     due, more_faults = _due(root, tenant, days)
@@ -105,7 +105,7 @@ def _tenant_status(root: Path, tenant: Tenant, store: state.State) -> TenantStat
     )
 
 
-def _due(root: Path, tenant: Tenant, days: dict[state.DayKey, state.Day]) -> tuple[set[state.DayKey], Sequence[str]]:
+def _due(root: Path, tenant: AwsTenant, days: dict[state.DayKey, state.Day]) -> tuple[set[state.DayKey], Sequence[str]]:
     """The days a run would calculate; those never calculated, and why, if a key table cannot be read."""
     try:
         return pipeline.days_due(root, tenant, days), ()
@@ -118,7 +118,7 @@ class _Delivery(NamedTuple):
     fingerprint: str
 
 
-def _delivered(tenant: Tenant) -> tuple[dict[str, _Delivery] | None, Sequence[str]]:
+def _delivered(tenant: AwsTenant) -> tuple[dict[str, _Delivery] | None, Sequence[str]]:
     """Billing period -> its newest delivery on disk; None, and why, if that cannot be said."""
     try:
         found = aws_cur.discover(tenant.source.path, tenant.source.report)
@@ -129,7 +129,7 @@ def _delivered(tenant: Tenant) -> tuple[dict[str, _Delivery] | None, Sequence[st
 
 def _bills(
     store: state.State,
-    tenant: Tenant,
+    tenant: AwsTenant,
     days: dict[state.DayKey, state.Day],
     due: set[state.DayKey],
     delivered: dict[str, _Delivery] | None,
@@ -192,7 +192,7 @@ def _days(days: Sequence[state.Day], pending: int) -> Days:
     return Days(len(days), len(days) - pending, pending, min(dates, default=None), max(dates, default=None))
 
 
-def _emissions(store: state.State, tenant: Tenant, emitter: str) -> Emissions:
+def _emissions(store: state.State, tenant: AwsTenant, emitter: str) -> Emissions:
     records = [record for record in state.emissions(store, tenant.id) if record.emitter == emitter]
     failed = [record for record in records if record.outcome == "failed"]
     done = sum(record.outcome in ("emitted", "skipped") for record in records)
@@ -200,7 +200,7 @@ def _emissions(store: state.State, tenant: Tenant, emitter: str) -> Emissions:
     return Emissions(emitter, done, pending, len(failed), failed[0].error if failed else None)
 
 
-def _unknown_owners(root: Path, tenant: Tenant) -> tuple[str, ...]:
+def _unknown_owners(root: Path, tenant: AwsTenant) -> tuple[str, ...]:
     """Owners that only tags name; () if the configuration names none, or nothing is stored yet."""
     file = root / "lake" / IDENTITIES.name / f"tenant_id={tenant.id}" / "current.parquet"
     if not tenant.owner.identities or not file.exists():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import rules
-from engine.config import Tenant
+from engine.config import AwsTenant
 from engine.frames import BILLING, normalised, normalised_text, tag_key
 from tests.property.strategies import DETERMINED
 from tests.reference.allocation import canonical_tag_key, glob, normal
@@ -39,8 +39,8 @@ def test_tag_keys_are_canonical_alike(key: str) -> None:
     assert tag_key(tag_key(key)) == tag_key(key)
 
 
-def tenant(pattern: str) -> Tenant:
-    return Tenant.model_validate(
+def tenant(pattern: str) -> AwsTenant:
+    return AwsTenant.model_validate(
         {
             "id": "acme",
             "ecosystem": "aws",

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from engine import money
-from engine.config import Tenant
+from engine.config import AwsTenant
 from engine.frames import BILLING, RULES, WEIGHTS, Table
 
 DAY = dt.date(2025, 9, 1)
@@ -37,7 +37,7 @@ HOSTILE = [
 """Texts from outside that have broken somebody's parser."""
 
 
-def tenant(**fields: Any) -> Tenant:
+def tenant(**fields: Any) -> AwsTenant:
     """A tenant whose owner tag is `team`, as the configuration gives it."""
     plain: dict[str, Any] = {
         "id": "acme",
@@ -45,7 +45,7 @@ def tenant(**fields: Any) -> Tenant:
         "source": {"kind": "aws_cur", "path": "cur"},
         "owner": {"tags": ["team"]},
     }
-    return Tenant.model_validate(plain | fields)
+    return AwsTenant.model_validate(plain | fields)
 
 
 def pool(name: str = "p", ladder: Any = ({"basis": "unallocated"},), **fields: Any) -> dict[str, Any]:

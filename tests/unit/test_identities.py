@@ -10,7 +10,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from engine import names
-from engine.config import Owner, Tenant
+from engine.config import AwsTenant, Owner
 from engine.errors import ContractError
 from engine.frames import IDENTITIES, RESOURCES, USAGE, check_rows
 from engine.identities import identities, key_principals, known_identities, resolved, resources, with_owner
@@ -171,7 +171,7 @@ def test_no_usage_is_no_usage() -> None:
 # ------------------------------------------------------------------------------------------------ IDENTITIES
 
 
-def full_tenant() -> Tenant:
+def full_tenant() -> AwsTenant:
     aliases = {"pay": "payments", "srch": "Search"}
     return tenant(
         operator="Platform", owner={"tags": ["team"], "identities": ["Search", "mobile "], "aliases": aliases}

@@ -11,7 +11,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from engine import rules
-from engine.config import Rung, Tenant
+from engine.config import AwsTenant, Rung
 from engine.frames import BILLING, RULES, check_rows
 from engine.rules import LABELS, SCOPES, Rules, match, metric, resolve
 from tests.unit.cases import HOSTILE, PERIOD, billing, pool, tenant
@@ -24,7 +24,7 @@ def rows_of(given: Rules, rule_id: str, *columns: str) -> list[tuple[Any, ...]]:
     return given.frame.filter(rule_id=rule_id).select(columns).rows()
 
 
-def versions(given: Tenant) -> dict[str, str]:
+def versions(given: AwsTenant) -> dict[str, str]:
     frame = resolve(given).frame.select("rule_id", "version").unique()
     assert frame["rule_id"].is_unique().all(), "one version per rule"
     return dict(frame.rows())
@@ -269,7 +269,7 @@ def test_a_version_does_not_change_with_other_pools_or_the_ladders_name() -> Non
 # ------------------------------------------------------------------------------------------------ match
 
 
-def matched(lines: pl.DataFrame, given: Tenant) -> pl.DataFrame:
+def matched(lines: pl.DataFrame, given: AwsTenant) -> pl.DataFrame:
     """Lines with an owner column (else nobody's) matched by the tenant's rules."""
     owned = lines if "owner" in lines.columns else lines.with_columns(owner=pl.lit(""))
     return match(owned.lazy(), resolve(given)).collect()

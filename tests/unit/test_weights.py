@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from engine import names
-from engine.config import Tenant
+from engine.config import AwsTenant
 from engine.errors import ContractError
 from engine.frames import USAGE, WEIGHTS, check_rows
 from engine.identities import key_principals, with_owner
@@ -44,7 +44,7 @@ def usage(*values: tuple[str, str, str, str]) -> pl.DataFrame:
 class Found:
     """The weights of some lines, by weight group and rung."""
 
-    def __init__(self, given: Tenant, lines: pl.DataFrame, samples: pl.DataFrame | None = None) -> None:
+    def __init__(self, given: AwsTenant, lines: pl.DataFrame, samples: pl.DataFrame | None = None) -> None:
         rules = resolve(given)
         matched = match(with_owner(lines.lazy(), given.owner), rules).collect()
         cost = direct_cost_in_windows(direct_cost(matched.lazy(), names.operator(given)))
@@ -64,7 +64,7 @@ def owned(team: str, amount: str = "1", **fields: Any) -> dict[str, Any]:
     return {"tags": {"team": team}, "amount": amount, **fields}
 
 
-def with_rung(rung: dict[str, Any], **fields: Any) -> Tenant:
+def with_rung(rung: dict[str, Any], **fields: Any) -> AwsTenant:
     """A tenant whose shared lines (of region `shared`) weigh by this rung, by day unless a window is given."""
     window = {"window": fields.pop("window")} if "window" in fields else {}
     rungs = [rung, {"basis": "unallocated"}]
