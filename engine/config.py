@@ -11,7 +11,7 @@ import re
 from collections.abc import Hashable, Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -437,14 +437,28 @@ def _model_faults(document: Document, error: ValidationError, model: type[BaseMo
     for item in error.errors():
         path = _document_path(item["loc"], {} if document.value is None else document.value)
         if item["type"] == "extra_forbidden":
-            yield fault(document.where(path), f"unknown key {shown(str(path[-1]))}", _known_keys(model, path))
+            known = _known_keys(model, path, item["loc"])
+            yield fault(document.where(path), f"unknown key {shown(str(path[-1]))}", known)
         elif item["type"] == "missing":
             yield fault(document.where(path), "missing", "a value")
+        elif item["type"].startswith("union_tag_"):
+            yield _tag_fault(document, path, item)
         elif path not in seen:
             value = item["input"]
             what = shown(value) if isinstance(value, str) else "nothing" if value is None else _kind(value)
             yield fault(document.where(path), f"value {what}", _expectation(item))
         seen.add(path)
+
+
+def _tag_fault(document: Document, path: Path_, error: Any) -> str:
+    """What is wrong with the value that says of which kind a mapping is."""
+    path = (*path, error["ctx"]["discriminator"].strip("'"))
+    value = error["input"].get(path[-1]) if isinstance(error["input"], dict) else None
+    seen = "missing" if value is None else f"value {shown(value) if isinstance(value, str) else _kind(value)}"
+    return fault(document.where(path), seen, f"one of {_TENANT_KINDS}")
+
+
+_TENANT_KINDS = "'aws', 'confluent_cloud'"
 
 
 def _kind(value: Any) -> str:
@@ -466,20 +480,27 @@ def _document_path(location: tuple[str | int, ...], value: Any) -> Path_:
     return tuple(path)
 
 
-def _known_keys(model: type[BaseModel], path: Path_) -> str:
-    """The keys the mapping that holds `path` may have."""
+def _known_keys(model: type[BaseModel], path: Path_, location: Path_) -> str:
+    """The keys the mapping that holds `path` may have; `location` also has the tags of unions on the way."""
     current: type[BaseModel] | None = model
     for step in path[:-1]:
         if isinstance(step, str) and current is not None and step in current.model_fields:
-            current = _inner_model(current.model_fields[step].annotation)
+            models = list(_inner_models(current.model_fields[step].annotation))
+            current = next((found for found in models if _tag(found) in location), next(iter(models), None))
     return f"one of {', '.join(current.model_fields)}" if current is not None else "no such key"
 
 
-def _inner_model(annotation: Any) -> type[BaseModel] | None:
+def _inner_models(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    found = (_inner_model(argument) for argument in getattr(annotation, "__args__", ()))
-    return next((model for model in found if model is not None), None)
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _inner_models(argument)
+
+
+def _tag(model: type[BaseModel]) -> str | None:
+    """The ecosystem that tells a tenant's model from the others'."""
+    field = model.model_fields.get("ecosystem")
+    return str(get_args(field.annotation)[0]) if field is not None else None
 
 
 def _checked(document: Document, model: type[Model]) -> tuple[Model | None, list[str]]:

@@ -518,8 +518,8 @@ def test_yaml_with_duplicate_and_unknown_keys(place: Place) -> None:
         assert len(said) == 3, said
         for pattern in (
             rf"{where}:\d+: tenants\[0\]\.operator: key 'operator' stands twice \(first in line \d+\); expected .*",
-            rf"{where}:\d+: tenants\[0\]\.oparator: unknown key 'oparator'; expected one of id, ecosystem, .*",
-            rf"{where}:\d+: rot: unknown key 'rot'; expected one of root, max_parallel_days, tenants",
+            rf"{where}:\d+: tenants\[0\]\.oparator: unknown key 'oparator'; expected one of id, operator, .*",
+            rf"{where}:\d+: rot: unknown key 'rot'; expected one of root, max_parallel_days, .*",
         ):
             assert [text for text in said if re.fullmatch(pattern, text)], f"{pattern} not in {said}"
     assert differences(place.store(), before) == []

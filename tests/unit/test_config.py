@@ -300,8 +300,10 @@ def test_a_file_that_is_no_mapping(folder: Folder, text: str, seen: str) -> None
 
 def test_what_is_missing_is_told_at_its_nearest_ancestor(folder: Folder) -> None:
     assert folder.faults("root: a\ntenants:\n  - id: acme\n    source: {kind: aws_cur}\n") == [
-        "prorata.yaml:3: tenants[0].ecosystem: missing; expected a value",
-        "prorata.yaml:4: tenants[0].source.path: missing; expected a value",
+        "prorata.yaml:3: tenants[0].ecosystem: missing; expected one of 'aws', 'confluent_cloud'",
+    ]
+    assert folder.faults("root: a\ntenants:\n  - id: acme\n    ecosystem: aws\n    source: {kind: aws_cur}\n") == [
+        "prorata.yaml:5: tenants[0].source.path: missing; expected a value",
         "prorata.yaml:3: tenants[0].owner: missing; expected a value",
     ]
 
@@ -377,7 +379,7 @@ def test_what_is_missing_is_told_at_its_nearest_ancestor(folder: Folder) -> None
         (
             BASE.replace("ecosystem: aws", "ecosystem: AWS"),
             "4: tenants[0].ecosystem: value 'AWS'",
-            "one of 'aws'",
+            "one of 'aws', 'confluent_cloud'",
         ),
         (
             with_tenant("operator: '  '"),
@@ -561,16 +563,19 @@ tenants:
 """
     form = [line for line in folder.faults(text) if "can never match" not in line]
     assert sorted(form, key=lambda line: int(line.split(":")[1])) == [
-        "prorata.yaml:2: zzz: unknown key 'zzz'; expected one of root, max_parallel_days, tenants",
+        (
+            "prorata.yaml:2: zzz: unknown key 'zzz'; expected one of"
+            " root, max_parallel_days, max_parallel_tenants, tenants"
+        ),
         (
             "prorata.yaml:6: tenants[0].zz: unknown key 'zz'; expected one of"
-            " id, ecosystem, source, owner, operator, keys, ladders, pools, emitters"
+            " id, operator, ladders, teams, emitters, ecosystem, source, owner, keys, pools"
         ),
         "prorata.yaml:7: tenants[0].source.q: unknown key 'q'; expected one of kind, path, report",
         "prorata.yaml:8: tenants[0].owner.tag: unknown key 'tag'; expected one of tags, identities, aliases",
         (
             "prorata.yaml:9: tenants[0].ladders.own[0].Basis: unknown key 'Basis';"
-            " expected one of basis, key, keys, percentages, scope"
+            " expected one of basis, key, keys, metrics, population, percentages, scope, cost_type, detail"
         ),
         (
             "prorata.yaml:11: tenants[0].pools[0].match.Service: unknown key 'Service';"
@@ -578,7 +583,7 @@ tenants:
         ),
         (
             "prorata.yaml:11: tenants[0].pools[0].ladder[0].ky: unknown key 'ky';"
-            " expected one of basis, key, keys, percentages, scope"
+            " expected one of basis, key, keys, metrics, population, percentages, scope, cost_type, detail"
         ),
         (
             "prorata.yaml:11: tenants[0].pools[0].wndow: unknown key 'wndow';"
@@ -921,7 +926,10 @@ tenants:
 """
     assert folder.faults(text) == [
         "prorata.yaml:2: root: key 'root' stands twice (first in line 1); expected every key once",
-        "prorata.yaml:3: zzz: unknown key 'zzz'; expected one of root, max_parallel_days, tenants",
+        (
+            "prorata.yaml:3: zzz: unknown key 'zzz'; expected one of"
+            " root, max_parallel_days, max_parallel_tenants, tenants"
+        ),
         "prorata.yaml:13: tenants[0].pools[0].ladder[0].percentages: percentages total 90; expected a total of 100",
         (
             "prorata.yaml:13: tenants[0].pools[0].ladder[0].percentages.platform: 'platform' in a denominator;"
@@ -953,7 +961,7 @@ def test_a_rulebook_is_read_as_strictly(tmp_path: Path) -> None:
         load_rulebook(file)
     assert [line.removeprefix(f"{file}:") for line in caught.value.faults] == [
         "3: ladders: key 'ladders' stands twice (first in line 1); expected every key once",
-        "2: pols: unknown key 'pols'; expected one of ladders, pools, month_window",
+        "2: pols: unknown key 'pols'; expected one of ladders, pools, month_window, products, default_product",
     ]
 
 

@@ -33,6 +33,8 @@ def table_rows(table: Table, count: int = 7, seed: int = 0) -> pl.DataFrame:
             drawn: list[Any] = [random_.choice(HOSTILE) for _ in range(count)]
         elif dtype == pl.Date():
             drawn = [dt.date(1969, 12, 30) + dt.timedelta(random_.randrange(4)) for _ in range(count)]
+        elif dtype == pl.Datetime("us"):
+            drawn = [dt.datetime(1969, 12, 31, 23, 59, 59, random_.randrange(9)) for _ in range(count)]
         elif isinstance(dtype, pl.Decimal):
             drawn = [f"{random_.randrange(-3, 3)}.{random_.randrange(3)}" for _ in range(count)]
         else:
@@ -53,6 +55,13 @@ def in_chunks(frame: pl.DataFrame, table: Table, *lengths: int) -> str | None:
 # ------------------------------------------------------------------------------------------------ the definition
 
 
+def physical(value: Any) -> Any:
+    """Days, or microseconds, since 1970; what is a number already stays."""
+    if isinstance(value, dt.datetime):
+        return (value - dt.datetime(1970, 1, 1)) // dt.timedelta(microseconds=1)
+    return (value - dt.date(1970, 1, 1)).days if isinstance(value, dt.date) else value
+
+
 def column_hash(values: list[Any], dtype: pl.DataType) -> bytes:
     """What the definition says of one column's values."""
     if dtype == pl.String():
@@ -61,8 +70,8 @@ def column_hash(values: list[Any], dtype: pl.DataType) -> bytes:
         width = 0 if count <= 1 else 1 if count <= 256 else 2 if count <= 65536 else 4
         codes = b"".join(place[value].to_bytes(width, "little") for value in values) if width else b""
         return codes + b"".join(f"{len(text.encode())}:{text}".encode() for text in distinct)
-    widths = {pl.Int16(): 2, pl.Int64(): 8, pl.Date(): 4}
-    numbers = [(value - dt.date(1970, 1, 1)).days if isinstance(value, dt.date) else value for value in values]
+    widths = {pl.Int16(): 2, pl.Int64(): 8, pl.Date(): 4, pl.Datetime("us"): 8}
+    numbers = [physical(value) for value in values]
     if isinstance(dtype, pl.Decimal):
         numbers = [int(Fraction(value) * 10**12) for value in values]
     return b"".join(number.to_bytes(widths.get(dtype, 16), "little", signed=True) for number in numbers)
@@ -182,7 +191,13 @@ def test_processes_threads_and_hash_seeds_do_not_matter() -> None:
 
 # ------------------------------------------------------------------------------------------------ another
 
-OTHER = {pl.String(): "other", pl.Date(): dt.date(1999, 9, 9), pl.Int16(): 77, pl.Int64(): 77}
+OTHER = {
+    pl.String(): "other",
+    pl.Date(): dt.date(1999, 9, 9),
+    pl.Datetime("us"): dt.datetime(1999, 9, 9),
+    pl.Int16(): 77,
+    pl.Int64(): 77,
+}
 
 
 @pytest.mark.parametrize("place", [0, 3, 6])

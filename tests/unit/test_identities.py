@@ -184,7 +184,7 @@ def test_known_identities_are_sorted_and_once() -> None:
 
 
 def test_identities_are_those_of_the_configuration_and_of_tags() -> None:
-    first, last = dt.date(2025, 9, 1), dt.date(2025, 9, 30)
+    first, last = dt.datetime(2025, 9, 1), dt.datetime(2025, 9, 30)
     seen = pl.DataFrame(
         {"owner": ["search", "zebra", "platform"], "first_seen_at": [first] * 3, "last_seen_at": [last] * 3},
         schema=NO_OWNERS.schema,
@@ -241,8 +241,8 @@ def test_resources_are_one_row_each_with_their_days() -> None:
     found = resources(lines.lazy())
     check_rows(found, RESOURCES)
     assert found.select("id", "type", "scope", "first_seen_at", "last_seen_at").rows() == [
-        ("i-1", "A", "1", dt.date(2025, 9, 1), dt.date(2025, 9, 1)),
-        ("i-2", "A", "2", dt.date(2025, 9, 2), dt.date(2025, 9, 3)),
+        ("i-1", "A", "1", dt.datetime(2025, 9, 1), dt.datetime(2025, 9, 1)),
+        ("i-2", "A", "2", dt.datetime(2025, 9, 2), dt.datetime(2025, 9, 3)),
     ]
     assert resources(lines.reverse().lazy()).equals(found)
 

@@ -167,7 +167,13 @@ def test_a_plain_glob_reads_an_empty_lake(root: Path, table: Table) -> None:
         found = connection.execute(f"describe select * from '{root}/lake/{table.name}/**/*.parquet'").fetchall()
         count = connection.execute(f"select count(*) from '{root}/lake/{table.name}/**/*.parquet'").fetchone()
     assert count == (0,)
-    kinds = {pl.String(): "VARCHAR", pl.Date(): "DATE", pl.Int16(): "SMALLINT", pl.Int64(): "BIGINT"}
+    kinds = {
+        pl.String(): "VARCHAR",
+        pl.Date(): "DATE",
+        pl.Datetime("us"): "TIMESTAMP",
+        pl.Int16(): "SMALLINT",
+        pl.Int64(): "BIGINT",
+    }
     month = [("month", "VARCHAR")] if "billing_period" in table.schema else []
     assert [(name, kind) for name, kind, *_ in found] == [
         *((name, kinds.get(dtype, "DECIMAL(38,12)")) for name, dtype in table.schema.items()), *month,
@@ -192,7 +198,13 @@ def test_a_plain_glob_reads_empty_and_full_files_together(root: Path) -> None:
 def test_text_is_plain_and_amounts_are_decimals_on_disk(root: Path, table: Table) -> None:
     written = lake.write(root / "tmp" / "acme" / "x.part", table, [encoded(rows(table, {}))])
     arrow = {field.name: field.type for field in pq.read_schema(written.path)}
-    kinds = {pl.String(): pa.string(), pl.Date(): pa.date32(), pl.Int16(): pa.int16(), pl.Int64(): pa.int64()}
+    kinds = {
+        pl.String(): pa.string(),
+        pl.Date(): pa.date32(),
+        pl.Datetime("us"): pa.timestamp("us"),
+        pl.Int16(): pa.int16(),
+        pl.Int64(): pa.int64(),
+    }
     assert arrow == {name: kinds.get(dtype, pa.decimal128(38, 12)) for name, dtype in table.schema.items()}
     assert pl.read_parquet_schema(written.path) == table.schema
     required = {field.name for field in pq.read_schema(written.path) if not field.nullable}
