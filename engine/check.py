@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import polars as pl
 
-from engine import lake, pipeline, rules, state, warehouse
+from engine import decide, lake, pipeline, rules, state, warehouse
 from engine.config import AwsTenant, Config
 from engine.errors import LedgerError, ProrataError, fault, shown
 from engine.frames import BILLING, USAGE, empty
@@ -81,8 +81,8 @@ def _bills(root: Path, tenant: AwsTenant, matched: set[str]) -> Iterator[Finding
 
 def _match(tenant: AwsTenant, billing: pl.LazyFrame, matched: set[str]) -> None:
     """Add the rules that lines of this billing fall under."""
-    given = pipeline.Inputs(tenant, rules.resolve(tenant), empty(USAGE))
-    matched.update(pipeline.matched(billing, given).select(pl.col("rule_id").unique()).collect()["rule_id"])
+    given = decide.Inputs(tenant, rules.resolve(tenant), empty(USAGE))
+    matched.update(decide.matched(billing, given).select(pl.col("rule_id").unique()).collect()["rule_id"])
 
 
 def _keys(_root: Path, tenant: AwsTenant, _matched: set[str]) -> Iterator[Finding]:

@@ -78,7 +78,7 @@ Share = Annotated[Decimal, BeforeValidator(_plain_decimal), Field(gt=0, le=1, ma
 Percentage = Annotated[Decimal, BeforeValidator(_plain_decimal), Field(ge=0, le=100, max_digits=15, decimal_places=12)]
 Ratio = Annotated[Decimal, BeforeValidator(_plain_decimal), Field(gt=0, lt=10**6, max_digits=18, decimal_places=12)]
 Window = Literal["day", "month"]
-Population = Literal["owners", "active", "metrics_derived", "period_owners"]
+Population = Literal["owners", "resource_active", "metrics_derived", "active", "period_owners", "period_accounts"]
 Metric = Literal["bytes_in", "bytes_out", "flink_cfu", "running_statements"]
 ProductType = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$")]
 Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
@@ -97,8 +97,11 @@ class _Model(BaseModel):
 class Rung(_Model):
     """One rung of a ladder: a basis and the one operand it needs; and, in a ladder of products, its labels.
 
-    `metrics`: what was measured on the line's resource, summed over the named ones. `population`: who shares alike.
-    `cost_type` and `detail` take the place of the labels that the basis and the rule give.
+    `population`: who shares alike. Of the line's resource: `resource_active` (whom the inventory names as owners),
+    `metrics_derived` (who was seen in `metrics`), `active` (both); of the whole tenant: `period_owners` (every identity
+    that may own something), `period_accounts` (those but principals that only metrics name). `metrics`: what was
+    measured on the line's resource; a usage rung weighs by their sum. `cost_type` and `detail` take the place of the
+    labels that the basis gives.
     """
 
     basis: Basis

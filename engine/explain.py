@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from engine import lake, pipeline, rules, state
+from engine import decide, lake, rules, state
 from engine.config import AwsTenant, Config
 from engine.errors import LedgerError, StoreError, UsageError, fault, shown
 from engine.frames import BILLING, CHARGEBACK, EMPTY_KEYS, USAGE, empty
@@ -277,8 +277,8 @@ def _payer(identity_id: str, weight: int, before: int, total: int, part_units: i
 
 
 def _today(tenant: AwsTenant, ours: rules.Rules, line: pl.DataFrame, row: dict[str, Any]) -> Today:
-    given = pipeline.Inputs(tenant, ours, empty(USAGE))
-    decided = pipeline.matched(line.lazy(), given).collect().row(0, named=True)
+    given = decide.Inputs(tenant, ours, empty(USAGE))
+    decided = decide.matched(line.lazy(), given).collect().row(0, named=True)
     version = ours.frame.filter(pl.col("rule_id") == decided["rule_id"])["version"][0]
     same = (decided["rule_id"], version) == (row["rule_id"], row["rule_version"])
     # The rule for owned lines is one for all owners, so it is also asked who the owner is.

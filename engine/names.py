@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.config import AwsTenant, Owner
+from engine.config import AwsTenant, ConfluentTenant, Owner
 from engine.frames import normalised_text
 
 
@@ -17,6 +17,8 @@ def identity(owner: Owner, name: str) -> str:
     return aliases(owner).get(spelled, spelled)
 
 
-def operator(tenant: AwsTenant) -> str:
-    """The operator's identity, '' if the tenant names none."""
-    return identity(tenant.owner, tenant.operator) if tenant.operator else ""
+def operator(tenant: AwsTenant | ConfluentTenant) -> str:
+    """The operator's identity, '' if the tenant names none. Only owners that stand in tags have other spellings."""
+    if not tenant.operator:
+        return ""
+    return identity(tenant.owner, tenant.operator) if isinstance(tenant, AwsTenant) else tenant.operator

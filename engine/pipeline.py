@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 import polars as pl
 
-from engine import allocate, digests, identities, lake, names, rules, state, weights
+from engine import allocate, digests, identities, lake, rules, state
 from engine.config import AwsTenant, Config, load
+from engine.decide import MEASURES_OF, Decided, Inputs, decide, direct_cost, matched
 from engine.emitters import sqlite
 from engine.errors import (
     ConfigError,
@@ -48,24 +49,6 @@ from engine.frames import (
 )
 from engine.sources import aws_cur, key_table
 
-MEASURES = ("amount",)
-"""The measures that AWS bills fill."""
-
-
-class Inputs(NamedTuple):
-    """What a tenant's allocation needs besides its billing: rules, and USAGE with principals as identities."""
-
-    tenant: AwsTenant
-    rules: rules.Rules
-    usage: pl.DataFrame
-
-
-class Allocation(NamedTuple):
-    """CHARGEBACK and EMPTY_KEYS of some days."""
-
-    chargeback: pl.DataFrame
-    empty_keys: pl.DataFrame
-
 
 def configured(file: Path) -> Config:
     """The configuration of a file; ConfigError with every fault of its form and its rules."""
@@ -84,65 +67,6 @@ def inputs(tenant: AwsTenant) -> Inputs:
         usage = key_table.read_key_table(path, tenant.id)
         tables.append(identities.key_principals(usage, tenant, where=str(path)))
     return Inputs(tenant, rules.resolve(tenant), pl.concat([empty(USAGE), *tables]))
-
-
-def allocate_period(billing: pl.DataFrame, given: Inputs) -> Allocation:
-    """BILLING of one billing period -> its CHARGEBACK and EMPTY_KEYS, in memory: all days at once, nothing stored.
-
-    The same stages as a run's, which goes day by day.
-    """
-    lines = matched(billing.lazy(), given).collect().sort(BILLING.key)
-    cost = direct_cost(lines.lazy(), given)
-    decided = decide(lines, cost, given)
-    rows = allocate.fan_out(allocate.split(lines, decided.plan, measures=MEASURES), measures=MEASURES).collect()
-    allocate.check_line_sums(lines, rows, MEASURES)
-    days = lines.select("tenant_id", "billing_period", "charge_date", "rule_id", "weight_scope").unique()
-    asked = days.join(decided.empty_keys, on=["rule_id", "weight_scope"], how="inner").select(EMPTY_KEYS.columns)
-    return Allocation(rows, asked.sort(EMPTY_KEYS.key))
-
-
-def matched(billing: pl.LazyFrame, given: Inputs) -> pl.LazyFrame:
-    """BILLING -> the same rows with owner, rule_id, window and weight_scope."""
-    return rules.match(identities.with_owner(billing, given.tenant.owner), given.rules)
-
-
-def direct_cost(lines: pl.LazyFrame, given: Inputs) -> pl.DataFrame:
-    """Lines with owners -> `weights.direct_cost`."""
-    return weights.direct_cost(lines, names.operator(given.tenant))
-
-
-class Decided(NamedTuple):
-    """What is decided for some lines: who bears them, and the keys that were empty (by rule and weight scope)."""
-
-    plan: allocate.Plan
-    empty_keys: pl.DataFrame
-
-
-def decide(lines: pl.DataFrame, cost: pl.DataFrame, given: Inputs) -> Decided:
-    """Matched lines of one billing period, and direct cost of its windows -> winning rungs and shares."""
-    wanted = weights.groups(lines.lazy(), given.rules)
-    days = lines["charge_date"].unique().dt.to_string("%Y-%m-%d")
-    periods = lines["billing_period"].unique()
-    known = weights.Known(
-        weights.direct_cost_in_windows(cost),
-        weights.usage_in_windows(given.usage, str(periods.first() or ""), days),
-    )
-    weighed = weights.weigh(wanted, given.rules, known)
-    rungs = allocate.rungs_asked(lines, given.rules.frame, weighed.weights)
-    return Decided(allocate.planned(rungs, weighed.weights), _empty_keys(rungs, weighed.empty_keys))
-
-
-def _empty_keys(rungs: pl.DataFrame, of_weighted: pl.DataFrame) -> pl.DataFrame:
-    """Rungs that weighed nothing, and single empty keys of the `weighted` rungs that were tried."""
-    lost = allocate.empty_keys(rungs).filter(pl.col("basis") != "weighted")
-    first_held = pl.col("rung").filter("holds").min().over("rule_id", "weight_scope", "part")
-    keys = (
-        rungs.filter(pl.col("rung") <= first_held)
-        .drop("metric")
-        .join(of_weighted, on=["weight_group", "rung"], how="inner")
-        .select(lost.columns)
-    )
-    return pl.concat([lost, keys]).sort("rule_id", "part", "rung", "weight_scope", "metric")
 
 
 class Hooks(NamedTuple):
@@ -513,11 +437,12 @@ def _calculated(work: _Work, given: Inputs, day: state.Day, cause: str, period_c
         state.commit_day(work.store, _as_calculated(day, cause))
         return _Done(key, None)
     calculation_id = input_digest[:16]
-    split = allocate.split(codes, allocate.encoded(decided.plan, codes), measures=MEASURES)
+    measures = MEASURES_OF[work.tenant.ecosystem]
+    split = allocate.split(codes, allocate.encoded(decided.plan, codes), measures=measures)
     written = lake.write(
         place.temporary(work.root),
         CHARGEBACK,
-        _checked_rows(split, codes, calculation_id),
+        _checked_rows(split, codes, measures, calculation_id),
         calculation_id=calculation_id,
     )
     # From here to the commit the lake and the state may differ, and sizes do not always tell.
@@ -563,13 +488,15 @@ def _as_calculated(day: state.Day, cause: str) -> state.CalculatedDay:
     return state.CalculatedDay(**kept, cause_digest=cause)
 
 
-def _checked_rows(split: allocate.Split, lines: pl.DataFrame, calculation_id: str) -> Iterator[pl.DataFrame]:
+def _checked_rows(
+    split: allocate.Split, lines: pl.DataFrame, measures: tuple[str, ...], calculation_id: str
+) -> Iterator[pl.DataFrame]:
     """The day's CHARGEBACK in chunks, each checked before it is written: order, keys, nulls, every line's sum."""
     offset = 0
     for chunk in allocate.chunks(split, lake.ROW_GROUP_ROWS):
-        rows = allocate.fan_out(chunk, measures=MEASURES, calculation_id=calculation_id).collect()
+        rows = allocate.fan_out(chunk, measures=measures, calculation_id=calculation_id).collect()
         count = int(chunk.rows["_lead"].sum())
-        allocate.check_line_sums(lines.slice(offset, count), rows, MEASURES)
+        allocate.check_line_sums(lines.slice(offset, count), rows, measures)
         offset += count
         yield check_ordered(rows, CHARGEBACK)
     if offset != lines.height:

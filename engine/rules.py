@@ -1,6 +1,7 @@
-"""Ladders and pools -> RULES, and the match of every line to exactly one rule.
+"""Ladders, pools and products -> RULES, and the match of every line to exactly one rule.
 
 Rules are data: the tenant's YAML over the rulebook's. What cannot work is refused here, with the place in the file.
+Where owners stand in tags, lines are matched by pools; where they do not, by their product.
 """
 
 from __future__ import annotations
@@ -8,17 +9,31 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import cache, reduce
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import polars as pl
 from polars.expr.whenthen import ChainedThen, Then
 
 from engine import money, names
-from engine.config import LAST_BASES, OPERANDS, AwsTenant, Config, Document, Match, Pool, Rulebook, Rung, load_rulebook
+from engine.config import (
+    LAST_BASES,
+    OPERANDS,
+    AwsTenant,
+    Config,
+    ConfluentTenant,
+    Document,
+    Match,
+    Pool,
+    Product,
+    Rulebook,
+    Rung,
+    load_rulebook,
+)
 from engine.errors import fault, shown
 from engine.frames import RULES, UNALLOCATED, normalised_text, shape, tag_key, with_tags
 
@@ -37,6 +52,20 @@ LABELS: dict[str, tuple[str, str]] = {
 
 DIRECT = "direct"
 UNTAGGED = "untagged"
+UNKNOWN_PRODUCT = "unknown_product"
+"""The rule of lines whose product type no rule names."""
+MALFORMED = "malformed_billing"
+"""The rule of lines that stand for a record that could not be understood; their resources are named `MALFORMED_*`."""
+_INACTIVE = Rung(basis="unallocated", detail="inactive_fraction")
+"""Who bears the fraction of a day in which a resource was not there."""
+_FAILED = Rung(basis="unallocated", detail="metrics_fetch_failed")
+"""Who bears what a metric should have split that could not be read."""
+ALLOCATION_FAILED = "allocation_failed"
+DETAILS = {"usage": "usage_ratio_allocation", "even": "even_split_allocation"}
+"""Basis -> allocation_detail of a product's rung that names none; a last rung: see `_detail`."""
+TENANT_WIDE = frozenset({"period_owners", "period_accounts"})
+"""Populations that do not depend on the line's resource."""
+SECONDS_A_DAY = 86_400
 _OWN_LADDER = "rule:"
 """Before the names of the two ladders that no configuration can name."""
 SCOPES: dict[str, tuple[str, ...]] = {
@@ -71,20 +100,37 @@ class ResolvedPool(NamedTuple):
     parts: tuple[ResolvedPart, ...]
 
 
+class ResolvedProduct(NamedTuple):
+    """A rule for lines of one product: its parts, and what becomes of days in which the resource lived in part."""
+
+    parts: tuple[ResolvedPart, ...]
+    partial_life: str = "whole"
+
+
 class Rules(NamedTuple):
-    """A tenant's rules: pools in the order in which they are tried, ladders by name, and the table RULES."""
+    """A tenant's rules.
+
+    Pools in the order in which they are tried, ladders by name, the table RULES, products by rule_id, and the identity
+    that operator rungs charge.
+    """
 
     pools: tuple[ResolvedPool, ...]
     ladders: Mapping[str, tuple[Rung, ...]]
     frame: pl.DataFrame
+    products: Mapping[str, ResolvedProduct] = MappingProxyType({})
+    operator: str = ""
 
     def windows(self) -> frozenset[str]:
         """The windows that any pool uses."""
         return frozenset(pool.window for pool in self.pools)
 
 
-def resolve(tenant: AwsTenant) -> Rules:
+def resolve(tenant: AwsTenant | ConfluentTenant) -> Rules:
     """The tenant's rules over the rulebook's. The tenant must be free of faults (see `faults`)."""
+    return _pool_rules(tenant) if isinstance(tenant, AwsTenant) else _product_rules(tenant)
+
+
+def _pool_rules(tenant: AwsTenant) -> Rules:
     book = rulebook(tenant.ecosystem)
     ladders: dict[str, tuple[Rung, ...]] = {
         name: tuple(rungs) for name, rungs in {**book.ladders, **tenant.ladders}.items()
@@ -94,12 +140,12 @@ def resolve(tenant: AwsTenant) -> Rules:
     own = {pool.name for pool in tenant.pools}
     pools = []
     for pool in [*tenant.pools, *(pool for pool in book.pools if pool.name not in own)]:
-        parts = tuple(_named_parts(pool, ladders))
+        parts = tuple(_named_parts(f"pool:{pool.name}", pool, ladders))
         pools.append(
             ResolvedPool(f"pool:{pool.name}", pool.match, pool.window or _default_window(pool.match, book), parts)
         )
     named = {name: tuple(_with_identities(rung, tenant) for rung in ladder) for name, ladder in ladders.items()}
-    return Rules(tuple(pools), named, _rules_frame(tenant, pools, named))
+    return Rules(tuple(pools), named, _rules_frame(tenant, pools, named), operator=names.operator(tenant))
 
 
 def _with_identities(rung: Rung, tenant: AwsTenant) -> Rung:
@@ -116,14 +162,14 @@ def rulebook(ecosystem: str) -> Rulebook:
     return load_rulebook(Path(__file__).parent / "rulebook" / f"{ecosystem}.yaml")
 
 
-def _named_parts(pool: Pool, ladders: dict[str, tuple[Rung, ...]]) -> Iterator[ResolvedPart]:
-    """The pool's parts; ladders written in place are added to `ladders` under the pool's name."""
-    parts = [(part.share, part.ladder) for part in pool.parts] if pool.parts else [(Decimal(1), pool.ladder)]
+def _named_parts(rule_id: str, given: Pool | Product, ladders: dict[str, tuple[Rung, ...]]) -> Iterator[ResolvedPart]:
+    """The parts of a pool or product; ladders written in place are added to `ladders` under the rule's id."""
+    parts = [(part.share, part.ladder) for part in given.parts] if given.parts else [(Decimal(1), given.ladder)]
     for number, (share, ladder) in enumerate(parts):
         if isinstance(ladder, str):
             yield ResolvedPart(share, ladder)
         elif ladder is not None:
-            name = f"pool:{pool.name}" if len(parts) == 1 else f"pool:{pool.name}:{number}"
+            name = rule_id if len(parts) == 1 else f"{rule_id}:{number}"
             ladders[name] = tuple(ladder)
             yield ResolvedPart(share, name)
 
@@ -152,46 +198,43 @@ def _rules_frame(
     ]
     rows = [
         _rung_row(
-            rule_id, number, part, (rung_number, rung), detail, operator, _version(conditions, parts, ladders, operator)
+            (rule_id, number, int(part.share * money.UNITS), part.ladder, rung_number),
+            rung,
+            _pool_labels(rung, rung_number, detail),
+            operator,
+            _version(conditions, parts, ladders, operator),
         )
         for rule_id, parts, detail, conditions in rules
         for number, part in enumerate(parts)
         for rung_number, rung in enumerate(ladders[part.ladder])
     ]
-    return shape(pl.LazyFrame(rows, schema=RULES.schema, orient="row"), RULES).collect()
+    return _rows_frame(rows)
+
+
+def _pool_labels(rung: Rung, number: int, detail: str) -> tuple[str, str, str]:
+    """cost_type, allocation_method, allocation_detail of a pool's rung."""
+    # A last rung that only takes what the first could not place says why the first did not hold.
+    fell = rung.basis == "unallocated" and number > 0
+    return (*LABELS[rung.basis], "" if fell else detail)
 
 
 def _rung_row(
-    rule_id: str,
-    part: int,
-    resolved: ResolvedPart,
-    numbered: tuple[int, Rung],
-    detail: str,
-    operator: str,
-    version: str,
+    key: tuple[str, int, int, str, int], rung: Rung, labels: tuple[str, str, str], operator: str, version: str
 ) -> tuple[object, ...]:
-    number, rung = numbered
-    cost_type, method = LABELS[rung.basis]
+    """A row of RULES; `key` is rule_id, part, share, ladder, rung."""
     payer = {"operator": operator, "unallocated": UNALLOCATED}.get(rung.basis, "")
-    # A last rung that only takes what the first could not place says why the first did not hold.
-    fell = rung.basis == "unallocated" and number > 0
-    share = int(resolved.share * money.UNITS)
-    label = "" if fell else detail
-    return (
-        rule_id, part, share, resolved.ladder, number, rung.basis, metric(rung), payer,
-        cost_type, method, label, version,
-    )  # fmt: skip
+    return (*key, rung.basis, metric(rung), payer, *labels, version)
 
 
 def metric(rung: Rung) -> str:
     """What a rung weighs by, for people and for EMPTY_KEYS: a key, a scope, a population."""
     match rung.basis:
         case "usage":
-            return rung.key or ""
+            return rung.key or " + ".join(rung.metrics or [])
         case "cost":
             return rung.scope or ""
         case "even":
-            return "owners"
+            return rung.population or "owners"
         case "weighted":
             return ", ".join(f"{key} {weight:f}" for key, weight in sorted((rung.keys or {}).items()))
         case _:
@@ -212,6 +255,143 @@ def _plain(number: object) -> str:
     if not isinstance(number, Decimal):
         raise TypeError(f"{number!r} is not a decimal")
     return f"{number.normalize():f}"
+
+
+def _product_rules(tenant: ConfluentTenant) -> Rules:
+    book = rulebook(tenant.ecosystem)
+    ladders: dict[str, tuple[Rung, ...]] = {
+        name: tuple(rungs) for name, rungs in {**book.ladders, **tenant.ladders}.items()
+    }
+    given = {f"product:{name}": product for name, product in {**book.products, **tenant.products}.items()}
+    if book.default_product is not None:
+        given[UNKNOWN_PRODUCT] = book.default_product
+    products = {
+        rule_id: ResolvedProduct(tuple(_named_parts(rule_id, product, ladders)), product.partial_life)
+        for rule_id, product in given.items()
+    }
+    products[MALFORMED] = ResolvedProduct((ResolvedPart(Decimal(1), "malformed"),))
+    operator = names.operator(tenant)
+    rows = [
+        row
+        for rule_id, product in products.items()
+        for row in _product_rows(rule_id, _shares(product), product, ladders, operator)
+    ]
+    return Rules((), ladders, _rows_frame(rows), products, operator)
+
+
+def _rows_frame(rows: Sequence[tuple[object, ...]]) -> pl.DataFrame:
+    return shape(pl.LazyFrame(rows, schema=RULES.schema, orient="row"), RULES).collect()
+
+
+def _shares(product: ResolvedProduct) -> list[tuple[int, int, str]]:
+    """(part, integer share, ladder) of each of a product's parts."""
+    return [(number, int(part.share * money.UNITS), part.ladder) for number, part in enumerate(product.parts)]
+
+
+def _product_rows(
+    rule_id: str,
+    shares: Sequence[tuple[int, int, str]],
+    product: ResolvedProduct,
+    ladders: Mapping[str, tuple[Rung, ...]],
+    operator: str,
+) -> Iterator[tuple[object, ...]]:
+    """The rows of RULES of a product's rule with these parts."""
+    version = _version(product.partial_life, product.parts, ladders, operator)
+    for part, share, ladder in shares:
+        for number, rung in enumerate(ladders[ladder]):
+            yield _rung_row(
+                (rule_id, part, share, ladder, number), rung, _product_labels(rung, number), operator, version
+            )
+
+
+def _product_labels(rung: Rung, number: int) -> tuple[str, str, str]:
+    """cost_type, allocation_method, allocation_detail of a product's rung."""
+    cost_type, method = LABELS[rung.basis]
+    method = ALLOCATION_FAILED if rung is _FAILED else method
+    return rung.cost_type or cost_type, method, rung.detail or _detail(rung, number)
+
+
+def _detail(rung: Rung, number: int) -> str:
+    """A last rung takes what identities could not; alone, nobody looked for any."""
+    return DETAILS.get(rung.basis, "no_identities_located" if number else "default_allocation")
+
+
+def match_products(lines: pl.LazyFrame, rules: Rules) -> pl.LazyFrame:
+    """BILLING -> the same rows with `rule_id`, `window` (the day) and `weight_scope` (the day and the resource)."""
+    by_product = pl.concat_str(pl.lit("product:"), pl.col("product_type").cast(pl.String))
+    resource = pl.col("resource_id").cast(pl.String)
+    return lines.with_columns(
+        rule_id=pl.when(resource.str.starts_with(f"{MALFORMED}_"))
+        .then(pl.lit(MALFORMED))
+        .when(by_product.is_in(list(rules.products)))
+        .then(by_product)
+        .otherwise(pl.lit(UNKNOWN_PRODUCT)),
+        window=pl.col("charge_date").dt.to_string("%Y-%m-%d"),
+    ).with_columns(
+        weight_scope=pl.concat_str(
+            pl.col("window"), pl.lit(" "), pl.struct(resource.alias("resource_id")).struct.json_encode()
+        )
+    )
+
+
+def metrics_of(rules: Rules) -> dict[str, frozenset[str]]:
+    """rule_id of each product -> the metrics that its ladders may weigh by."""
+    return {
+        rule_id: frozenset(
+            name for part in product.parts for rung in rules.ladders[part.ladder] for name in rung.metrics or ()
+        )
+        for rule_id, product in rules.products.items()
+    }
+
+
+def derived_suffix(alive_seconds: int | None = None, failed: Iterable[str] = ()) -> str:
+    """What stands behind a product's rule_id to name a rule that is derived from it for one day.
+
+    `alive_seconds`: for how much of the day the line's resource lived; `failed`: metrics that could not be read.
+    """
+    alive = "" if alive_seconds is None else f" alive={alive_seconds}"
+    names_of_failed = ",".join(sorted(failed))
+    return f"{alive} failed={names_of_failed}" if names_of_failed else alive
+
+
+def derived(rules: Rules, rule_ids: Iterable[str]) -> Rules:
+    """The rules with these alone in the table, each as its id says: of a product, or derived from one for a day.
+
+    A resource that lived for a part of the day: what it did not live goes to UNALLOCATED as a first part, in exact
+    shares of seconds. A failed metric: each ladder goes as far as it does without, and then to UNALLOCATED.
+    """
+    ladders = {**rules.ladders, _OWN_LADDER + "inactive": (_INACTIVE,)}
+    wanted = sorted(set(rule_ids))
+    changed = [rule_id for rule_id in wanted if " " in rule_id]
+    rows = [row for rule_id in changed for row in _derived_rows(rule_id, rules, ladders)]
+    known = rules.frame.filter(pl.col("rule_id").is_in(wanted))
+    return rules._replace(ladders=ladders, frame=pl.concat([known, _rows_frame(rows)]) if rows else known)
+
+
+def _derived_rows(rule_id: str, rules: Rules, ladders: dict[str, tuple[Rung, ...]]) -> Iterator[tuple[object, ...]]:
+    """RULES of a derived rule; ladders that end early are added to `ladders`."""
+    base, *changes = rule_id.split(" ")
+    product, change = rules.products[base], dict(text.split("=") for text in changes)
+    shares = _shares(product)
+    if "failed" in change:
+        suffix, failed = derived_suffix(failed=(change["failed"],)), frozenset(change["failed"].split(","))
+        shares = [(part, share, _cut(ladder, suffix, failed, ladders)) for part, share, ladder in shares]
+    if "alive" in change:
+        alive = int(change["alive"])
+        lived = [(part + 1, share * alive, ladder) for part, share, ladder in shares]
+        dead = (0, (SECONDS_A_DAY - alive) * money.UNITS, _OWN_LADDER + "inactive")
+        shares = [entry for entry in (dead, *lived) if entry[1] > 0]
+    return _product_rows(rule_id, shares, product, ladders, rules.operator)
+
+
+def _cut(ladder: str, suffix: str, failed: frozenset[str], ladders: dict[str, tuple[Rung, ...]]) -> str:
+    """The ladder that ends before the first rung that needs a failed metric; itself if none does."""
+    rungs = ladders[ladder]
+    first = next((number for number, rung in enumerate(rungs) if failed.intersection(rung.metrics or ())), None)
+    if first is None:
+        return ladder
+    ladders[ladder + suffix] = (*rungs[:first], _FAILED)
+    return ladder + suffix
 
 
 def _condition_text(pool: ResolvedPool) -> str:
@@ -334,22 +514,131 @@ def faults(config: Config, document: Document) -> list[str]:
             where = document.where(("tenants", number, "id"))
             found.append(fault(where, f"tenant {shown(tenant.id)} stands twice", "every tenant once"))
         seen.add(tenant.id)
+        path = ("tenants", number)
         if isinstance(tenant, AwsTenant):
-            found += _TenantRules(tenant, ("tenants", number), document).faults()
+            found += _PoolRules(tenant, path, document).faults()
+        else:
+            found += _ProductRules(tenant, path, document).faults()
     return found
 
 
 class _TenantRules:
-    """The checks of one tenant's rules; a class only to carry tenant, path and document through them."""
+    """The checks of one tenant's ladders; a class only to carry tenant, path and document through them."""
 
-    def __init__(self, tenant: AwsTenant, path: tuple[str | int, ...], document: Document) -> None:
-        self.tenant, self.path, self.document = tenant, path, document
+    def __init__(self, tenant: AwsTenant | ConfluentTenant, path: tuple[str | int, ...], document: Document) -> None:
+        self.path, self.document = path, document
         book = rulebook(tenant.ecosystem)
         self.ladder_names = {*book.ladders, *tenant.ladders}
         self.operator = names.operator(tenant)
 
     def where(self, *path: str | int) -> str:
         return self.document.where((*self.path, *path))
+
+    def _ladders_faults(self, path: tuple[str | int, ...], named: str, given: Pool | Product) -> Iterator[str]:
+        """What is wrong with the ladder or the parts of a pool or product."""
+        if (given.ladder is None) == (given.parts is None):
+            seen = "neither ladder nor parts" if given.ladder is None else "both ladder and parts"
+            yield fault(self.where(*path), f"{named} has {seen}", "one of them")
+        if given.ladder is not None:
+            yield from self._ladder_faults((*path, "ladder"), given.ladder)
+        for number, part in enumerate(given.parts or []):
+            yield from self._ladder_faults((*path, "parts", number, "ladder"), part.ladder)
+
+    def _share_faults(self, path: tuple[str | int, ...], given: Pool | Product) -> Iterator[str]:
+        total = sum((part.share for part in given.parts or []), Decimal(0))
+        if given.parts and total != 1:
+            yield fault(self.where(*path, "parts"), f"shares total {total:f}", "a total of 1")
+
+    def _ladder_faults(self, path: tuple[str | int, ...], ladder: str | list[Rung]) -> Iterator[str]:
+        if isinstance(ladder, str):
+            if ladder not in self.ladder_names:
+                known = ", ".join(sorted(self.ladder_names))
+                yield fault(self.where(*path), f"unknown ladder {shown(ladder)}", f"one of {known}")
+            return
+        for number, rung in enumerate(ladder):
+            yield from self._rung_faults((*path, number), rung, last=number == len(ladder) - 1)
+
+    def _rung_faults(self, path: tuple[str | int, ...], rung: Rung, *, last: bool) -> Iterator[str]:
+        raise NotImplementedError
+
+    def _place_faults(self, where: str, rung: Rung, *, last: bool) -> Iterator[str]:
+        """What is wrong with where a rung stands."""
+        bases = ", ".join(sorted(LAST_BASES))
+        if last and rung.basis not in LAST_BASES:
+            yield fault(
+                where, f"the last rung is {shown(rung.basis)}, which may weigh nothing", f"a last rung of {bases}"
+            )
+        if not last and rung.basis in LAST_BASES:
+            yield fault(where, f"basis {shown(rung.basis)} takes all, no later rung can hold", "it to be the last rung")
+
+    def _operator_faults(self, where: str, rung: Rung) -> Iterator[str]:
+        if rung.basis == "operator" and not self.operator:
+            yield fault(where, "basis 'operator', but the tenant has no operator", "operator: NAME in the tenant")
+
+
+class _ProductRules(_TenantRules):
+    """The checks of a tenant whose products have ladders."""
+
+    def __init__(self, tenant: ConfluentTenant, path: tuple[str | int, ...], document: Document) -> None:
+        super().__init__(tenant, path, document)
+        self.tenant = tenant
+
+    def faults(self) -> Iterator[str]:
+        if self.operator == UNALLOCATED:
+            yield fault(self.where("operator"), f"operator {shown(self.operator)}", "a name that is not reserved")
+        for name, ladder in self.tenant.ladders.items():
+            yield from self._ladder_faults(("ladders", name), ladder)
+        for product_type, product in self.tenant.products.items():
+            path = ("products", product_type)
+            yield from self._ladders_faults(path, f"product {shown(product_type)}", product)
+            yield from self._share_faults(path, product)
+
+    def _rung_faults(self, path: tuple[str | int, ...], rung: Rung, *, last: bool) -> Iterator[str]:
+        where = self.where(*path)
+        if rung.basis not in _PRODUCT_FIELDS:
+            known = ", ".join(sorted(_PRODUCT_FIELDS))
+            yield fault(where, f"basis {shown(rung.basis)} in a ladder of products", f"one of {known}")
+            return
+        yield from self._place_faults(where, rung, last=last)
+        yield from self._field_faults(where, rung)
+        yield from self._operator_faults(where, rung)
+
+    def _field_faults(self, where: str, rung: Rung) -> Iterator[str]:
+        needed, allowed = _PRODUCT_FIELDS[rung.basis]
+        if needed and getattr(rung, needed) is None:
+            yield fault(where, f"basis {shown(rung.basis)} without {needed}", needed)
+        for field in sorted(set(rung.model_fields_set) - {"basis"}):
+            if field not in allowed:
+                yield fault(where, f"basis {shown(rung.basis)} with {field}", f"only {', '.join(sorted(allowed))}")
+        if rung.population == "owners":
+            known = "active, metrics_derived, period_accounts, period_owners, resource_active"
+            yield fault(where, "population 'owners', which only lines with tags have", f"one of {known}")
+        if rung.population == "metrics_derived" and rung.metrics is None:
+            yield fault(where, "population 'metrics_derived' without metrics", "metrics")
+        if rung.metrics and rung.population in {*TENANT_WIDE, "resource_active"}:
+            seen = f"population {shown(rung.population)} with metrics, which it does not look at"
+            yield fault(where, seen, "population active or metrics_derived, or no metrics")
+        for name in sorted({name for name in rung.metrics or [] if (rung.metrics or []).count(name) > 1}):
+            yield fault(where, f"metric {shown(name)} stands twice", "every metric once")
+
+
+_LAST_FIELDS = frozenset({"cost_type", "detail"})
+_PRODUCT_FIELDS: dict[str, tuple[str | None, frozenset[str]]] = {
+    "usage": ("metrics", _LAST_FIELDS | {"metrics"}),
+    "even": ("population", _LAST_FIELDS | {"population", "metrics"}),
+    "resource": (None, _LAST_FIELDS),
+    "unallocated": (None, _LAST_FIELDS),
+    "operator": (None, frozenset({"detail"})),
+}
+"""Basis of a product's rung -> the field it needs, and those it may have."""
+
+
+class _PoolRules(_TenantRules):
+    """The checks of a tenant whose owners stand in tags."""
+
+    def __init__(self, tenant: AwsTenant, path: tuple[str | int, ...], document: Document) -> None:
+        super().__init__(tenant, path, document)
+        self.tenant = tenant
 
     def faults(self) -> Iterator[str]:
         yield from self._alias_faults()
@@ -393,21 +682,13 @@ class _TenantRules:
             )
 
     def _pool_faults(self, number: int, pool: Pool) -> Iterator[str]:
-        if (pool.ladder is None) == (pool.parts is None):
-            seen = "neither ladder nor parts" if pool.ladder is None else "both ladder and parts"
-            yield fault(self.where("pools", number), f"pool {shown(pool.name)} has {seen}", "one of them")
-        if pool.ladder is not None:
-            yield from self._ladder_faults(("pools", number, "ladder"), pool.ladder)
-        for part_number, part in enumerate(pool.parts or []):
-            yield from self._ladder_faults(("pools", number, "parts", part_number, "ladder"), part.ladder)
+        yield from self._ladders_faults(("pools", number), f"pool {shown(pool.name)}", pool)
         spelled: dict[str, str] = {}
         for key in pool.match.tag or {}:
             if spelled.setdefault(tag_key(key), key) != key:
                 where = self.where("pools", number, "match", "tag", key)
                 yield fault(where, f"tag {shown(key)} is {shown(spelled[tag_key(key)])} again", "every tag once")
-        total = sum((part.share for part in pool.parts or []), Decimal(0))
-        if pool.parts and total != 1:
-            yield fault(self.where("pools", number, "parts"), f"shares total {total:f}", "a total of 1")
+        yield from self._share_faults(("pools", number), pool)
         for earlier in self.tenant.pools[:number]:
             if _match_covers(earlier.match, pool.match):
                 yield fault(
@@ -417,27 +698,13 @@ class _TenantRules:
                 )
                 break
 
-    def _ladder_faults(self, path: tuple[str | int, ...], ladder: str | list[Rung]) -> Iterator[str]:
-        if isinstance(ladder, str):
-            if ladder not in self.ladder_names:
-                known = ", ".join(sorted(self.ladder_names))
-                yield fault(self.where(*path), f"unknown ladder {shown(ladder)}", f"one of {known}")
-            return
-        for number, rung in enumerate(ladder):
-            yield from self._rung_faults((*path, number), rung, last=number == len(ladder) - 1)
-
     def _rung_faults(self, path: tuple[str | int, ...], rung: Rung, *, last: bool) -> Iterator[str]:
-        where, bases = self.where(*path), ", ".join(sorted(LAST_BASES))
+        where = self.where(*path)
         if rung.basis == "direct":
             yield fault(
                 where, "basis 'direct'", "a basis for lines without an owner (tagged lines are direct by themselves)"
             )
-        if last and rung.basis not in LAST_BASES:
-            yield fault(
-                where, f"the last rung is {shown(rung.basis)}, which may weigh nothing", f"a last rung of {bases}"
-            )
-        if not last and rung.basis in LAST_BASES:
-            yield fault(where, f"basis {shown(rung.basis)} takes all, no later rung can hold", "it to be the last rung")
+        yield from self._place_faults(where, rung, last=last)
         needed = OPERANDS.get(rung.basis)
         given = sorted(set(rung.model_fields_set) - {"basis"})
         if needed and getattr(rung, needed) is None:
@@ -445,8 +712,7 @@ class _TenantRules:
         for field in given:
             if field != needed:
                 yield fault(where, f"basis {shown(rung.basis)} with {field}", f"only {needed or 'basis'}")
-        if rung.basis == "operator" and not self.operator:
-            yield fault(where, "basis 'operator', but the tenant has no operator", "operator: NAME in the tenant")
+        yield from self._operator_faults(where, rung)
         if rung.basis in ("usage", "weighted") and not self.tenant.keys:
             yield fault(
                 where, f"basis {shown(rung.basis)}, but the tenant has no key table", "keys: [FILE] in the tenant"

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from engine import pipeline
+from engine import decide, pipeline
 from engine.sources import aws_cur
 from tests.differential.files_of_worlds import write_world
 from tests.differential.worlds import World, world
@@ -69,8 +69,8 @@ def calculated(world_: World, folder: Path, *, snake: bool = False) -> Compared:
     lines, chargeback, empty_keys = [], [], []
     for assembly in aws_cur.discover(tenant.source.path, tenant.source.report):
         billing = aws_cur.load(assembly, tenant.id).billing
-        found = pipeline.allocate_period(billing, given)
-        lines.append(pipeline.matched(billing.lazy(), given).collect())
+        found = decide.allocate_period(billing, given)
+        lines.append(decide.matched(billing.lazy(), given).collect())
         chargeback.append(found.chargeback)
         empty_keys.append(found.empty_keys)
     expected = reference.allocate(world_.raw_lines, world_.tenant, world_.key_rows)

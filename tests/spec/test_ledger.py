@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from engine import pipeline
+from engine import decide, pipeline
 from engine.frames import tag_key
 from engine.sources import aws_cur
 
@@ -35,7 +35,7 @@ def loads(folder: Path) -> list[aws_cur.Load]:
 
 def chargeback(folder: Path) -> pl.DataFrame:
     given = pipeline.inputs(pipeline.configured(LEDGER / "prorata.yaml").tenants[0])
-    return pl.concat(pipeline.allocate_period(load.billing, given).chargeback for load in loads(folder))
+    return pl.concat(decide.allocate_period(load.billing, given).chargeback for load in loads(folder))
 
 
 @pytest.mark.parametrize("folder", [LEDGER, SNAKE], ids=["slash", "snake"])

@@ -8,7 +8,7 @@ from typing import get_args
 import polars as pl
 import pytest
 
-from engine import pipeline
+from engine import decide, pipeline
 from engine.config import Basis
 from tests.spec import specs
 from tests.spec.specs import Spec
@@ -16,14 +16,14 @@ from tests.spec.specs import Spec
 SPECS = [spec for file in sorted(Path(__file__).parent.glob("*.md")) for spec in specs.read_specs(file)]
 
 
-def allocated(spec: Spec, folder: Path, *, backwards: bool = False) -> pipeline.Allocation:
+def allocated(spec: Spec, folder: Path, *, backwards: bool = False) -> decide.Allocation:
     """What the engine makes of the case, bill by bill."""
     config = pipeline.configured(specs.write_config(spec, folder))
     given = pipeline.inputs(config.tenants[0])
     lines = specs.billing(spec.tables["Lines"])
     bills = (lines.reverse() if backwards else lines).partition_by("billing_period")
-    found = [pipeline.allocate_period(bill, given) for bill in bills]
-    return pipeline.Allocation(
+    found = [decide.allocate_period(bill, given) for bill in bills]
+    return decide.Allocation(
         pl.concat([allocation.chargeback for allocation in found]),
         pl.concat([allocation.empty_keys for allocation in found]),
     )

@@ -1,0 +1,151 @@
+"""What is decided for lines before a single row is made: each line's rule, the rung that holds, and who pays how much.
+
+The recipe of one day (or of one bill) without the outside world: billing, what is known of its windows, and rules in;
+the plan of the kernel out. Tenants whose owners stand in tags (`decide`) and tenants whose products have ladders
+(`decide_products`) meet in the same weights and the same kernel.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import NamedTuple
+
+import polars as pl
+
+from engine import allocate, identities, names, rules, weights
+from engine.config import AwsTenant, ConfluentTenant
+from engine.frames import BILLING, EMPTY_KEYS
+
+MEASURES_OF: dict[str, tuple[str, ...]] = {"aws": ("amount",), "confluent_cloud": ("amount", "list_amount")}
+"""Ecosystem -> the measures that its bills fill; the first is the one that is charged."""
+
+
+class Inputs(NamedTuple):
+    """What a tenant's allocation needs besides billing: rules, and USAGE of key tables, principals as identities."""
+
+    tenant: AwsTenant | ConfluentTenant
+    rules: rules.Rules
+    usage: pl.DataFrame
+
+
+class Allocation(NamedTuple):
+    """CHARGEBACK and EMPTY_KEYS of some days."""
+
+    chargeback: pl.DataFrame
+    empty_keys: pl.DataFrame
+
+
+class Decided(NamedTuple):
+    """What is decided for some lines: who bears them, and the keys that were empty (by rule and weight scope)."""
+
+    plan: allocate.Plan
+    empty_keys: pl.DataFrame
+
+
+class DayFacts(NamedTuple):
+    """What is known of one day of a tenant whose products have ladders.
+
+    `resources`, `identities`: RESOURCES and IDENTITIES, all intervals. `usage`: USAGE of the day, principals as the
+    source names them. `failed`: metrics that could not be read and were given up for this day.
+    """
+
+    resources: pl.DataFrame
+    identities: pl.DataFrame
+    usage: pl.DataFrame
+    failed: frozenset[str]
+
+
+class DayDecision(NamedTuple):
+    """What is decided for a day's lines.
+
+    `lines`: BILLING with rule_id, weight_scope and window. `rules`: RULES, with those that were derived for the day.
+    `unknown_products`: product_type, currency, lines, amount of the products that no rule names.
+    """
+
+    lines: pl.DataFrame
+    rules: pl.DataFrame
+    decided: Decided
+    unknown_products: pl.DataFrame
+
+
+def allocate_period(billing: pl.DataFrame, given: Inputs) -> Allocation:
+    """BILLING of one billing period -> its CHARGEBACK and EMPTY_KEYS, in memory: all days at once, nothing stored.
+
+    The same stages as a run's, which goes day by day.
+    """
+    lines = matched(billing.lazy(), given).collect().sort(BILLING.key)
+    cost = direct_cost(lines.lazy(), given)
+    return _allocated(lines, decide(lines, cost, given), MEASURES_OF[given.tenant.ecosystem])
+
+
+def _allocated(lines: pl.DataFrame, decided: Decided, measures: tuple[str, ...]) -> Allocation:
+    """Lines in the order of the key and what is decided for them -> their rows."""
+    rows = allocate.fan_out(allocate.split(lines, decided.plan, measures=measures), measures=measures).collect()
+    allocate.check_line_sums(lines, rows, measures)
+    days = lines.select("tenant_id", "billing_period", "charge_date", "rule_id", "weight_scope").unique()
+    asked = days.join(decided.empty_keys, on=["rule_id", "weight_scope"], how="inner").select(EMPTY_KEYS.columns)
+    return Allocation(rows, asked.sort(EMPTY_KEYS.key))
+
+
+def matched(billing: pl.LazyFrame, given: Inputs) -> pl.LazyFrame:
+    """BILLING -> the same rows with owner, rule_id, window and weight_scope."""
+    if not isinstance(given.tenant, AwsTenant):
+        raise NotImplementedError(given.tenant.ecosystem)
+    return rules.match(identities.with_owner(billing, given.tenant.owner), given.rules)
+
+
+def direct_cost(lines: pl.LazyFrame, given: Inputs) -> pl.DataFrame:
+    """Lines with owners -> `weights.direct_cost`."""
+    return weights.direct_cost(lines, names.operator(given.tenant))
+
+
+def decide(lines: pl.DataFrame, cost: pl.DataFrame, given: Inputs) -> Decided:
+    """Matched lines of one billing period, and direct cost of its windows -> winning rungs and shares."""
+    wanted = weights.groups(lines.lazy(), given.rules)
+    days = lines["charge_date"].unique().dt.to_string("%Y-%m-%d")
+    periods = lines["billing_period"].unique()
+    known = weights.Known(
+        weights.direct_cost_in_windows(cost),
+        weights.usage_in_windows(given.usage, str(periods.first() or ""), days),
+    )
+    weighed = weights.weigh(wanted, given.rules, known)
+    return _decided(lines, given.rules.frame, weighed)
+
+
+def _decided(lines: pl.DataFrame, rules_frame: pl.DataFrame, weighed: weights.Weighed) -> Decided:
+    rungs = allocate.rungs_asked(lines, rules_frame, weighed.weights)
+    return Decided(allocate.planned(rungs, weighed.weights), _empty_keys(rungs, weighed.empty_keys))
+
+
+def _empty_keys(rungs: pl.DataFrame, of_weighted: pl.DataFrame) -> pl.DataFrame:
+    """Rungs that weighed nothing, and single empty keys of the `weighted` rungs that were tried."""
+    lost = allocate.empty_keys(rungs).filter(pl.col("basis") != "weighted")
+    first_held = pl.col("rung").filter("holds").min().over("rule_id", "weight_scope", "part")
+    keys = (
+        rungs.filter(pl.col("rung") <= first_held)
+        .drop("metric")
+        .join(of_weighted, on=["weight_group", "rung"], how="inner")
+        .select(lost.columns)
+    )
+    return pl.concat([lost, keys]).sort("rule_id", "part", "rung", "weight_scope", "metric")
+
+
+def decide_products(billing: pl.DataFrame, given: Inputs, facts: DayFacts) -> DayDecision:
+    """BILLING of one day of a tenant whose products have ladders, and what is known of the day -> what is decided."""
+    raise NotImplementedError
+
+
+def allocate_day(billing: pl.DataFrame, given: Inputs, facts: DayFacts) -> Allocation:
+    """BILLING of one day -> its CHARGEBACK and EMPTY_KEYS by the ladders of products, in memory."""
+    found = decide_products(billing, given, facts)
+    return _allocated(found.lines, found.decided, MEASURES_OF[given.tenant.ecosystem])
+
+
+def metrics_needed(billing: pl.DataFrame, given: Inputs) -> dict[str, list[str]]:
+    """Metric -> ids of the resources (sorted) whose values the ladders of a day's lines may weigh by."""
+    raise NotImplementedError
+
+
+def facts_digest(day: date, facts: DayFacts) -> str:
+    """A digest of what of the facts a day's chargeback can depend on."""
+    raise NotImplementedError
