@@ -116,7 +116,8 @@ def _checked(query: Query) -> Query:
 
 def buildinfo(client: Client) -> Version:
     """What the server is; if it does not say that it is a Prometheus of 2.0 or later, what it does is tried."""
-    body = client.get("api/v1/status/buildinfo", absent_ok=True).body
+    answer = client.get("api/v1/status/buildinfo", absent_ok=True)
+    body = None if answer.status == 404 else answer.body
     data = body.get("data") if isinstance(body, dict) else None
     told = data if isinstance(data, dict) else {}
     text = str(told.get("version", ""))
