@@ -1,0 +1,446 @@
+"""One HTTP client for every API: pool, timeouts, polite rate, retries, paging, and what its errors say.
+
+It knows nothing of what it fetches. Time comes from outside (`Clock`), and so does the word to stop. No secret is in
+any text that leaves this module.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import re
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
+
+import httpx
+import tenacity
+from pydantic import SecretStr
+
+from engine.errors import ConfigError, ContractError, SourceError, StoppedError, fault, shown
+from engine.sources.answers import Answer
+from engine.text import printable
+
+__all__ = ["Answer", "Client", "Clock", "Endpoint", "joined"]
+
+WAIT_MAX_SECONDS = 300
+"""A server that asks for a longer wait than this is given up until the next run."""
+PAGES_MAX = 100_000
+"""More pages than this of one list are taken for an endless one."""
+
+for _library in ("httpx", "httpcore"):
+    # They log whole URLs, and headers as servers send them.
+    logging.getLogger(_library).setLevel(logging.WARNING)
+
+_RETRIED = frozenset({408, 425, 429})
+_BACKOFF_MAX_SECONDS = 60
+_BODY_SHOWN = 200
+_SECRET_PARAMETER = re.compile(r"token|key|secret|password|signature|auth|credential", re.IGNORECASE)
+_HIDDEN = "***"
+_SECRET_LENGTH_MIN = 4
+"""A shorter secret is not looked for in texts: it would be found everywhere."""
+
+
+class Clock(NamedTuple):
+    """The time: `unix` as it is, in seconds, and `monotonic` to measure with. `sleep` if not by the word to stop."""
+
+    unix: Callable[[], float]
+    monotonic: Callable[[], float]
+    sleep: Callable[[float], object] | None = None
+
+
+class Endpoint(NamedTuple):
+    """Where an API is, what opens it (`key` and `secret` by HTTP Basic, or `bearer`), and how gently it is asked.
+
+    `timeout_seconds` bounds a whole answer, from the connection to its last byte. `attempts` counts the first one.
+    Certificates are checked against the system's, or against those of `ca_bundle` alone. Proxies of the environment
+    are used only with `trust_env`.
+    """
+
+    url: str
+    key: SecretStr | None = None
+    secret: SecretStr | None = None
+    bearer: SecretStr | None = None
+    timeout_seconds: float = 60
+    requests_per_second: float = 5
+    attempts: int = 6
+    ca_bundle: Path | None = None
+    trust_env: bool = False
+    body_bytes_max: int = 256 * 2**20
+
+
+def joined(*segments: str) -> str:
+    """A path of segments that may come from outside: each stays one segment, whatever is in it."""
+    for segment in segments:
+        if segment in {"", ".", ".."}:
+            raise ContractError(fault("a path", f"segment {shown(segment)}", "an id or a name"))
+    return "/".join(quote(segment, safe="") for segment in segments)
+
+
+class _AgainError(Exception):
+    """An attempt that failed in a way that may pass; `seconds` is how long the server asks to wait, if it does."""
+
+    def __init__(self, seen: str, seconds: float | None = None) -> None:
+        super().__init__(seen)
+        self.seen, self.seconds = seen, seconds
+
+
+class Client:
+    """Asks one endpoint, from as many threads as like, each answer whole or an error.
+
+    A context manager. `stop`, once set, ends every wait and every further request with StoppedError; a request that is
+    on its way is waited for until the next bytes come.
+    """
+
+    def __init__(self, endpoint: Endpoint, clock: Clock, stop: threading.Event | None = None) -> None:
+        self._endpoint, self._clock = endpoint, clock
+        self._stop = stop or threading.Event()
+        self._secrets = _secrets(endpoint)
+        self._lock, self._free_at = threading.Lock(), clock.monotonic()
+        self.requests = 0
+        """How many requests were sent, those sent again included."""
+        self._where = _without_user(endpoint.url)
+        self._http = httpx.Client(
+            auth=_auth(endpoint, self._where),
+            verify=_trusted(endpoint),
+            timeout=float(endpoint.timeout_seconds),
+            follow_redirects=False,
+            trust_env=endpoint.trust_env,
+            headers={"Accept": "application/json", "User-Agent": "prorata"},
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Client({self._where!r})"
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._http.close()
+
+    def get(
+        self, path: str, params: Mapping[str, str] | None = None, *, absent_ok: bool = False, access: str = ""
+    ) -> Answer:
+        """The answer to a GET.
+
+        `absent_ok`: a 404 is an answer. `access` says what the credentials must allow, for the error if they don't.
+        Raises SourceError if no whole answer of JSON could be had.
+        """
+        return self._answer(_Asked("GET", path, dict(params or {}), None, absent_ok, access))
+
+    def post(self, path: str, form: Mapping[str, str], *, access: str = "") -> Answer:
+        """The answer to a POST of a form. It may be sent more than once, so it must only ask."""
+        return self._answer(_Asked("POST", path, {}, dict(form), absent_ok=False, access=access))
+
+    def pages(
+        self,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        *,
+        page_size: int | None = None,
+        absent_ok: bool = True,
+        access: str = "",
+    ) -> Iterator[Answer]:
+        """The pages of a list, `{"data": [...], "metadata": {"next": url}}`, in order, each as it comes.
+
+        Of `next` only the page_token is taken, so no answer decides where credentials are sent. Raises SourceError on
+        an answer of another form, and when a token comes a second time.
+        """
+        asked = dict(params or {})
+        if page_size is not None:
+            asked["page_size"] = str(page_size)
+        tokens = set[str]()
+        for _ in range(PAGES_MAX):
+            answer = self.get(path, asked, absent_ok=absent_ok, access=access)
+            token = self._next_token(answer)
+            yield answer
+            if token is None:
+                return
+            if token in tokens:
+                raise SourceError(fault(self._place(answer), "a page_token came a second time", "pages that end"))
+            tokens.add(token)
+            asked["page_token"] = token
+        raise SourceError(fault(f"{self._where}/{path}", f"more than {PAGES_MAX} pages", "pages that end"))
+
+    def _place(self, answer: Answer) -> str:
+        return f"GET {self._where}{answer.url}"
+
+    def _next_token(self, answer: Answer) -> str | None:
+        """The token of the page after this one; None after the last."""
+        if answer.status == 404:
+            return None
+        body = answer.body
+        data = body.get("data", 0) if isinstance(body, dict) else 0
+        metadata = (body.get("metadata") or {}) if isinstance(body, dict) else {}
+        if not (data is None or isinstance(data, list)) or not isinstance(metadata, dict):
+            raise SourceError(
+                fault(self._place(answer), f"answer {self._shown(answer.text)}", "an object with a list, data")
+            )
+        following = metadata.get("next")
+        if following is None or following == "":
+            return None
+        found = parse_qs(urlsplit(following).query).get("page_token", []) if isinstance(following, str) else []
+        if len(found) != 1:
+            raise SourceError(fault(self._place(answer), "metadata.next has no page_token", "the URL of a page"))
+        return found[0]
+
+    def _answer(self, asked: _Asked) -> Answer:
+        """One answer, asked for as often as the endpoint allows."""
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(self._endpoint.attempts),
+            wait=self._seconds,
+            retry=tenacity.retry_if_exception_type(_AgainError),
+            sleep=self._sleep,
+            reraise=True,
+        )
+        where = self._asked_where(asked)
+        try:
+            return retrying(self._attempt, asked, where)
+        except _AgainError as error:
+            attempts = self._endpoint.attempts
+            times = f" ({attempts} attempts)" if attempts > 1 else ""
+            raise SourceError(fault(where, f"{error.seen}{times}", "an answer")) from None
+
+    def _seconds(self, state: tenacity.RetryCallState) -> float:
+        """How long to wait after an attempt; the other threads wait as long if the server asked for it."""
+        error = state.outcome.exception() if state.outcome else None
+        asked_for = error.seconds if isinstance(error, _AgainError) else None
+        if asked_for is None:
+            return _BACKOFF(state)
+        seconds = max(asked_for, 1.0)
+        with self._lock:
+            self._free_at = max(self._free_at, self._clock.monotonic() + seconds)
+        return seconds
+
+    def _sleep(self, seconds: float) -> None:
+        self._check_stop()
+        if seconds > 0:
+            (self._clock.sleep or self._stop.wait)(seconds)
+        self._check_stop()
+
+    def _check_stop(self) -> None:
+        if self._stop.is_set():
+            raise StoppedError(f"{self._where}: stopped while fetching; the next run goes on")
+
+    def _take_turn(self) -> None:
+        """Wait for this thread's turn at the polite rate; count the request."""
+        with self._lock:
+            now = self._clock.monotonic()
+            turn = max(now, self._free_at)
+            self._free_at = turn + 1 / float(self._endpoint.requests_per_second)
+        self._sleep(turn - now)
+        with self._lock:
+            self.requests += 1
+
+    def _attempt(self, asked: _Asked, where: str) -> Answer:
+        self._take_turn()
+        deadline = self._clock.monotonic() + float(self._endpoint.timeout_seconds)
+        url = f"{self._endpoint.url.rstrip('/')}/{asked.path.lstrip('/')}"
+        try:
+            with self._http.stream(asked.method, url, params=asked.params or None, data=asked.form) as response:
+                text = self._text(response, where, deadline)
+                return self._judged(response, text, asked, where)
+        except httpx.TimeoutException:
+            raise _AgainError(self._too_slow()) from None
+        except httpx.TransportError as error:
+            if refused := _certificate_fault(error):
+                raise SourceError(fault(where, refused, "a certificate that the system or ca_bundle trusts")) from None
+            raise _AgainError(f"no answer: {self._shown(str(error)) if str(error) else type(error).__name__}") from None
+        except httpx.DecodingError:
+            raise _AgainError("an answer that cannot be decompressed") from None
+        except httpx.InvalidURL as error:
+            raise SourceError(fault(where, f"no URL: {self._shown(str(error))}", "a URL")) from None
+
+    def _too_slow(self) -> str:
+        return f"no whole answer within {float(self._endpoint.timeout_seconds):g} s"
+
+    def _text(self, response: httpx.Response, where: str, deadline: float) -> str:
+        """The body, within its limits of size and time."""
+        chunks, size = list[bytes](), 0
+        for chunk in response.iter_bytes():
+            self._check_stop()
+            size += len(chunk)
+            if size > self._endpoint.body_bytes_max:
+                limit = self._endpoint.body_bytes_max
+                raise SourceError(fault(where, f"an answer of more than {limit:,} bytes", "a smaller one"))
+            if self._clock.monotonic() > deadline:
+                raise _AgainError(self._too_slow())
+            chunks.append(chunk)
+        try:
+            text = b"".join(chunks).decode()
+        except UnicodeDecodeError:
+            if response.is_success:
+                raise _AgainError("an answer that is not UTF-8") from None
+            text = b"".join(chunks).decode(errors="replace")
+        return self._clean(text)
+
+    def _judged(self, response: httpx.Response, text: str, asked: _Asked, where: str) -> Answer:
+        """The answer, if its status says that it is one."""
+        status, answer = response.status_code, Answer(self._relative(asked), response.status_code, text)
+        seen = " ".join([str(status), response.reason_phrase, self._shown(text) if text.strip() else ""]).strip()
+        if status == 404 and asked.absent_ok:
+            return answer
+        if status in {401, 403}:
+            why = "the credentials are not accepted" if status == 401 else "the credentials do not allow it"
+            raise SourceError(fault(where, f"{seen} ({why})", asked.access or "credentials that may read it"))
+        if status in _RETRIED or status >= 500:
+            raise _AgainError(seen, self._asked_wait(response, seen, where))
+        if response.is_redirect:
+            target = self._shown(_without_user(response.headers.get("location", "")).partition("?")[0])
+            raise SourceError(fault(where, f"{status}, a redirect to {target}", "the final URL in the configuration"))
+        if not response.is_success:
+            raise SourceError(fault(where, seen, "an answer"))
+        try:
+            answer.body  # noqa: B018 - that it can be read is the point
+        except (ValueError, RecursionError):
+            raise _AgainError(f"an answer that is not JSON or was cut short: {self._shown(text)}") from None
+        return answer
+
+    def _asked_wait(self, response: httpx.Response, seen: str, where: str) -> float | None:
+        """How many seconds the server asks to wait: the first header that is there and can be read."""
+        now = self._clock.unix()
+        for name, read in _WAIT_HEADERS.items():
+            seconds = read(response.headers[name].strip(), now) if name in response.headers else None
+            if seconds is not None and seconds > WAIT_MAX_SECONDS:
+                asked = f"{seen}: {name} asks to wait for {seconds:,.0f} s"
+                raise SourceError(fault(where, asked, f"at most {WAIT_MAX_SECONDS} s; run again later"))
+            if seconds is not None:
+                return seconds
+        return None
+
+    def _relative(self, asked: _Asked) -> str:
+        """Path and query as they may be shown and landed."""
+        prefix = urlsplit(self._endpoint.url).path.rstrip("/")
+        query = urlencode(
+            {name: _HIDDEN if _SECRET_PARAMETER.search(name) else value for name, value in asked.params.items()},
+            safe="*:,",
+        )
+        return self._clean(f"{prefix}/{asked.path.lstrip('/')}{'?' if query else ''}{query}")
+
+    def _asked_where(self, asked: _Asked) -> str:
+        parts = urlsplit(self._where)
+        return f"{asked.method} {parts.scheme}://{parts.netloc}{printable(self._relative(asked))}"
+
+    def _clean(self, text: str) -> str:
+        """The text without our own secrets, should a server send them back."""
+        for secret in self._secrets:
+            text = text.replace(secret, _HIDDEN)
+        return text
+
+    def _shown(self, text: str) -> str:
+        """A text from outside, short, on one line, and without our key or secrets."""
+        key = self._endpoint.key.get_secret_value() if self._endpoint.key else ""
+        text = text.replace(key, _HIDDEN) if len(key) >= _SECRET_LENGTH_MIN else text
+        return shown(printable(" ".join(self._clean(text).split())), limit=_BODY_SHOWN)
+
+
+class _Asked(NamedTuple):
+    """A request, without where its path begins."""
+
+    method: str
+    path: str
+    params: dict[str, str]
+    form: dict[str, str] | None
+    absent_ok: bool
+    access: str
+
+
+_BACKOFF = tenacity.wait_exponential_jitter(initial=1, max=_BACKOFF_MAX_SECONDS, jitter=1)
+
+
+def _secrets(endpoint: Endpoint) -> list[str]:
+    """What must not be in any text, longest first: secret and token, and what HTTP Basic makes of key and secret."""
+    found = [given.get_secret_value() for given in (endpoint.secret, endpoint.bearer) if given is not None]
+    if endpoint.key is not None and endpoint.secret is not None:
+        pair = f"{endpoint.key.get_secret_value()}:{endpoint.secret.get_secret_value()}"
+        found.append(base64.b64encode(pair.encode()).decode())
+    return sorted((secret for secret in found if len(secret) >= _SECRET_LENGTH_MIN), key=len, reverse=True)
+
+
+def _auth(endpoint: Endpoint, where: str) -> httpx.Auth | None:
+    if endpoint.bearer is not None:
+        return _Bearer(_sendable(endpoint.bearer, where))
+    if endpoint.key is not None or endpoint.secret is not None:
+        key, secret = (given or SecretStr("") for given in (endpoint.key, endpoint.secret))
+        return httpx.BasicAuth(_sendable(key, where), _sendable(secret, where))
+    return None
+
+
+def _sendable(secret: SecretStr, where: str) -> str:
+    """The secret's text, if a header can hold it: libraries name a bad one in full when they refuse it."""
+    text = secret.get_secret_value()
+    if not all("!" <= letter <= "~" for letter in text):
+        raise ConfigError(fault(f"{where}: credentials", "a blank or another character that cannot be sent", "ASCII"))
+    return text
+
+
+class _Bearer(httpx.Auth):
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def auth_flow(self, request: httpx.Request) -> Any:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        yield request
+
+
+def _trusted(endpoint: Endpoint) -> ssl.SSLContext | bool:
+    """The certificates to trust; none are loaded where none are needed."""
+    if not endpoint.url.lower().startswith("https:"):
+        return False
+    try:
+        return ssl.create_default_context(cafile=endpoint.ca_bundle)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "no certificate in it"
+        raise ConfigError(fault(f"ca_bundle {endpoint.ca_bundle}", reason, "a file of certificates, PEM")) from None
+
+
+def _certificate_fault(error: BaseException) -> str | None:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"certificate not trusted ({cause.verify_message})"
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _without_user(url: str) -> str:
+    """A URL without user, password, query and fragment."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/") if parts.netloc else parts.path
+
+
+def _until(text: str, now: float) -> float | None:
+    """Seconds from now until a Unix time."""
+    return max(float(text) - now, 0.0) if _NUMBER.fullmatch(text) else None
+
+
+def _seconds_or_date(text: str, now: float) -> float | None:
+    """Seconds, written as such or as the date of HTTP when they are over."""
+    if _NUMBER.fullmatch(text):
+        return float(text)
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return max((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now, 0.0)
+
+
+_NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?")
+_WAIT_HEADERS: dict[str, Callable[[str, float], float | None]] = {
+    "Retry-After": _seconds_or_date,
+    "rateLimit-reset": lambda text, _: _until(text, 0),
+    "X-RateLimit-Reset": _until,
+}
+"""How a server says how long to wait; the first that is there and can be read counts."""
