@@ -75,13 +75,6 @@ def back_fill(rows: Iterable[Row], folder: Path) -> Path:
 def prometheus(rows: Iterable[Row], folder: Path, *, prefix: str = "", options: Iterable[str] = ()) -> Iterator[str]:
     """The URL of a Prometheus that holds the rows until the context ends; it serves under the path `prefix`."""
     blocks = back_fill(rows, folder)
-    with serving(blocks, prefix=prefix, options=options) as url:
-        yield url
-
-
-@contextmanager
-def serving(blocks: Path, *, prefix: str = "", options: Iterable[str] = ()) -> Iterator[str]:
-    """The URL of a Prometheus over a folder of blocks."""
     config, log = blocks.parent / "empty.yml", blocks.parent / "prometheus.log"
     config.write_text("")
     process, url = _started(blocks, config, log, prefix, list(options))

@@ -1,4 +1,4 @@
-"""What is asked of a Prometheus, character by character, and what its answers become; servers that say what they are told."""
+"""What is asked of a Prometheus, to the letter, and what answers become. Servers here say what they are told."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_no_id_becomes_a_placeholder() -> None:
 
 @pytest.mark.parametrize("text", ["", "lkc-\ud800"])
 def test_an_id_that_cannot_be_asked_for_is_refused(text: str) -> None:
-    with pytest.raises(ContractError, match="an id to ask for: .*; expected") as caught:
+    with pytest.raises(ContractError, match=r"an id to ask for: .*; expected") as caught:
         range_forms(BYTES_IN, TWO_DAYS, CLOSED, [text], 50)
     assert str(caught.value).isprintable()
 
@@ -176,7 +176,7 @@ def test_what_cannot_be_a_query_is_our_own_mistake() -> None:
         ("x", ["a"], "b"),
         ("x", ["window"], ""),
     ]:
-        with pytest.raises(ValueError, match="name of a metric|query"):
+        with pytest.raises(ValueError, match=r"name of a metric|query"):
             sum_of_samples("q", series_name, by, id_label)
     for step in (7, 7000, 4, 172_800):
         with pytest.raises(ValueError, match="step"):
@@ -445,7 +445,10 @@ def test_a_window_is_landed_whole_or_not_at_all(tmp_path: Path) -> None:
         (Reply(body="[]"), ["answer []"]),
         (Reply(body="<html>sign in</html>"), ["<html>sign in</html>"]),
         (Reply(body='{"status": "success"}'), ["a result of type None; expected 'matrix', a list of series"]),
-        (Reply(body=json.dumps({"status": "success", "data": {"resultType": "scalar"}})), ["a result of type 'scalar'"]),
+        (
+            Reply(body=json.dumps({"status": "success", "data": {"resultType": "scalar"}})),
+            ["a result of type 'scalar'"],
+        ),
     ],
 )
 def test_what_is_said_when_an_answer_is_none(tmp_path: Path, reply: Reply, told: list[str]) -> None:
