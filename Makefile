@@ -1,5 +1,6 @@
 # `make run` and `make test` are all that a clean clone needs. They want Python 3.11 or newer and make, and bring the
-# rest: on Debian, as root, python3-venv by apt; everything else by pip, once, into .venv.
+# rest once: on Debian, as root, python3-venv by apt, and the programs of Prometheus out of its package; everything else
+# by pip, into .venv.
 
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
@@ -11,6 +12,8 @@ MAKEFLAGS += --no-print-directory
 
 VENV := .venv
 BIN := $(VENV)/bin
+# The last of the two programs to be put in place. `prometheus` is beside it.
+PROMETHEUS := $(BIN)/promtool
 EXAMPLE := data/fixtures/aws/acme/prorata.yaml
 
 # The first Python that is new enough. Looked for only when the environment is made (hence `=`).
@@ -34,7 +37,7 @@ help:
 run: $(VENV)/run.stamp
 	@$(BIN)/prorata run -c $(EXAMPLE)
 
-test: check
+test: check $(PROMETHEUS)
 	@echo 'tests'
 	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
@@ -60,6 +63,20 @@ $(BIN)/pip:
 	    '$(PYTHON)' -c 'import ensurepip' || { apt-get update -q && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends python3-venv; })
 	$(call step,environment,'$(PYTHON)' -m venv --clear $(VENV))
+
+# Only the two programs are taken: to install the package would start a server that listens to the whole network.
+$(PROMETHEUS): | $(BIN)/pip
+	$(call step,prometheus, \
+	    if command -v prometheus && command -v promtool; then \
+	        ln -sf "$$(command -v prometheus)" "$$(command -v promtool)" $(BIN)/; \
+	    else \
+	        folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	        cd "$$folder" && \
+	        { apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; }; } && \
+	        cd - && \
+	        dpkg-deb -x "$$folder"/prometheus_*.deb "$$folder" && \
+	        mv "$$folder/usr/bin/prometheus" "$$folder/usr/bin/promtool" $(BIN)/; \
+	    fi || { echo 'tests need prometheus and promtool in PATH; on Debian: apt-get install prometheus'; exit 1; })
 
 $(VENV)/run.stamp: pyproject.toml | $(BIN)/pip
 	$(call step,dependencies,$(BIN)/python -m pip install --disable-pip-version-check -e .)

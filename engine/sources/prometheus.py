@@ -1,0 +1,365 @@
+"""Prometheus over HTTP: values of series by UTC day, landed as they were answered, then parsed exactly.
+
+A day is the half-open [00:00, 24:00) of UTC: a sample at midnight belongs to the day that begins there. Times of
+Prometheus are whole milliseconds, and a range selector holds [t - range, t] in 2.x but (t - range, t] from 3.0 on:
+evaluated at t = end - 1 ms, a range of the step less 1 ms in the one and of the step in the other is [start, end).
+What could not be asked raises SourceError; a series that is not there is only missing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime, time, timedelta
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+import polars as pl
+
+from engine.errors import ContractError, SourceError, fault, shown
+from engine.money import check_sum_fits, largest, parse_amount, to_amount, to_units
+from engine.sources.answers import Answer
+from engine.sources.http import Client
+from engine.sources.landing import Landing
+
+DAY_SECONDS = 86_400
+POINTS_MAX = 11_000
+"""Points a series that Prometheus gives in one answer."""
+SERIES_MAX = 100_000
+"""Series in one answer, unless the caller says otherwise: what bounds the memory that an answer takes."""
+
+Window = tuple[date, date]
+"""The days from the first one to before the second."""
+
+_MILLISECOND = timedelta(milliseconds=1)
+_PLACEHOLDER = re.compile(r"\{matcher\}|\{range\}")
+_RE2_SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$]")
+_METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_COLUMNS = ("window", "value", "points")
+_NOT_NUMBERS = ("NaN", "+Inf", "-Inf")
+_PROBE = "count_over_time(vector(1)[1m:1m])"
+"""2 at every whole minute where range selectors are closed, 1 where they are left-open; needs no data."""
+_TOO_MUCH = re.compile(r"too many|timed out|no whole answer|answer of more than|max[a-z]* (number|resolution|series)")
+_ASK_LESS = "set days_per_query or ids_per_query lower, or the server's limits higher"
+_RANGE_PATH = "api/v1/query_range"
+_INSTANT_PATH = "api/v1/query"
+
+
+class Version(NamedTuple):
+    """What a server says it is, and whether its range selectors are left-open."""
+
+    text: str
+    left_open: bool
+
+
+class Query(NamedTuple):
+    """What is asked of a Prometheus.
+
+    `expression` is PromQL in which `{matcher}` stands for the braces that choose the ids to be asked for, by their
+    label `id_label`, and `{range}` for a step: `sum by (id) (sum_over_time(x{matcher}[{range}]))`. `by` are the labels
+    that are kept. There is one point a step, and those of a day are summed.
+    """
+
+    name: str
+    expression: str
+    by: tuple[str, ...]
+    id_label: str = ""
+    step_seconds: int = DAY_SECONDS
+
+
+class Samples(NamedTuple):
+    """What answers say.
+
+    `values` has the columns window (YYYY-MM-DD), those of `by` ('' where a series lacks the label), value (the sum of
+    the points that are numbers, DECIMAL(38,12)) and points (how many they are), in key order. `dropped` has the same
+    but for value: the points that are no numbers (NaN, +Inf, -Inf). `warnings` are in Prometheus's own words.
+    """
+
+    values: pl.DataFrame
+    dropped: pl.DataFrame
+    warnings: tuple[str, ...]
+
+
+def sum_of_samples(name: str, series: str, by: Sequence[str], id_label: str) -> Query:
+    """All samples of a day, for series whose every sample says what came in since the one before."""
+    return _aggregated(name, "sum", "sum_over_time", series, by, id_label)
+
+
+def sample_counts(name: str, series: str, by: Sequence[str], id_label: str) -> Query:
+    """How many samples of a day there are of the series that has most; `gaps` says what is lacking."""
+    return _aggregated(name, "max", "count_over_time", series, by, id_label)
+
+
+def increases(name: str, series: str, by: Sequence[str], id_label: str, *, step_seconds: int = 3600) -> Query:
+    """By how much counters rose in each step, resets seen to. Prometheus extrapolates to the ends of a step."""
+    return _aggregated(name, "sum", "increase", series, by, id_label)._replace(step_seconds=step_seconds)
+
+
+def _aggregated(
+    name: str, aggregation: str, function: str, series: str, by: Sequence[str], id_label: str
+) -> Query:  # fmt: skip
+    if not _METRIC.fullmatch(series):
+        raise ValueError(f"{series!r} is not the name of a metric")
+    expression = f"{aggregation} by ({', '.join(by)}) ({function}({series}{{matcher}}[{{range}}]))"
+    return _checked(Query(name, expression, tuple(by), id_label))
+
+
+def _checked(query: Query) -> Query:
+    """The query itself; ValueError if its labels could be anything but labels, or batches of ids could mix."""
+    wrong = [label for label in (*query.by, query.id_label or "_") if not _LABEL.fullmatch(label) or label in _COLUMNS]
+    if wrong or (query.id_label and query.id_label not in query.by):
+        raise ValueError(f"query {query.name!r}: by {query.by!r}, id_label {query.id_label!r}")
+    return query
+
+
+def buildinfo(client: Client) -> Version:
+    """What the server is; if it does not say that it is a Prometheus of 2.0 or later, what it does is tried."""
+    answer = client.get("api/v1/status/buildinfo", absent_ok=True)
+    body = None if answer.status == 404 else answer.body
+    data = body.get("data") if isinstance(body, dict) else None
+    told = data if isinstance(data, dict) else {}
+    text = str(told.get("version", ""))
+    major = re.match(r"v?([0-9]{1,4})\.", text)
+    # Other programs with this interface (Mimir, Thanos) number their versions otherwise.
+    if major and int(major[1]) >= 2 and "application" not in told:
+        return Version(text, left_open=int(major[1]) >= 3)
+    return Version(text, left_open=_tried(client))
+
+
+def _tried(client: Client) -> bool:
+    where = f"{_INSTANT_PATH}: {_PROBE}"
+    data = _data(client.post(_INSTANT_PATH, {"query": _PROBE, "time": "2020-01-01T00:00:00Z"}).body, where)
+    try:
+        count = data["result"][0]["value"][1]
+    except (LookupError, TypeError):
+        count = None
+    if count not in {"1", "2"}:
+        raise SourceError(fault(where, f"value {shown(count)}", "1 or 2, as a Prometheus answers"))
+    return bool(count == "1")
+
+
+def windows(query: Query, days: Window, days_per_query: int) -> list[Window]:
+    """The days in as few pieces as can be asked for at once: of `days_per_query`, and of POINTS_MAX points a series."""
+    first, end = days
+    length = min(days_per_query, POINTS_MAX // _points_a_day(query))
+    starts = [first + timedelta(days=day) for day in range(0, (end - first).days, length)]
+    return [(start, min(end, start + timedelta(days=length))) for start in starts]
+
+
+def _points_a_day(query: Query) -> int:
+    points, rest = divmod(DAY_SECONDS, query.step_seconds)
+    if rest or points > POINTS_MAX:
+        raise ValueError(f"query {query.name!r}: a step of {query.step_seconds} s does not divide a day, or too finely")
+    return points
+
+
+def landed_name(query: Query, window: Window) -> str:
+    """The name under which the answers for a window are landed."""
+    return f"{query.name}-{window[0]}-{window[1]}"
+
+
+def fetch_days(
+    client: Client,
+    landing: Landing,
+    query: Query,
+    window: Window,
+    version: Version,
+    *,
+    ids: Iterable[str] = (),
+    ids_per_query: int = 50,
+    series_max: int = SERIES_MAX,
+) -> None:
+    """Land what a query says of the ids on the days of one of its `windows`, whole or not at all.
+
+    A query without `id_label` is one request; one with it is one for every `ids_per_query` ids, and none for no ids.
+    Raises SourceError, naming the query and the days, if any of the answers could not be had.
+    """
+    forms = range_forms(query, window, version, ids, ids_per_query)
+    where = _place(query, window)
+    landing.write(landed_name(query, window), (_answer(client, form, where, series_max) for form in forms))
+
+
+def _place(query: Query, window: Window) -> str:
+    return f"{query.name}, {window[0]} to {window[1] - timedelta(days=1)}"
+
+
+def range_forms(
+    query: Query, window: Window, version: Version, ids: Iterable[str], ids_per_query: int
+) -> list[dict[str, str]]:
+    """What is posted for a window: a point at the last millisecond of each of its steps, for all the ids."""
+    first, end = window
+    points = (end - first).days * _points_a_day(query)
+    if not 0 < points <= POINTS_MAX:
+        raise ValueError(f"{_place(query, window)}: {points} points a series; expected a piece of `windows`")
+    milliseconds = query.step_seconds * 1000
+    duration = f"{milliseconds if version.left_open else milliseconds - 1}ms"
+    step = timedelta(seconds=query.step_seconds)
+    return [
+        {
+            "query": _filled(query.expression, {"{matcher}": matcher, "{range}": duration}),
+            "start": _last_millisecond(datetime.combine(first, time()) + step),
+            "end": _last_millisecond(datetime.combine(end, time())),
+            "step": str(query.step_seconds),
+        }
+        for matcher in _matchers(_checked(query), ids, ids_per_query)
+    ]
+
+
+def _filled(expression: str, texts: dict[str, str]) -> str:
+    """The expression with its placeholders filled in one pass, so that none is seen inside of an id."""
+    return _PLACEHOLDER.sub(lambda found: texts[found[0]], expression)
+
+
+def _last_millisecond(end: datetime) -> str:
+    # Not as a number of seconds: Prometheus reads those as floats.
+    return f"{(end - _MILLISECOND).isoformat(timespec='milliseconds')}Z"
+
+
+def _matchers(query: Query, ids: Iterable[str], ids_per_query: int) -> list[str]:
+    """The matchers that choose the ids, `ids_per_query` at a time; '{}', which chooses all, of a query without."""
+    wanted = sorted(set(ids))
+    if not query.id_label:
+        if wanted:
+            raise ValueError(f"query {query.name!r} has no id_label, and cannot choose ids")
+        return ["{}"]
+    batches = [wanted[start : start + ids_per_query] for start in range(0, len(wanted), ids_per_query)]
+    return [f"{{{query.id_label}=~{quoted('|'.join(map(re2_literal, batch)))}}}" for batch in batches]
+
+
+def re2_literal(text: str) -> str:
+    """A regular expression of RE2 that matches this text and no other.
+
+    ContractError on '', which would match series without the label, and on what is no Unicode text.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ContractError(fault("an id to ask for", shown(ascii(text)), "Unicode text")) from None
+    if not text:
+        raise ContractError(fault("an id to ask for", "''", "a text that is not empty"))
+    return _RE2_SPECIAL.sub(r"\\\g<0>", text)
+
+
+def quoted(text: str) -> str:
+    """A string of PromQL, whose escapes are Go's; JSON's are among them."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _answer(client: Client, form: dict[str, str], where: str, series_max: int) -> Answer:
+    """One answer, whole and understood, with what was asked in its url."""
+    try:
+        answer = client.post(_RANGE_PATH, form)
+    except SourceError as error:
+        less = f" ({_ASK_LESS})" if _TOO_MUCH.search(str(error)) else ""
+        raise SourceError([f"{where}: {line}{less}" for line in error.faults]) from error
+    series = len(_matrix(answer.body, where))
+    if series > series_max:
+        raise SourceError(fault(where, f"{series:,} series in one answer", f"at most {series_max:,}: {_ASK_LESS}"))
+    # Of a form the client shows nothing, and here is nothing to hide.
+    return answer._replace(url=f"{answer.url}?{urlencode(form)}")
+
+
+def _data(body: Any, where: str) -> dict[str, Any]:
+    """What is in the envelope; SourceError with Prometheus's own words if it says that it failed."""
+    if not isinstance(body, dict) or body.get("status") not in {"success", "error"}:
+        raise SourceError(fault(where, f"answer {shown(body)}", "an answer of Prometheus"))
+    if body["status"] == "error":
+        told = f"{body.get('errorType', '')}: {body.get('error', '')}"
+        expected = _ASK_LESS if _TOO_MUCH.search(told) else "an answer without error"
+        raise SourceError(fault(where, f"error {shown(told, limit=300)}", expected))
+    data = body.get("data")
+    return data if isinstance(data, dict) else {}
+
+
+def _matrix(body: Any, where: str) -> list[Any]:
+    """The series of an answer to a range query."""
+    data = _data(body, where)
+    kind, result = data.get("resultType"), data.get("result")
+    if kind != "matrix" or not isinstance(result, list):
+        raise SourceError(fault(where, f"a result of type {shown(kind)}", "'matrix', a list of series"))
+    return result
+
+
+def parse_days(pages: Iterable[Answer], query: Query, window: Window) -> Samples:
+    """What the landed answers for a window say; no number becomes a float on its way.
+
+    Raises ContractError on a value that is no number and cannot be counted as none, and on a point of another day.
+    """
+    where, warnings, series = _place(query, window), dict[str, None](), list[Any]()
+    for page in pages:
+        body = page.body
+        series += _matrix(body, where)
+        warnings |= dict.fromkeys(str(said) for kind in ("warnings", "infos") for said in body.get(kind) or ())
+    points = _points(series, query, where)
+    _check_points(points, window, where)
+    key = ("window", *query.by)
+    is_number = pl.col("number").is_not_null()
+    dropped = points.filter(~is_number).group_by(key).agg(points=pl.len()).sort(key)
+    return Samples(_summed(points.filter(is_number), key, where), dropped, tuple(warnings))
+
+
+def _points(series: list[Any], query: Query, where: str) -> pl.DataFrame:
+    """The points of all series: window, the labels of `by`, text and number (null where the text is none)."""
+    try:
+        labels = {label: [one["metric"].get(label, "") for one in series] for label in query.by}
+        times = [[int(moment * 1000) for moment, _ in one["values"]] for one in series]
+        texts = [[text for _, text in one["values"]] for one in series]
+        frame = pl.DataFrame(
+            {**labels, "_time": times, "text": texts},
+            schema={
+                **dict.fromkeys(query.by, pl.String()),
+                "_time": pl.List(pl.Int64()),
+                "text": pl.List(pl.String()),
+            },
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, pl.exceptions.PolarsError) as error:
+        raise ContractError(fault(where, "series without labels or values", "a matrix of Prometheus")) from error
+    return frame.explode("_time", "text").select(
+        *query.by,
+        "text",
+        date=pl.from_epoch("_time", time_unit="ms").dt.date(),
+        number=parse_amount(pl.col("text")),
+        window=pl.from_epoch("_time", time_unit="ms").dt.strftime("%Y-%m-%d"),
+    )
+
+
+def _check_points(points: pl.DataFrame, window: Window, where: str) -> None:
+    bad = points.filter(pl.col("number").is_null() & ~pl.col("text").is_in(_NOT_NUMBERS))
+    outside = points.filter(~pl.col("date").is_between(window[0], window[1], closed="left"))
+    faults = []
+    if bad.height:
+        example = f"{bad.height} value(s) like {shown(bad['text'][0])}"
+        faults.append(fault(where, example, "decimal numbers of at most 26 digits before the point"))
+    if outside.height:
+        faults.append(fault(where, f"{outside.height} point(s) like one of {outside['window'][0]}", "these days only"))
+    if faults:
+        raise ContractError(faults)
+
+
+def _summed(points: pl.DataFrame, key: Sequence[str], where: str) -> pl.DataFrame:
+    units = points.select(*key, units=to_units(pl.col("number")))
+    summed = units.group_by(key).agg(pl.col("units").sum(), points=pl.len()).sort(key)
+    check_sum_fits(where, largest(units["units"]), max(summed["points"], default=0))
+    return summed.select(*key, to_amount(pl.col("units")).alias("value"), "points")
+
+
+def absent(samples: Samples, query: Query, window: Window, ids: Iterable[str]) -> pl.DataFrame:
+    """The ids that were asked for and of which there is no number, by day: the columns window and `id_label`."""
+    first, end = window
+    days = pl.date_range(first, end, closed="left", eager=True).dt.strftime("%Y-%m-%d").to_frame("window")
+    wanted = pl.DataFrame({query.id_label: sorted(set(ids))}, schema={query.id_label: pl.String()})
+    asked = days.join(wanted, how="cross").sort("window", query.id_label)
+    return asked.join(samples.values, on=["window", query.id_label], how="anti", maintain_order="left")
+
+
+def gaps(samples: Samples, scrape_seconds: int) -> pl.DataFrame:
+    """Of the answer to `sample_counts`, what is short of a sample every `scrape_seconds`: expected, seen, missing."""
+    expected = DAY_SECONDS // scrape_seconds
+    seen = pl.col("value").cast(pl.Int64)
+    return (
+        samples.values.drop("points")
+        .select(pl.exclude("value"), expected=pl.lit(expected, pl.Int64), seen=seen, missing=expected - seen)
+        .filter(pl.col("missing") > 0)
+    )

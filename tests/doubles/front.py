@@ -1,0 +1,49 @@
+"""A proxy in front of a server, which lets in only who brings the right credentials, as many operators have one."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.doubles.serving import served
+
+
+@contextmanager
+def front(target: str, authorization: str) -> Iterator[str]:
+    """The URL of a proxy to `target` for requests whose Authorization header is `authorization`; others get 401."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if self.headers.get("Authorization") != authorization:
+                self.answer(401, b"who are you?", "text/plain")
+                return
+            kind = {"Content-Type": self.headers.get("Content-Type", "")}
+            passed = urllib.request.Request(f"{target}{self.path}", content or None, kind, method=self.command)
+            try:
+                with opener.open(passed, timeout=30) as response:
+                    self.answer(response.status, response.read(), response.headers["Content-Type"])
+            except urllib.error.HTTPError as error:
+                self.answer(error.code, error.read(), error.headers["Content-Type"])
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def answer(self, status: int, content: bytes, kind: str) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with served(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
+        yield url
