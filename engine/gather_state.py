@@ -1,0 +1,436 @@
+"""What state.db knows of tenants whose bill comes from an API: gathers, metrics, usage, entities, and suspension.
+
+Like `state`, nothing here decides and nothing reads a clock.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import polars as pl
+
+from engine.database import Database
+from engine.frames import Table
+
+Status = Literal["fetched", "failed", "given_up"]
+
+
+class Gather(NamedTuple):
+    """One pass over the API, over the days from `first_day` to before `end_day`. `inventory_errors`: kind -> error."""
+
+    tenant_id: str
+    gather_id: int
+    started_at: str
+    ended_at: str | None
+    first_day: str
+    end_day: str
+    status: str
+    requests: int
+    error: str | None
+    inventory_errors: dict[str, str]
+
+
+_GATHER = """
+    SELECT tenant_id, gather_id, started_at, ended_at, first_day, end_day, status, requests, error, inventory_errors
+    FROM gathers
+"""
+
+
+def gathers(state: Database, tenant_id: str) -> list[Gather]:
+    """All gathers of a tenant, oldest first."""
+    found = state.rows(f"{_GATHER} WHERE tenant_id = ? ORDER BY gather_id", (tenant_id,))  # noqa: S608
+    return [Gather(*row[:-1], json.loads(row[-1])) for row in found]
+
+
+def last_gather(state: Database, tenant_id: str) -> Gather | None:
+    """The gather that was begun last."""
+    found = state.rows(f"{_GATHER} WHERE tenant_id = ? ORDER BY gather_id DESC LIMIT 1", (tenant_id,))  # noqa: S608
+    return Gather(*found[0][:-1], json.loads(found[0][-1])) if found else None
+
+
+def begin_gather(state: Database, tenant_id: str, started_at: str, first_day: str, end_day: str) -> Gather:
+    """Record in one transaction that a gather begins; one that is still open is given up for it."""
+    with state.transaction() as connection:
+        connection.execute(
+            """
+            UPDATE gathers SET status = 'failed', ended_at = ?, error = coalesce(error, 'was not finished')
+            WHERE tenant_id = ? AND status = 'open'
+            """,
+            (started_at, tenant_id),
+        )
+        (number,) = connection.execute(
+            "SELECT coalesce(max(gather_id), 0) + 1 FROM gathers WHERE tenant_id = ?", (tenant_id,)
+        ).fetchone()
+        connection.execute(
+            """
+            INSERT INTO gathers (
+                tenant_id, gather_id, started_at, first_day, end_day, status, requests, inventory_errors
+            )
+            VALUES (?, ?, ?, ?, ?, 'open', 0, '{}')
+            """,
+            (tenant_id, number, started_at, first_day, end_day),
+        )
+    return Gather(tenant_id, number, started_at, None, first_day, end_day, "open", 0, None, {})
+
+
+def update_gather(
+    state: Database,
+    gather: Gather,
+    *,
+    requests: int,
+    status: str = "open",
+    ended_at: str | None = None,
+    error: str | None = None,
+    inventory_errors: Mapping[str, str] | None = None,
+) -> None:
+    """Record in one transaction how far a gather came, or how it ended; `requests` are added."""
+    with state.transaction() as connection:
+        connection.execute(
+            """
+            UPDATE gathers SET requests = requests + ?, status = ?, ended_at = ?, error = ?, inventory_errors = ?
+            WHERE tenant_id = ? AND gather_id = ?
+            """,
+            (
+                *(requests, status, ended_at, error, _json(dict(inventory_errors or {}))),
+                *(gather.tenant_id, gather.gather_id),
+            ),
+        )
+
+
+def forget_gathers(state: Database, tenant_id: str, gather_ids: Iterable[int]) -> None:
+    """Forget gathers whose answers are no longer kept."""
+    with state.transaction() as connection:
+        connection.executemany(
+            "DELETE FROM gathers WHERE tenant_id = ? AND gather_id = ?", [(tenant_id, one) for one in gather_ids]
+        )
+
+
+class LandedWindow(NamedTuple):
+    """The costs that a gather landed for one window, and what was published of them."""
+
+    tenant_id: str
+    gather_id: int
+    first_day: str
+    end_day: str
+    sha256: str
+    records: int
+    malformed: int
+    rounding_residue: str
+    warnings: list[str]
+
+
+def record_window(state: Database, window: LandedWindow) -> None:
+    """Record in one transaction that the costs of a window are published."""
+    with state.transaction() as connection:
+        connection.execute(
+            """
+            INSERT INTO landed_windows (
+                tenant_id, gather_id, first_day, end_day, sha256, records, malformed, rounding_residue, warnings
+            )
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+            ON CONFLICT (tenant_id, gather_id, first_day) DO UPDATE SET
+                end_day = excluded.end_day,
+                sha256 = excluded.sha256,
+                records = excluded.records,
+                malformed = excluded.malformed,
+                rounding_residue = excluded.rounding_residue,
+                warnings = excluded.warnings
+            """,
+            (*window[:-1], _json(window.warnings)),
+        )
+
+
+def windows(state: Database, tenant_id: str, gather_id: int) -> list[LandedWindow]:
+    """The windows whose costs a gather published, in their order."""
+    found = state.rows(
+        """
+        SELECT tenant_id, gather_id, first_day, end_day, sha256, records, malformed, rounding_residue, warnings
+        FROM landed_windows
+        WHERE tenant_id = ? AND gather_id = ?
+        ORDER BY first_day
+        """,
+        (tenant_id, gather_id),
+    )
+    return [LandedWindow(*row[:-1], json.loads(row[-1])) for row in found]
+
+
+# Suspension
+
+
+class Failures(NamedTuple):
+    """How often in a row a tenant's gathers failed, with the last error; `suspended_at` if they are too many."""
+
+    failures: int
+    error: str
+    suspended_at: str | None
+
+
+def failures(state: Database, tenant_id: str) -> Failures | None:
+    """The failures in a row; None if the last gather did not fail."""
+    found = state.rows("SELECT failures, error, suspended_at FROM gather_failures WHERE tenant_id = ?", (tenant_id,))
+    return Failures(*found[0]) if found else None
+
+
+def count_failure(state: Database, tenant_id: str, error: str, *, now: str, threshold: int) -> Failures:
+    """Record in one transaction that a gather failed, and from the threshold on that the tenant is suspended."""
+    with state.transaction() as connection:
+        connection.execute(
+            """
+            INSERT INTO gather_failures (tenant_id, failures, error, suspended_at)
+            VALUES (:tenant_id, 1, :error, iif(1 >= :threshold, :now, NULL))
+            ON CONFLICT (tenant_id) DO UPDATE SET
+                failures = failures + 1,
+                error = excluded.error,
+                suspended_at = coalesce(suspended_at, iif(failures + 1 >= :threshold, :now, NULL))
+            """,
+            {"tenant_id": tenant_id, "error": error, "now": now, "threshold": threshold},
+        )
+    found = failures(state, tenant_id)
+    assert found is not None  # noqa: S101  # it was just written
+    return found
+
+
+def clear_failures(state: Database, tenant_id: str) -> None:
+    """Record in one transaction that a gather did not fail, or that it is to be tried again."""
+    with state.transaction() as connection:
+        connection.execute("DELETE FROM gather_failures WHERE tenant_id = ?", (tenant_id,))
+
+
+# Metrics and usage
+
+
+class DayMetric(NamedTuple):
+    """What became of a metric that a day asks for, for the resources in `ids`."""
+
+    charge_date: str
+    metric: str
+    status: Status
+    ids: tuple[str, ...]
+    billing_digest: str
+    fetch_id: int | None = None
+    rows: int = 0
+    dropped: int = 0
+    gaps: int = 0
+    attempts: int = 0
+    error: str | None = None
+
+
+def day_metrics(state: Database, tenant_id: str) -> dict[tuple[str, str], DayMetric]:
+    """(charge date, metric) -> what became of it, in this order."""
+    found = state.rows(
+        """
+        SELECT charge_date, metric, status, ids, billing_digest, fetch_id, rows, dropped, gaps, attempts, error
+        FROM day_metrics
+        WHERE tenant_id = ?
+        ORDER BY charge_date, metric
+        """,
+        (tenant_id,),
+    )
+    return {(row[0], row[1]): DayMetric(*row[:3], tuple(json.loads(row[3])), *row[4:]) for row in found}
+
+
+def save_day_metrics(
+    state: Database, tenant_id: str, known: Iterable[DayMetric], gone: Iterable[tuple[str, str]] = ()
+) -> None:
+    """Record in one transaction what became of metrics, and which are not asked for any more."""
+    with state.transaction() as connection:
+        connection.executemany(
+            "DELETE FROM day_metrics WHERE tenant_id = ? AND charge_date = ? AND metric = ?",
+            [(tenant_id, *key) for key in gone],
+        )
+        connection.executemany(
+            """
+            INSERT OR REPLACE INTO day_metrics (
+                tenant_id, charge_date, metric, status, ids, billing_digest,
+                fetch_id, rows, dropped, gaps, attempts, error
+            )
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            """,
+            [(tenant_id, *one[:3], _json(one.ids), *one[4:]) for one in known],
+        )
+
+
+class MetricFetch(NamedTuple):
+    """One question to the metrics that was answered; the answers are landed under its number."""
+
+    fetch_id: int
+    metric: str
+    first_day: str
+    end_day: str
+    ids: tuple[str, ...]
+    fetched_at: str
+
+
+def metric_fetches(state: Database, tenant_id: str) -> dict[int, MetricFetch]:
+    """Number -> question, of all whose answers are kept."""
+    found = state.rows(
+        """
+        SELECT fetch_id, metric, first_day, end_day, ids, fetched_at
+        FROM metric_fetches
+        WHERE tenant_id = ?
+        ORDER BY fetch_id
+        """,
+        (tenant_id,),
+    )
+    return {row[0]: MetricFetch(*row[:4], tuple(json.loads(row[4])), row[5]) for row in found}
+
+
+def next_fetch_id(state: Database, tenant_id: str) -> int:
+    """A number that no question has."""
+    found = state.rows("SELECT coalesce(max(fetch_id), 0) + 1 FROM metric_fetches WHERE tenant_id = ?", (tenant_id,))
+    return int(found[0][0])
+
+
+def record_fetch(state: Database, tenant_id: str, fetch: MetricFetch) -> None:
+    """Record in one transaction a question whose answers are landed."""
+    with state.transaction() as connection:
+        connection.execute(
+            """
+            INSERT INTO metric_fetches (tenant_id, fetch_id, metric, first_day, end_day, ids, fetched_at)
+            VALUES (?, ?, ?, ?, ?, ?, ?)
+            """,
+            (tenant_id, *fetch[:4], _json(fetch.ids), fetch.fetched_at),
+        )
+
+
+def forget_fetches(state: Database, tenant_id: str, fetch_ids: Iterable[int]) -> None:
+    """Forget questions whose answers are no longer kept, but for the number that was given last."""
+    with state.transaction() as connection:
+        connection.executemany(
+            """
+            DELETE FROM metric_fetches
+            WHERE tenant_id = ?1 AND fetch_id = ?2
+                AND fetch_id < (SELECT max(fetch_id) FROM metric_fetches WHERE tenant_id = ?1)
+            """,
+            [(tenant_id, one) for one in fetch_ids],
+        )
+
+
+class UsageDay(NamedTuple):
+    """The day file of usage in the lake."""
+
+    charge_date: str
+    digest: str
+    rows: int
+    size: int
+
+
+def usage_days(state: Database, tenant_id: str) -> dict[str, UsageDay]:
+    """Charge date -> the day file of usage, as it was published."""
+    found = state.rows(
+        "SELECT charge_date, digest, rows, bytes FROM usage_days WHERE tenant_id = ? ORDER BY charge_date", (tenant_id,)
+    )
+    return {row[0]: UsageDay(*row) for row in found}
+
+
+def save_usage_days(state: Database, tenant_id: str, days: Iterable[UsageDay], gone: Iterable[str] = ()) -> None:
+    """Record in one transaction day files of usage that were published, and days that have none any more."""
+    with state.transaction() as connection:
+        connection.executemany(
+            "DELETE FROM usage_days WHERE tenant_id = ? AND charge_date = ?", [(tenant_id, one) for one in gone]
+        )
+        connection.executemany(
+            "INSERT OR REPLACE INTO usage_days (tenant_id, charge_date, digest, rows, bytes) VALUES (?, ?, ?, ?, ?)",
+            [(tenant_id, *one) for one in days],
+        )
+
+
+class MetricsFlag(NamedTuple):
+    """Whether a day has all its metrics; how often they failed in a row, and why."""
+
+    charge_date: str
+    gathered: int
+    attempts: int
+    error: str | None
+
+
+def set_metrics_gathered(state: Database, tenant_id: str, flags: Iterable[MetricsFlag]) -> None:
+    """Record in one transaction which days have all metrics they ask for."""
+    with state.transaction() as connection:
+        connection.executemany(
+            """
+            UPDATE pipeline_state SET metrics_gathered = ?2, attempts = ?3, error = ?4
+            WHERE tenant_id = ?5 AND charge_date = ?1
+                AND (metrics_gathered <> ?2 OR (?2 = 0 AND (attempts, coalesce(error, '')) <> (?3, coalesce(?4, ''))))
+            """,
+            [(*flag, tenant_id) for flag in flags],
+        )
+
+
+def set_resources_gathered(state: Database, tenant_id: str, first_day: str, end_day: str, *, whole: bool) -> None:
+    """Record in one transaction that the inventory was gathered whole; or that it was not, for days yet to calculate.
+
+    A whole inventory is one for all days. One that is not holds back those of the gather that are not calculated.
+    """
+    with state.transaction() as connection:
+        if whole:
+            connection.execute("UPDATE pipeline_state SET resources_gathered = 1 WHERE tenant_id = ?", (tenant_id,))
+        else:
+            connection.execute(
+                """
+                UPDATE pipeline_state SET resources_gathered = 0
+                WHERE tenant_id = ? AND charge_date >= ? AND charge_date < ? AND chargeback_calculated = 0
+                """,
+                (tenant_id, first_day, end_day),
+            )
+
+
+# Entities
+
+
+def entities(state: Database, table: Table, tenant_id: str) -> pl.DataFrame:
+    """A tenant's rows of RESOURCES or IDENTITIES, in the order of the key."""
+    columns = ", ".join(table.schema)
+    found = state.rows(
+        f"SELECT {columns} FROM {table.name} WHERE tenant_id = ? ORDER BY id, valid_from",  # noqa: S608  # our names
+        (tenant_id,),
+    )
+    texts = pl.DataFrame(found, schema=dict.fromkeys(table.schema, pl.String()), orient="row")
+    return texts.with_columns(
+        *(pl.when(pl.col(name) != "").then(pl.col(name)).str.to_date("%Y-%m-%d") for name in ("valid_from", "valid_to")),
+        *(
+            pl.col(name).str.to_datetime("%Y-%m-%dT%H:%M:%S%.6f", time_unit="us")
+            for name, dtype in table.schema.items()
+            if isinstance(dtype, pl.Datetime)
+        ),
+    ).select(table.columns)
+
+
+def replace_entities(state: Database, table: Table, tenant_id: str, frame: pl.DataFrame) -> None:
+    """Record in one transaction a tenant's rows of RESOURCES or IDENTITIES, in the place of those that were known."""
+    texts = frame.with_columns(
+        pl.col("valid_from", "valid_to").dt.strftime("%Y-%m-%d").fill_null(""),
+        *(
+            pl.col(name).dt.strftime("%Y-%m-%dT%H:%M:%S%.6f")
+            for name, dtype in table.schema.items()
+            if isinstance(dtype, pl.Datetime)
+        ),
+    )
+    marks = ", ".join("?" * len(table.schema))
+    with state.transaction() as connection:
+        connection.execute(f"DELETE FROM {table.name} WHERE tenant_id = ?", (tenant_id,))  # noqa: S608
+        connection.executemany(
+            f"INSERT INTO {table.name} ({', '.join(table.schema)}) VALUES ({marks})",  # noqa: S608
+            texts.select(table.columns).rows(),
+        )
+
+
+def zero_counts(state: Database, tenant_id: str) -> dict[str, int]:
+    """Type -> how often in a row it came back empty although some are known; a type that never came whole is not in."""
+    return dict(state.rows("SELECT type, count FROM zero_gathers WHERE tenant_id = ? ORDER BY type", (tenant_id,)))
+
+
+def replace_zero_counts(state: Database, tenant_id: str, counts: Mapping[str, int]) -> None:
+    """Record in one transaction the counts of empty inventories."""
+    with state.transaction() as connection:
+        connection.execute("DELETE FROM zero_gathers WHERE tenant_id = ?", (tenant_id,))
+        connection.executemany(
+            "INSERT INTO zero_gathers (tenant_id, type, count) VALUES (?, ?, ?)",
+            [(tenant_id, name, count) for name, count in sorted(counts.items())],
+        )
+
+
+def _json(value: Sequence[str] | Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,94 @@
+"""What is asked of the Prometheus that holds a Confluent Cloud organization's metrics, and its answers as USAGE.
+
+Exported values are what came in since the sample before, so a day's usage is the sum of all its samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import polars as pl
+
+from engine.frames import USAGE
+from engine.sources import prometheus
+from engine.sources.answers import Answer
+from engine.sources.prometheus import Query, Window
+
+_CFU = "confluent_flink_num_cfu"
+_CFU_MINUTES = "confluent_flink_statement_utilization_cfu_minutes_consumed"
+_BY_STATEMENT = "compute_pool_id, flink_statement_name"
+
+
+class Metric(NamedTuple):
+    """A metric: the question for its values, and the labels that hold the resource and the principal.
+
+    `counts` asks how many samples there are, if gaps are to be known.
+    """
+
+    values: Query
+    resource: str
+    principal: str
+    counts: Query | None = None
+
+
+def _bytes(name: str, series: str) -> Metric:
+    values = prometheus.sum_of_samples(name, series, ("kafka_id", "principal_id"), "kafka_id")
+    counts = prometheus.sample_counts(f"{name}_samples", series, ("kafka_id",), "kafka_id")
+    return Metric(values, "kafka_id", "principal_id", counts)
+
+
+def _summed(series: str, by: str) -> str:
+    return f"sum by ({by}) (sum_over_time({series}{{matcher}}[{{range}}]))"
+
+
+METRICS: dict[str, Metric] = {
+    "bytes_in": _bytes("bytes_in", "confluent_kafka_server_request_bytes"),
+    "bytes_out": _bytes("bytes_out", "confluent_kafka_server_response_bytes"),
+    "flink_cfu": Metric(
+        Query(
+            "flink_cfu",
+            # The second series where a pool has nothing of the first on a day: one question instead of two.
+            f"{_summed(_CFU, _BY_STATEMENT)} or ({_summed(_CFU_MINUTES, _BY_STATEMENT)}"
+            f" unless on (compute_pool_id) {_summed(_CFU, 'compute_pool_id')})",
+            ("compute_pool_id", "flink_statement_name"),
+            "compute_pool_id",
+        ),
+        "compute_pool_id",
+        "flink_statement_name",
+    ),
+}
+"""By name as in USAGE; `running_statements` comes with the inventory."""
+
+
+class Measured(NamedTuple):
+    """USAGE, and by day what was no number (`dropped`: window, points)."""
+
+    usage: pl.DataFrame
+    dropped: pl.DataFrame
+    warnings: tuple[str, ...]
+
+
+def parse(pages: Iterable[Answer], metric: str, window: Window, tenant_id: str) -> Measured:
+    """The landed answers to a metric's question for values; ContractError if they are none."""
+    asked = METRICS[metric]
+    found = prometheus.parse_days(pages, asked.values, window)
+    usage = found.values.select(
+        tenant_id=pl.lit(tenant_id),
+        window="window",
+        resource_id=asked.resource,
+        metric=pl.lit(metric),
+        principal=asked.principal,
+        value="value",
+    )
+    dropped = found.dropped.group_by("window").agg(pl.col("points").sum()).sort("window")
+    return Measured(usage.select(USAGE.columns), dropped, found.warnings)
+
+
+def gaps(pages: Iterable[Answer], metric: str, window: Window, scrape_seconds: int) -> pl.DataFrame:
+    """The landed answers to a metric's question for counts: by day how many samples are lacking (window, missing)."""
+    counts = METRICS[metric].counts
+    if counts is None:
+        return pl.DataFrame(schema={"window": pl.String, "missing": pl.Int64})
+    found = prometheus.gaps(prometheus.parse_days(pages, counts, window), scrape_seconds)
+    return found.group_by("window").agg(pl.col("missing").sum()).sort("window")

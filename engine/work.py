@@ -1,0 +1,182 @@
+"""What the steps of one run of one tenant share: what is asked for, where to tell of it, and the tenant's days."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+from pydantic import SecretStr
+
+from engine import gather_state, lake, state
+from engine.config import AwsTenant, ConfluentTenant
+from engine.errors import ConfigError, ProrataError, StoppedError, fault
+from engine.frames import BILLING, CHARGEBACK, EMPTY_KEYS, USAGE, Table, check_rows, empty, encoded
+from engine.sources.http import Clock
+
+
+class Hooks(NamedTuple):
+    """What the recipes need from outside: the time, where to tell what happens, when to stop, and secrets.
+
+    `log(text)`: one line for people. `progress(stage, done, total)`: how far a stage is. `environment` holds what
+    `${NAME}` stands for. `clock` measures what `now` only names; without one nothing can be fetched.
+    """
+
+    now: Callable[[], str]
+    log: Callable[[str], None]
+    progress: Callable[[str, int, int], None]
+    stop: threading.Event
+    environment: Mapping[str, str] = {}
+    clock: Clock | None = None
+
+
+class Request(NamedTuple):
+    """What a command asks for: days from `first` to before `end` (None: open), and whether to redo unchanged days.
+
+    `lift`: gather a tenant that is suspended, and ask again for what was given up. `replay`: parse landed answers again.
+    """
+
+    command: str
+    first: date | None = None
+    end: date | None = None
+    force: bool = False
+    lift: bool = False
+    replay: bool = False
+
+    def covers(self, charge_date: str) -> bool:
+        """Whether a day is asked for."""
+        return (self.first is None or charge_date >= str(self.first)) and (
+            self.end is None or charge_date < str(self.end)
+        )
+
+
+class Summary(NamedTuple):
+    """What a run of one tenant did. `faults` kept it from a part of its work, with the exit code of the first."""
+
+    tenant_id: str
+    days_gathered: int = 0
+    days_removed: int = 0
+    days_calculated: int = 0
+    days_unchanged: int = 0
+    rows_written: int = 0
+    days_emitted: int = 0
+    days_pending: int = 0
+    requests: int = 0
+    warnings: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+    exit_code: int = 0
+
+
+class Work(NamedTuple):
+    """One run of one tenant, under its claim."""
+
+    root: Path
+    tenant: AwsTenant | ConfluentTenant
+    request: Request
+    hooks: Hooks
+    store: state.State
+    workers: int
+    warnings: list[str]
+    problems: list[ProrataError]
+    """What failed without keeping the later steps from their work."""
+
+    def warn(self, text: str) -> None:
+        """Tell of something that somebody should look at."""
+        self.warnings.append(text)
+        self.log(f"warning: {text}")
+
+    def log(self, text: str) -> None:
+        """Tell what happens."""
+        self.hooks.log(f"{self.tenant.id}: {text}")
+
+    def now(self) -> datetime:
+        """The time, naive UTC as in all tables."""
+        return as_time(self.hooks.now())
+
+    def stop_if_asked(self) -> None:
+        """StoppedError if the run is to end."""
+        if self.hooks.stop.is_set():
+            raise StoppedError(
+                f"tenant {self.tenant.id}: stopped; what was published stands, the next run does the rest"
+            )
+
+    def place(self, table: Table, key: state.DayKey) -> lake.Place:
+        """Where the tenant's rows of a day lie."""
+        return lake.Place(table, self.tenant.id, key[0], date.fromisoformat(key[1]))
+
+
+def as_time(text: str) -> datetime:
+    """A time as hooks give it, naive UTC as in all tables."""
+    return datetime.fromisoformat(text).replace(tzinfo=None)
+
+
+def secret(variable: str, environment: Mapping[str, str], where: str) -> SecretStr:
+    """What a variable `${NAME}` of the configuration stands for; ConfigError, naming it, if it is not set."""
+    name = variable.removeprefix("${").removesuffix("}")
+    value = environment.get(name, "")
+    if not value:
+        expected = "a value in the environment, or in a file .env beside the configuration"
+        raise ConfigError(fault(where, f"environment variable {name} is not set", expected))
+    return SecretStr(value)
+
+
+def known_days(work: Work) -> set[state.DayKey]:
+    """Days that the state knows, or of which a file lies in the lake: a crash may leave one without the other."""
+    tables = (BILLING, CHARGEBACK, EMPTY_KEYS)
+    stored = {key for table in tables for key in lake.sizes(work.root, table, work.tenant.id)}
+    return stored | state.days(work.store, work.tenant.id).keys()
+
+
+def lost_billing(work: Work) -> set[state.DayKey]:
+    """Days of which a billing file that the state knows is not in the lake as it was written."""
+    sizes = lake.sizes(work.root, BILLING, work.tenant.id)
+    days = state.days(work.store, work.tenant.id)
+    return {key for key, row in days.items() if sizes.get(key) != row.billing_bytes}
+
+
+def publish_billing(work: Work, key: state.DayKey, lines: pl.DataFrame) -> state.BillingDay:
+    """A day's billing -> the lake; what is there now."""
+    place = work.place(BILLING, key)
+    written = lake.write(place.temporary(work.root), BILLING, _slices(encoded(lines)))
+    lake.publish(work.root, place, written)
+    return state.BillingDay(work.tenant.ecosystem, work.tenant.id, *key, written.digest, written.rows, written.size)
+
+
+def _slices(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    return frame.iter_slices(lake.ROW_GROUP_ROWS)
+
+
+def withdraw(work: Work, keys: Sequence[state.DayKey]) -> int:
+    """Take days out of the lake that their bill no longer has."""
+    for key in keys:
+        for table in (CHARGEBACK, EMPTY_KEYS, BILLING):
+            lake.withdraw(work.root, work.place(table, key))
+    return state.remove_days(work.store, work.tenant.id, keys)
+
+
+def usage_key(charge_date: str) -> state.DayKey:
+    """Where the usage of a day lies: in its own month, whatever bill the day is in."""
+    return charge_date[:7], charge_date
+
+
+def usage_of(work: Work, charge_date: str) -> pl.DataFrame:
+    """USAGE of a day; no rows if it has no file, or none that can be read as such."""
+    place = work.place(USAGE, usage_key(charge_date))
+    if not place.path(work.root).exists():
+        return empty(USAGE)
+    return lake.read(work.root, place)
+
+
+def publish_usage(work: Work, charge_date: str, usage: pl.DataFrame) -> gather_state.UsageDay | None:
+    """USAGE of a day, in any order -> the lake; what is there now, None if there are no rows."""
+    place = work.place(USAGE, usage_key(charge_date))
+    if not usage.height:
+        lake.withdraw(work.root, place)
+        return None
+    rows = check_rows(usage.sort(USAGE.key), USAGE)
+    written = lake.write(place.temporary(work.root), USAGE, _slices(encoded(rows)))
+    lake.publish(work.root, place, written)
+    return gather_state.UsageDay(charge_date, written.digest, written.rows, written.size)
