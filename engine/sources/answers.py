@@ -6,6 +6,8 @@ import json
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
+from engine.errors import ContractError, fault, shown
+
 _DIGITS_OF_INT = 40
 """Whole numbers of more digits stay decimals: Python takes long over them, or refuses them."""
 
@@ -47,3 +49,41 @@ def _integer(text: str) -> int | Decimal:
 
 def _refused(text: str) -> None:
     raise ValueError(f"{text} is not JSON")
+
+
+def canonical(value: Any) -> str:
+    """A decoded value as JSON of one form: keys sorted, no blanks, nothing escaped that need not be, numbers exact."""
+    match value:
+        case dict():
+            members = (f"{json.dumps(key, ensure_ascii=False)}:{canonical(value[key])}" for key in sorted(value))
+            return "{" + ",".join(members) + "}"
+        case list():
+            return "[" + ",".join(canonical(member) for member in value) + "]"
+        case Decimal():
+            return str(value)
+        case _:
+            return json.dumps(value, ensure_ascii=False)
+
+
+def clean(text: str) -> str:
+    """The text, with a question mark for every half of a surrogate pair: such are allowed in JSON, and nowhere else."""
+    return text.encode(errors="replace").decode()
+
+
+def shown_value(value: Any) -> str:
+    """A decoded value as it may stand in a message."""
+    return shown(value if isinstance(value, str) else canonical(value))
+
+
+def listed(answer: Answer) -> list[Any]:
+    """The members of a page, `{"data": [...]}`; none of a list that is not there. ContractError if it is no page."""
+    if answer.status == 404:
+        return []
+    try:
+        body = answer.body
+    except (ValueError, RecursionError):
+        body = None
+    data = body.get("data", 0) if isinstance(body, dict) else 0
+    if not isinstance(data, list | None):
+        raise ContractError(fault(f"answer to {answer.url}", shown(answer.text), "an object with a list, data"))
+    return data or []

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import polars as pl
-import polars_hash as plh
 
 from engine.errors import ContractError, ProrataError, SourceError, fault, shown
 from engine.frames import BILLING, check_rows, tag_key
@@ -35,6 +34,7 @@ from engine.sources.csv_text import (
     place,
     scan,
 )
+from engine.sources.lines import line_id, tags_json
 
 __all__ = ["LINE_KEY", "Assembly", "Load", "LoadedFile", "discover", "fingerprint", "load"]
 
@@ -55,14 +55,7 @@ LINE_KEY = (
     "currency",
     "tags",
 )
-"""The columns of BILLING that make a line.
-
-line_id is the first 8 bytes, big-endian and signed, of the SHA-256 of these values in this order, each written as its
-length in UTF-8 bytes, a colon, the value and a comma (charge_date as YYYY-MM-DD):
-
-    key = "".join(f"{len(value.encode())}:{value}," for value in values)
-    line_id = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big", signed=True)
-"""
+"""The columns of BILLING that make a line, and its id (`line_id`)."""
 
 _REQUIRED = {
     "sub_account_id": "lineItem/UsageAccountId",
@@ -470,32 +463,6 @@ def _first_filled(texts: Iterable[pl.Expr]) -> pl.Expr:
     return pl.coalesce(*(pl.when(text != "").then(text) for text in texts), pl.lit(""))
 
 
-def _tags_json(tags: Mapping[str, str]) -> pl.Expr:
-    """Columns by tag key -> a JSON object, keys sorted, no blanks, no empty values."""
-
-    def member(key: str, name: str) -> pl.Expr:
-        # Polars escapes as JSON asks only when it writes a whole object, so one is written and cut out of its braces.
-        written = pl.struct(pl.col(name).alias("")).struct.json_encode()
-        value = written.str.slice(len('{"":')).str.strip_suffix("}")
-        return pl.when(pl.col(name) != "").then(pl.concat_str(pl.lit(json.dumps(key, ensure_ascii=False) + ":"), value))
-
-    members = [member(key, tags[key]) for key in sorted(tags)]
-    listed = pl.concat_str(members, separator=",", ignore_nulls=True) if members else pl.lit("")
-    return pl.concat_str(pl.lit("{"), listed, pl.lit("}"))
-
-
-def _line_id(key: Sequence[str]) -> pl.Expr:
-    """Text columns -> Int64, see LINE_KEY."""
-    fields = [
-        part
-        for name in key
-        for part in (pl.col(name).str.len_bytes().cast(pl.String), pl.lit(":"), pl.col(name), pl.lit(","))
-    ]
-    digest = plh.concat_str(*fields).chash.sha2_256()
-    halves = [digest.str.slice(start, 8).str.to_integer(base=16, dtype=pl.UInt64) for start in (0, 8)]
-    return (halves[0] * 2**32 + halves[1]).reinterpret(signed=True)
-
-
 def _one_per_line(pooled: pl.LazyFrame, head: _Header) -> pl.LazyFrame:
     """Rows pooled by raw text, file by file -> one row per day, labels and tags, as BILLING has them but for types."""
     tags = {key: f"tag {key}" for key in head.tags}
@@ -515,7 +482,7 @@ def _one_per_line(pooled: pl.LazyFrame, head: _Header) -> pl.LazyFrame:
             pl.when(one_unit & (pl.col("measured").sum() > 0)).then(pl.col("quantity").sum()),
             pl.when(one_unit).then(pl.col("unit").first()).otherwise(pl.lit("")),
         )
-        .with_columns(tags=_tags_json(tags))
+        .with_columns(tags=tags_json(tags))
     )
 
 
@@ -528,7 +495,7 @@ def _billing(pooled: pl.DataFrame, head: _Header, billing_period: str, tenant_id
             tenant_id=pl.lit(tenant_id),
             ecosystem=pl.lit("aws"),
             env_id=pl.col("sub_account_id"),
-            line_id=_line_id(LINE_KEY),
+            line_id=line_id(LINE_KEY),
             charge_date=pl.col("charge_date").str.to_date("%Y-%m-%d"),
             quantity=to_amount(pl.col("quantity")),
             amount=to_amount(pl.col("amount")),
