@@ -18,7 +18,10 @@ Status = Literal["fetched", "failed", "given_up"]
 
 
 class Gather(NamedTuple):
-    """One pass over the API, over the days from `first_day` to before `end_day`. `inventory_errors`: kind -> error."""
+    """One pass over the API, over the days from `first_day` to before `end_day`.
+
+    `inventory_errors`: kind -> error. `folded`: the inventory, as far as it was landed, is in the entities.
+    """
 
     tenant_id: str
     gather_id: int
@@ -29,11 +32,13 @@ class Gather(NamedTuple):
     status: str
     requests: int
     error: str | None
+    folded: int
     inventory_errors: dict[str, str]
 
 
 _GATHER = """
-    SELECT tenant_id, gather_id, started_at, ended_at, first_day, end_day, status, requests, error, inventory_errors
+    SELECT tenant_id, gather_id, started_at, ended_at, first_day, end_day, status, requests, error, folded,
+        inventory_errors
     FROM gathers
 """
 
@@ -66,13 +71,13 @@ def begin_gather(state: Database, tenant_id: str, started_at: str, first_day: st
         connection.execute(
             """
             INSERT INTO gathers (
-                tenant_id, gather_id, started_at, first_day, end_day, status, requests, inventory_errors
+                tenant_id, gather_id, started_at, first_day, end_day, status, requests, folded, inventory_errors
             )
-            VALUES (?, ?, ?, ?, ?, 'open', 0, '{}')
+            VALUES (?, ?, ?, ?, ?, 'open', 0, 0, '{}')
             """,
             (tenant_id, number, started_at, first_day, end_day),
         )
-    return Gather(tenant_id, number, started_at, None, first_day, end_day, "open", 0, None, {})
+    return Gather(tenant_id, number, started_at, None, first_day, end_day, "open", 0, None, 0, {})
 
 
 def update_gather(
@@ -83,17 +88,19 @@ def update_gather(
     status: str = "open",
     ended_at: str | None = None,
     error: str | None = None,
+    folded: int = 0,
     inventory_errors: Mapping[str, str] | None = None,
 ) -> None:
     """Record in one transaction how far a gather came, or how it ended; `requests` are added."""
     with state.transaction() as connection:
         connection.execute(
             """
-            UPDATE gathers SET requests = requests + ?, status = ?, ended_at = ?, error = ?, inventory_errors = ?
+            UPDATE gathers SET
+                requests = requests + ?, status = ?, ended_at = ?, error = ?, folded = ?, inventory_errors = ?
             WHERE tenant_id = ? AND gather_id = ?
             """,
             (
-                *(requests, status, ended_at, error, _json(dict(inventory_errors or {}))),
+                *(requests, status, ended_at, error, folded, _json(dict(inventory_errors or {}))),
                 *(gather.tenant_id, gather.gather_id),
             ),
         )

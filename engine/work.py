@@ -123,6 +123,18 @@ def secret(variable: str, environment: Mapping[str, str], where: str) -> SecretS
     return SecretStr(value)
 
 
+def clock_of(work: Work) -> Clock:
+    """The clock of a run that may fetch."""
+    if work.hooks.clock is None:
+        raise TypeError("a run that gathers from an API needs a clock")
+    return work.hooks.clock
+
+
+def raw_folder(root: Path, tenant: ConfluentTenant) -> Path:
+    """Where the answers that a tenant's gathers landed lie."""
+    return root / "raw" / tenant.source.kind / tenant.id
+
+
 def known_days(work: Work) -> set[state.DayKey]:
     """Days that the state knows, or of which a file lies in the lake: a crash may leave one without the other."""
     tables = (BILLING, CHARGEBACK, EMPTY_KEYS)

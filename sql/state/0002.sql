@@ -1,7 +1,8 @@
 -- Tenants whose bill comes from an API: what was gathered, and what is known since.
 
 -- One pass over the API: the days from first_day to before end_day, and the inventory. 'open' until all of it is landed
--- and published, so that the next run goes on with it; 'failed' says that it ended without a part of it.
+-- and published, so that the next run goes on with it; 'failed' says that it ended without a part of it. `folded`: its
+-- inventory, as far as it was landed, is in the entities.
 CREATE TABLE gathers (
     tenant_id        TEXT    NOT NULL,
     gather_id        INTEGER NOT NULL,
@@ -13,6 +14,7 @@ CREATE TABLE gathers (
     requests         INTEGER NOT NULL,
     error            TEXT,
     inventory_errors TEXT    NOT NULL CHECK (json_valid(inventory_errors)),
+    folded           INTEGER NOT NULL CHECK (folded IN (0, 1)),
     PRIMARY KEY (tenant_id, gather_id)
 ) STRICT, WITHOUT ROWID;
 

@@ -1,0 +1,429 @@
+"""Gathering a tenant whose bill comes from an API: costs into billing days, inventories into entities.
+
+A gather lands raw answers first and reads them afterwards. What is landed whole is never asked for twice: a run that
+dies leaves its gather open, and the next run over the same days goes on with it. For every day that it covers, the
+lines that came are the lines there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from datetime import date, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from engine import entities, gather_state, state
+from engine.config import ConfluentCloud, ConfluentTenant, Credentials
+from engine.errors import ContractError, SourceError, StoppedError, StoreError, fault
+from engine.frames import IDENTITIES, RESOURCES, USAGE, empty
+from engine.sources import confluent, confluent_inventory
+from engine.sources.confluent import Window
+from engine.sources.confluent_inventory import Inventory
+from engine.sources.http import Client, Endpoint
+from engine.sources.landing import Landing
+from engine.text import counted
+from engine.work import (
+    Summary,
+    Work,
+    as_time,
+    clock_of,
+    known_days,
+    lost_billing,
+    publish_billing,
+    publish_usage,
+    raw_folder,
+    secret,
+    usage_of,
+    withdraw,
+)
+
+RUNNING = "running_statements"
+"""The one metric that comes with the inventory: what runs on the day of the gather."""
+
+
+def landing_of(root: Path, tenant: ConfluentTenant, gather_id: int) -> Landing:
+    """Where one gather lands."""
+    return Landing(raw_folder(root, tenant) / "gathers" / f"{gather_id:06}")
+
+
+def window(tenant: ConfluentTenant, today: date) -> Window:
+    """The days that a gather of today covers."""
+    return today - timedelta(days=tenant.lookback_days), today - timedelta(days=tenant.cutoff_days)
+
+
+def suspension(store: state.State, tenant_id: str) -> str | None:
+    """Why a tenant is not gathered any more; None if it is."""
+    found = gather_state.failures(store, tenant_id)
+    if found is None or found.suspended_at is None:
+        return None
+    return (
+        f"gathering is suspended since {found.suspended_at}, after {counted(found.failures, 'failure')} in a row; the"
+        f" last was: {found.error.splitlines()[0]}"
+    )
+
+
+def gather(work: Work, tenant: ConfluentTenant, summary: Summary) -> Summary:
+    """One pass over the API. What fails is counted and told; what is stored stays, and the steps after this go on."""
+    reason = suspension(work.store, tenant.id)
+    if reason is not None:
+        if not work.request.lift:
+            work.problems.append(SourceError(fault(f"tenant {tenant.id}", reason, "`prorata run --force` to try again")))
+            return summary
+        work.log(reason)
+        gather_state.clear_failures(work.store, tenant.id)
+    source = tenant.source
+    where = f"tenant {tenant.id}: source"
+    endpoint = _endpoint(source.url, source, source, work, where)
+    flink = {
+        region: _endpoint(source.url, source, keys, work, f"{where}: flink {region}")
+        for region, keys in (source.flink.keys if source.flink else {}).items()
+    }
+    try:
+        return _gathered(work, tenant, (endpoint, flink), summary)
+    except (SourceError, ContractError) as error:
+        work.problems.append(error)
+        _count_failure(work, tenant, str(error))
+        return summary
+
+
+def _count_failure(work: Work, tenant: ConfluentTenant, error: str) -> None:
+    found = gather_state.count_failure(
+        work.store, tenant.id, error, now=work.hooks.now(), threshold=tenant.gather_failure_threshold
+    )
+    if found.suspended_at is not None:
+        work.warn(f"the gather failed {counted(found.failures, 'time')} in a row: gathering is suspended")
+
+
+def _endpoint(url: str, source: ConfluentCloud, keys: ConfluentCloud | Credentials, work: Work, where: str) -> Endpoint:
+    return Endpoint(
+        url=url,
+        key=secret(keys.api_key, work.hooks.environment, f"{where}: api_key"),
+        secret=secret(keys.api_secret, work.hooks.environment, f"{where}: api_secret"),
+        timeout_seconds=float(source.timeout_seconds),
+        requests_per_second=float(source.requests_per_second),
+        attempts=source.attempts,
+        ca_bundle=source.ca_bundle,
+    )
+
+
+class _Clients:
+    """Who asks the API, and who asks Flink in each region; closed together. `requests` counts all that was sent."""
+
+    def __init__(self, stack: ExitStack, work: Work, template: str, api: Endpoint, flink: dict[str, Endpoint]) -> None:
+        self._stack, self._work, self._template, self._flink = stack, work, template, flink
+        self._by_url = {api.url: self._entered(api)}
+        self.api = self._by_url[api.url]
+
+    def _entered(self, endpoint: Endpoint) -> Client:
+        return self._stack.enter_context(Client(endpoint, clock_of(self._work), self._work.hooks.stop))
+
+    def flink(self, region: str, cloud: str) -> Client | None:
+        """Who asks for statements in a region; None if the configuration has no key for it."""
+        endpoint = self._flink.get(region)
+        if endpoint is None:
+            return None
+        url = confluent_inventory.flink_url(self._template, region, cloud)
+        name = f"{region} {url}"
+        if name not in self._by_url:
+            self._by_url[name] = self._entered(endpoint._replace(url=url))
+        return self._by_url[name]
+
+    @property
+    def requests(self) -> int:
+        return sum(client.requests for client in self._by_url.values())
+
+
+def _gathered(
+    work: Work, tenant: ConfluentTenant, endpoints: tuple[Endpoint, dict[str, Endpoint]], summary: Summary
+) -> Summary:
+    days = window(tenant, work.now().date())
+    one = _open_gather(work, tenant, days)
+    landing = landing_of(work.root, tenant, one.gather_id)
+    failed, requests = _fetch(work, tenant, one, landing, endpoints)
+    try:
+        published = _publish(work, tenant, one, landing)
+    except ContractError as error:
+        # The answers are whole, so they would be the same if this gather went on: the next one asks again.
+        ended_at = work.hooks.now()
+        gather_state.update_gather(
+            work.store, one, requests=0, status="failed", ended_at=ended_at, error=str(error), inventory_errors=failed
+        )
+        raise
+    _complete(work, tenant, one, landing, failed)
+    _forget_old(work, tenant)
+    if failed:
+        work.problems.append(SourceError(f"inventory: {text}" for text in failed.values()))
+        _count_failure(work, tenant, "; ".join(failed.values()))
+    else:
+        gather_state.clear_failures(work.store, tenant.id)
+    return summary._replace(
+        days_gathered=summary.days_gathered + published.changed,
+        days_removed=summary.days_removed + published.removed,
+        requests=summary.requests + requests,
+    )
+
+
+def _open_gather(work: Work, tenant: ConfluentTenant, days: Window) -> gather_state.Gather:
+    """The gather that is to be finished, if it is over the same days; else a new one."""
+    first, end = map(str, days)
+    last = gather_state.last_gather(work.store, tenant.id)
+    if last is not None and last.status == "open" and (last.first_day, last.end_day) == (first, end):
+        work.log(f"going on with the gather of {last.started_at}, {first} to before {end}")
+        return last
+    work.log(f"gathering {first} to before {end}")
+    return gather_state.begin_gather(work.store, tenant.id, work.hooks.now(), first, end)
+
+
+def _fetch(
+    work: Work,
+    tenant: ConfluentTenant,
+    one: gather_state.Gather,
+    landing: Landing,
+    endpoints: tuple[Endpoint, dict[str, Endpoint]],
+) -> tuple[dict[str, str], int]:
+    """Land what is not landed yet: costs and inventory. The kinds of the inventory that failed; requests sent."""
+    template = tenant.source.flink.url if tenant.source.flink else ""
+    with ExitStack() as stack:
+        clients = _Clients(stack, work, template, *endpoints)
+        try:
+            for days in _windows(one):
+                work.stop_if_asked()
+                if not landing.has(confluent.costs_name(days)):
+                    confluent.fetch_costs(clients.api, landing, days)
+                    work.log(f"costs {days[0]} to before {days[1]} landed")
+            failed = confluent_inventory.fetch_inventory(clients.api, clients.flink, landing)
+        except (SourceError, ContractError, StoppedError) as error:
+            gather_state.update_gather(work.store, one, requests=clients.requests, error=str(error))
+            raise
+        gather_state.update_gather(work.store, one, requests=clients.requests, inventory_errors=failed)
+        return failed, clients.requests
+
+
+def _windows(one: gather_state.Gather) -> list[Window]:
+    return confluent.cost_windows(date.fromisoformat(one.first_day), date.fromisoformat(one.end_day))
+
+
+class _Published(NamedTuple):
+    changed: int = 0
+    removed: int = 0
+
+
+def _publish(work: Work, tenant: ConfluentTenant, one: gather_state.Gather, landing: Landing) -> _Published:
+    """Landed costs -> billing days: those that differ are replaced, those without lines any more are withdrawn."""
+    before = _published_before(work, one)
+    lost = {charge_date for _, charge_date in lost_billing(work)}
+    known = known_days(work)
+    changed = removed = 0
+    for days in _windows(one):
+        work.stop_if_asked()
+        path = landing.path(confluent.costs_name(days))
+        sha256 = hashlib.sha256(f"{tenant.source.currency} ".encode() + path.read_bytes()).hexdigest()
+        first, end = map(str, days)
+        same = before.get((first, end))
+        if same is not None and same.sha256 == sha256 and not any(first <= day < end for day in lost):
+            gather_state.record_window(work.store, same._replace(gather_id=one.gather_id))
+            continue
+        costs = confluent.parse_costs(
+            landing.read(confluent.costs_name(days)), tenant.id, days, tenant.source.currency
+        )  # fmt: skip
+        for text in costs.warnings:
+            work.warn(text)
+        covered = {key for key in known if first <= key[1] < end}
+        done = _publish_days(work, costs.billing, covered)
+        changed, removed = changed + done.changed, removed + done.removed
+        gather_state.record_window(
+            work.store,
+            gather_state.LandedWindow(
+                *(tenant.id, one.gather_id, first, end, sha256, costs.records, costs.malformed),
+                f"{costs.residue:f}",
+                list(costs.warnings),
+            ),
+        )
+    work.log(f"costs: {counted(changed, 'day')} changed, {removed} withdrawn")
+    return _Published(changed, removed)
+
+
+def _published_before(work: Work, one: gather_state.Gather) -> dict[tuple[str, str], gather_state.LandedWindow]:
+    """What the gather before this one published, by window, if it published all; else nothing is known to be the same."""
+    before = [found for found in gather_state.gathers(work.store, one.tenant_id) if found.gather_id < one.gather_id]
+    if not before or not before[-1].folded:
+        return {}
+    found = gather_state.windows(work.store, one.tenant_id, before[-1].gather_id)
+    return {(row.first_day, row.end_day): row for row in found}
+
+
+def _publish_days(
+    work: Work, billing: pl.DataFrame, covered: Iterable[state.DayKey], *, resources_gathered: int = 0
+) -> _Published:
+    """BILLING of some days -> the lake; what else there was of the days that it covers is withdrawn."""
+    stored = state.days(work.store, work.tenant.id)
+    found, changed = set[state.DayKey](), 0
+    for (charge_date,), lines in billing.partition_by("charge_date", as_dict=True, maintain_order=True).items():
+        key = (str(charge_date)[:7], str(charge_date))
+        found.add(key)
+        day = publish_billing(work, key, lines)
+        known = stored.get(key)
+        if known is None or (known.billing_digest, known.billing_bytes) != (day.billing_digest, day.billing_bytes):
+            flags = {"resources_gathered": resources_gathered, "metrics_gathered": 0}
+            changed += state.upsert_billing_days(work.store, [day._replace(**flags)])
+    return _Published(changed, withdraw(work, sorted(set(covered) - found)))
+
+
+def _complete(
+    work: Work, tenant: ConfluentTenant, one: gather_state.Gather, landing: Landing, failed: dict[str, str]
+) -> None:
+    """Fold the landed inventory into what is known, and end the gather, in one transaction."""
+    inventory = confluent_inventory.parse_inventory(confluent_inventory.read_inventory(landing))
+    for text in inventory.warnings:
+        work.warn(text)
+    known = Known(
+        gather_state.entities(work.store, RESOURCES, tenant.id),
+        gather_state.entities(work.store, IDENTITIES, tenant.id),
+        gather_state.zero_counts(work.store, tenant.id),
+    )
+    after = folded(tenant, known, inventory, one.started_at)
+    _tell_changes(work, after)
+    running = _publish_running(work, tenant, one.started_at[:10], inventory)
+    status, error = ("failed", "; ".join(failed.values())) if failed else ("done", None)
+    with work.store.transaction():
+        _store_known(work, tenant, after)
+        gather_state.save_usage_days(work.store, tenant.id, *running)
+        gather_state.set_resources_gathered(work.store, tenant.id, one.first_day, one.end_day, whole=not failed)
+        gather_state.update_gather(
+            work.store,
+            one,
+            requests=0,
+            status=status,
+            ended_at=work.hooks.now(),
+            error=error,
+            folded=1,
+            inventory_errors=failed,
+        )
+
+
+class Known(NamedTuple):
+    """What is known of a tenant's entities: intervals, and counts of empty inventories. `changes`: see `entities`."""
+
+    resources: pl.DataFrame
+    identities: pl.DataFrame
+    zero_counts: dict[str, int]
+    changes: tuple[pl.DataFrame, ...] = ()
+
+
+def folded(tenant: ConfluentTenant, known: Known, inventory: Inventory, started_at: str) -> Known:
+    """What is known after one inventory more."""
+    threshold, at = tenant.zero_gather_deletion_threshold, as_time(started_at)
+    seen = entities.Seen(inventory.resources, at, inventory.gathered)
+    resources = entities.fold(
+        entities.RESOURCE, known.resources, seen, known.zero_counts, tenant_id=tenant.id, threshold=threshold
+    )
+    seen = seen._replace(snapshot=inventory.identities)
+    found = entities.fold(
+        entities.IDENTITY, known.identities, seen, resources.zero_counts, tenant_id=tenant.id, threshold=threshold
+    )
+    return Known(resources.intervals, found.intervals, found.zero_counts, (resources.changes, found.changes))
+
+
+def _store_known(work: Work, tenant: ConfluentTenant, known: Known) -> None:
+    gather_state.replace_entities(work.store, RESOURCES, tenant.id, known.resources)
+    gather_state.replace_entities(work.store, IDENTITIES, tenant.id, known.identities)
+    gather_state.replace_zero_counts(work.store, tenant.id, known.zero_counts)
+
+
+def _tell_changes(work: Work, known: Known) -> None:
+    counts = pl.concat(known.changes).group_by("type", "change").len().sort("type", "change").rows()
+    told = ", ".join(f"{count} {kind} {change}" for kind, change, count in counts) or "nothing changed"
+    work.log(f"inventory: {told}")
+
+
+def _publish_running(
+    work: Work, tenant: ConfluentTenant, day: str, inventory: Inventory
+) -> tuple[list[gather_state.UsageDay], list[str]]:
+    """The statements that run on the day of the gather -> its usage; the last gather of a day counts."""
+    if "flink_statement" not in inventory.gathered:
+        return [], []
+    rows = inventory.running.select(
+        tenant_id=pl.lit(tenant.id), window=pl.lit(day), resource_id="resource_id", metric=pl.lit(RUNNING),
+        principal="principal", value="value",
+    ).select(USAGE.columns)  # fmt: skip
+    others = usage_of(work, day).filter(pl.col("metric") != RUNNING)
+    published = publish_usage(work, day, pl.concat([others, rows]))
+    return ([published], []) if published else ([], [day])
+
+
+def _forget_old(work: Work, tenant: ConfluentTenant) -> None:
+    """Remove raw answers that need not be kept any more."""
+    limit = str(work.now().date() - timedelta(days=tenant.retention_days))
+    folder = raw_folder(work.root, tenant)
+    old = [one.gather_id for one in gather_state.gathers(work.store, tenant.id)[:-1] if one.started_at < limit]
+    fetches = gather_state.metric_fetches(work.store, tenant.id).values()
+    old_fetches = [one.fetch_id for one in fetches if one.fetched_at < limit]
+    for kind, numbers in (("gathers", old), ("metrics", old_fetches)):
+        for number in numbers:
+            _remove(folder / kind / f"{number:06}")
+    gather_state.forget_gathers(work.store, tenant.id, old)
+    gather_state.forget_fetches(work.store, tenant.id, old_fetches)
+
+
+def _remove(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        seen = f"cannot be removed ({error.strerror})"
+        raise StoreError(fault(str(error.filename or folder), seen, "a folder that this user may write")) from error
+
+
+def replay(work: Work, tenant: ConfluentTenant, summary: Summary) -> Summary:
+    """Read all landed costs and inventories again, as the gathers did, without asking anybody."""
+    done = _Published()
+    for billing, covered in _replayed_costs(work, tenant):
+        published = _publish_days(work, billing, covered, resources_gathered=1)
+        done = _Published(done.changed + published.changed, done.removed + published.removed)
+    _replay_inventories(work, tenant)
+    work.log(f"answers read again: {counted(done.changed, 'day')} changed, {done.removed} withdrawn")
+    return summary._replace(
+        days_gathered=summary.days_gathered + done.changed, days_removed=summary.days_removed + done.removed
+    )
+
+
+def _replayed_costs(work: Work, tenant: ConfluentTenant) -> Iterator[tuple[pl.DataFrame, list[state.DayKey]]]:
+    """Costs as they were landed last for every day, newest gathers first: BILLING, and the known days it covers."""
+    covered = set[str]()
+    for one in reversed(gather_state.gathers(work.store, tenant.id)):
+        landing = landing_of(work.root, tenant, one.gather_id)
+        for row in gather_state.windows(work.store, tenant.id, one.gather_id):
+            days = date.fromisoformat(row.first_day), date.fromisoformat(row.end_day)
+            names = [str(days[0] + timedelta(days=number)) for number in range((days[1] - days[0]).days)]
+            open_days = [name for name in names if name not in covered]
+            if not open_days or not landing.has(confluent.costs_name(days)):
+                continue
+            work.stop_if_asked()
+            costs = confluent.parse_costs(
+                landing.read(confluent.costs_name(days)), tenant.id, days, tenant.source.currency
+            )
+            wanted = pl.col("charge_date").dt.to_string("%Y-%m-%d").is_in(open_days)
+            yield costs.billing.filter(wanted), [key for key in known_days(work) if key[1] in set(open_days)]
+            covered.update(open_days)
+
+
+def _replay_inventories(work: Work, tenant: ConfluentTenant) -> None:
+    """Fold the inventories of all gathers again, if all are still there: intervals are made of the whole sequence."""
+    gathers = gather_state.gathers(work.store, tenant.id)
+    ended = [one for one in gathers if one.folded]
+    landings = [landing_of(work.root, tenant, one.gather_id) for one in ended]
+    if not gathers or gathers[0].gather_id > 1 or not all(landing.names() for landing in landings):
+        work.warn("inventories are not read again: the first ones are no longer kept")
+        return
+    known = Known(*(empty(table) for table in (RESOURCES, IDENTITIES)), {})
+    for one, landing in zip(ended, landings, strict=True):
+        inventory = confluent_inventory.parse_inventory(confluent_inventory.read_inventory(landing))
+        known = folded(tenant, known, inventory, one.started_at)
+    with work.store.transaction():
+        _store_known(work, tenant, known)

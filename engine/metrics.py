@@ -1,0 +1,372 @@
+"""Which metrics the days of a tenant ask for, and the usage that is fetched for them.
+
+A day asks for what the ladders of its lines may weigh by. What was fetched for all of its resources is not asked for
+again; what failed is, until it is given up. A metric that has no values for a resource was fetched all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from engine import decide, gather_state, lake, state
+from engine.config import ConfluentTenant
+from engine.decide import Inputs
+from engine.errors import ContractError, SourceError, fault
+from engine.frames import BILLING, USAGE
+from engine.gather_state import DayMetric
+from engine.sources import confluent_metrics, prometheus
+from engine.sources.confluent_metrics import METRICS
+from engine.sources.http import Client, Endpoint
+from engine.sources.landing import Landing
+from engine.text import counted
+from engine.work import Summary, Work, clock_of, publish_usage, raw_folder, secret, usage_key, usage_of
+
+Key = tuple[str, str]
+"""(charge date, metric)"""
+
+
+class Need(NamedTuple):
+    """What a day asks for: a metric of some resources, for the billing that it has."""
+
+    charge_date: str
+    metric: str
+    ids: tuple[str, ...]
+    billing_digest: str
+
+    def is_the_question_of(self, known: DayMetric) -> bool:
+        """Whether what is known of it is still about the same."""
+        return (self.ids, self.billing_digest) == (known.ids, known.billing_digest)
+
+    def is_answered_by(self, known: DayMetric | None) -> bool:
+        """Whether nothing more is to be waited for."""
+        if known is None:
+            return False
+        if known.status == "fetched":
+            return set(self.ids) <= set(known.ids)
+        return known.status == "given_up" and self.is_the_question_of(known)
+
+
+def needs(work: Work, tenant: ConfluentTenant, given: Inputs) -> dict[Key, Need]:
+    """What the stored days ask for; nothing if no metrics are configured."""
+    if tenant.metrics is None:
+        return {}
+    digests = {key[1]: day.billing_digest for key, day in state.days(work.store, tenant.id).items()}
+    asked = decide.metrics_by_day(lake.scan(work.root, BILLING, tenant.id), given)
+    return {
+        (str(day), metric): Need(str(day), metric, tuple(ids), digests[str(day)])
+        for day, metric, ids in asked.rows()
+        if str(day) in digests
+    }
+
+
+def given_up(known: Mapping[Key, DayMetric], charge_date: str) -> frozenset[str]:
+    """The metrics of a day that could not be had, and that nobody waits for any more."""
+    return frozenset(metric for (day, metric), one in known.items() if day == charge_date and one.status == "given_up")
+
+
+def lost_usage(work: Work) -> set[str]:
+    """Days whose usage in the lake is not what was published."""
+    sizes = lake.sizes(work.root, USAGE, work.tenant.id)
+    published = gather_state.usage_days(work.store, work.tenant.id)
+    days = {*published, *(charge_date for _, charge_date in sizes)}
+    return {
+        day for day in days if sizes.get(usage_key(day)) != (published[day].size if day in published else None)
+    }  # fmt: skip
+
+
+def gather(work: Work, tenant: ConfluentTenant, given: Inputs, summary: Summary) -> Summary:
+    """Fetch what days ask for and have not, in the fewest questions. What fails leaves its days waiting."""
+    asked = _asked(work, tenant, given)
+    requests = 0
+    if asked and tenant.metrics is not None:
+        with Client(_endpoint(work, tenant), clock_of(work), work.hooks.stop) as client:
+            try:
+                failed = _fetch_all(work, tenant, client, asked)
+            finally:
+                requests = client.requests
+        _tell_failures(work, failed)
+    return summary._replace(requests=summary.requests + requests)
+
+
+def _asked(work: Work, tenant: ConfluentTenant, given: Inputs) -> list[Need]:
+    known = gather_state.day_metrics(work.store, tenant.id)
+    lost, lift = lost_usage(work), work.request.lift
+    return [
+        need
+        for key, need in sorted(needs(work, tenant, given).items())
+        if not need.is_answered_by(known.get(key))
+        or need.charge_date in lost
+        or (lift and known[key].status == "given_up")
+    ]
+
+
+def _endpoint(work: Work, tenant: ConfluentTenant) -> Endpoint:
+    given, environment = tenant.metrics, work.hooks.environment
+    assert given is not None  # noqa: S101  # who has none asks nothing
+
+    def opened(name: str, variable: str | None) -> object:
+        return secret(variable, environment, f"tenant {tenant.id}: metrics: {name}") if variable else None
+
+    return Endpoint(
+        url=given.url,
+        key=opened("username", given.username),
+        secret=opened("password", given.password),
+        bearer=opened("bearer", given.bearer),
+        timeout_seconds=float(given.timeout_seconds),
+        requests_per_second=float(given.requests_per_second),
+        attempts=given.attempts,
+        ca_bundle=given.ca_bundle,
+    )
+
+
+class _Question(NamedTuple):
+    """A metric of some resources over the days from `first` to before `end`, for the needs of some of them."""
+
+    metric: str
+    first: date
+    end: date
+    ids: tuple[str, ...]
+    needs: tuple[Need, ...]
+
+
+def _questions(needs: Sequence[Need], days_per_query: int) -> Iterator[list[_Question]]:
+    """The needs as few questions: for each stretch of days those of all metrics."""
+    rest = sorted(needs)
+    while rest:
+        end = date.fromisoformat(rest[0].charge_date) + timedelta(days=days_per_query)
+        within = [need for need in rest if need.charge_date < str(end)]
+        rest = rest[len(within) :]
+        yield [
+            _question([need for need in within if need.metric == metric])
+            for metric in sorted({need.metric for need in within})
+        ]
+
+
+def _question(needs: Sequence[Need]) -> _Question:
+    first, last = (date.fromisoformat(need.charge_date) for need in (needs[0], needs[-1]))
+    ids = tuple(sorted({one for need in needs for one in need.ids}))
+    return _Question(needs[0].metric, first, last + timedelta(days=1), ids, tuple(needs))
+
+
+class _Failed(NamedTuple):
+    """A question that could not be answered, and which of its days are given up for it."""
+
+    question: _Question
+    error: str
+    given_up: tuple[str, ...]
+
+
+def _fetch_all(work: Work, tenant: ConfluentTenant, client: Client, asked: Sequence[Need]) -> list[_Failed]:
+    given = tenant.metrics
+    assert given is not None  # noqa: S101
+    failed = list[_Failed]()
+    try:
+        version, unreachable = prometheus.buildinfo(client), ""
+    except (SourceError, ContractError) as error:
+        # Every question would wait as long for the same.
+        version, unreachable = prometheus.Version("", left_open=False), str(error)
+    stretches = list(_questions(asked, given.days_per_query))
+    for number, questions in enumerate(stretches, start=1):
+        work.stop_if_asked()
+        answered = list[_Answered]()
+        for question in questions:
+            try:
+                if unreachable:
+                    raise SourceError(unreachable)
+                answered.append(_fetched(work, tenant, client, question, version, len(answered)))
+            except (SourceError, ContractError) as error:
+                failed.append(_record_failure(work, tenant, question, str(error)))
+        _publish(work, tenant, answered)
+        work.log(f"metrics {number} of {len(stretches)}: {questions[0].first} to before {questions[-1].end}")
+    return failed
+
+
+class _Answered(NamedTuple):
+    """A question's answer: USAGE, and for each day what was dropped and what is lacking."""
+
+    question: _Question
+    fetch_id: int
+    usage: pl.DataFrame
+    dropped: dict[str, int]
+    gaps: dict[str, int]
+    fetched_at: str
+
+
+def _fetched(
+    work: Work, tenant: ConfluentTenant, client: Client, question: _Question, version: prometheus.Version, ahead: int
+) -> _Answered:
+    given = tenant.metrics
+    assert given is not None  # noqa: S101
+    fetch_id = gather_state.next_fetch_id(work.store, tenant.id) + ahead
+    landing = landing_of(work.root, tenant, fetch_id)
+    asked = METRICS[question.metric]
+    for query in (asked.values, asked.counts):
+        if query is not None:
+            prometheus.fetch_days(
+                client,
+                landing,
+                query,
+                (question.first, question.end),
+                version,
+                ids=question.ids,
+                ids_per_query=given.ids_per_query,
+            )
+    return _read(landing, tenant, question, fetch_id, work.hooks.now())
+
+
+def landing_of(root: Path, tenant: ConfluentTenant, fetch_id: int) -> Landing:
+    """Where the answers to one question are landed."""
+    return Landing(raw_folder(root, tenant) / "metrics" / f"{fetch_id:06}")
+
+
+def _read(landing: Landing, tenant: ConfluentTenant, question: _Question, fetch_id: int, at: str) -> _Answered:
+    asked, days = METRICS[question.metric], (question.first, question.end)
+    pages = landing.read(prometheus.landed_name(asked.values, days))
+    found = confluent_metrics.parse(pages, question.metric, days, tenant.id)
+    gaps = {}
+    if asked.counts is not None and tenant.metrics is not None:
+        counts = landing.read(prometheus.landed_name(asked.counts, days))
+        gaps = dict(confluent_metrics.gaps(counts, question.metric, days, tenant.metrics.scrape_seconds).rows())
+    return _Answered(question, fetch_id, found.usage, dict(found.dropped.rows()), gaps, at)
+
+
+def _record_failure(work: Work, tenant: ConfluentTenant, question: _Question, error: str) -> _Failed:
+    known = gather_state.day_metrics(work.store, tenant.id)
+    rows = list[DayMetric]()
+    for need in question.needs:
+        before = known.get((need.charge_date, need.metric))
+        again = before is not None and before.status != "fetched" and need.is_the_question_of(before)
+        attempts = before.attempts + 1 if before is not None and again else 1
+        status: gather_state.Status = "given_up" if attempts >= tenant.allocation_retry_limit else "failed"
+        rows.append(DayMetric(*need[:2], status, *need[2:], attempts=attempts, error=error))
+    gather_state.save_day_metrics(work.store, tenant.id, rows)
+    return _Failed(question, error, tuple(row.charge_date for row in rows if row.status == "given_up"))
+
+
+def _publish(work: Work, tenant: ConfluentTenant, answered: Sequence[_Answered]) -> None:
+    """Answers of one stretch of days -> the lake, then the state."""
+    wanted: dict[str, dict[str, tuple[_Answered, Need]]] = {}
+    for one in answered:
+        for need in one.question.needs:
+            wanted.setdefault(need.charge_date, {})[need.metric] = (one, need)
+    rows, published, gone = list[DayMetric](), list[gather_state.UsageDay](), list[str]()
+    for day, metrics in sorted(wanted.items()):
+        parts = [usage_of(work, day).filter(~pl.col("metric").is_in(list(metrics)))]
+        for one, need in metrics.values():
+            of_day = one.usage.filter(pl.col("window") == day, pl.col("resource_id").is_in(list(need.ids)))
+            parts.append(of_day)
+            counts = (one.fetch_id, of_day.height, one.dropped.get(day, 0), one.gaps.get(day, 0))
+            rows.append(DayMetric(*need[:2], "fetched", *need[2:], *counts))
+        usage = publish_usage(work, day, pl.concat(parts))
+        published += [usage] if usage else []
+        gone += [] if usage else [day]
+    with work.store.transaction():
+        for one in answered:
+            asked = one.question
+            if one.fetched_at:
+                fetch = gather_state.MetricFetch(
+                    one.fetch_id, asked.metric, str(asked.first), str(asked.end), asked.ids, one.fetched_at
+                )
+                gather_state.record_fetch(work.store, tenant.id, fetch)
+        gather_state.save_usage_days(work.store, tenant.id, published, gone)
+        gather_state.save_day_metrics(work.store, tenant.id, rows)
+
+
+def _tell_failures(work: Work, failed: Iterable[_Failed]) -> None:
+    faults = dict[str, None]()
+    for one in failed:
+        days = f"{one.question.first} to {one.question.end - timedelta(days=1)}"
+        faults[fault(f"metric {one.question.metric}, {days}", one.error, "an answer; the next run asks again")] = None
+        if one.given_up:
+            work.warn(
+                f"metric {one.question.metric}: given up for {counted(len(one.given_up), 'day')} from"
+                f" {one.given_up[0]} on; their lines go to UNALLOCATED as allocation_failed"
+            )
+    if faults:
+        work.problems.append(SourceError(faults))
+
+
+def settle(work: Work, tenant: ConfluentTenant, given: Inputs) -> None:
+    """Say of every day whether it has all that it asks for; usage that nobody asks for any more is taken out."""
+    wanted, known = needs(work, tenant, given), gather_state.day_metrics(work.store, tenant.id)
+    if tenant.metrics is not None:
+        known = _narrowed(work, tenant, wanted, known)
+    lost = lost_usage(work)
+    by_day: dict[str, list[Need]] = {}
+    for need in wanted.values():
+        by_day.setdefault(need.charge_date, []).append(need)
+    flags = []
+    for _, day in state.days(work.store, tenant.id):
+        open_ = [
+            known.get((need.charge_date, need.metric))
+            for need in by_day.get(day, [])
+            if not need.is_answered_by(known.get((need.charge_date, need.metric))) or day in lost
+        ]
+        failed = [one for one in open_ if one is not None and one.error]
+        attempts = max((one.attempts for one in failed), default=0)
+        flags.append(gather_state.MetricsFlag(day, int(not open_), attempts, failed[0].error if failed else None))
+    gather_state.set_metrics_gathered(work.store, tenant.id, flags)
+
+
+def _narrowed(
+    work: Work, tenant: ConfluentTenant, wanted: Mapping[Key, Need], known: Mapping[Key, DayMetric]
+) -> dict[Key, DayMetric]:
+    """What is known, without what is not asked for any more, in the state and in the lake.
+
+    So the usage of a day does not depend on what it once asked for.
+    """
+    gone = [key for key in known if key not in wanted]
+    fewer = [
+        one._replace(ids=wanted[key].ids)
+        for key, one in known.items()
+        if key in wanted and one.status == "fetched" and set(wanted[key].ids) < set(one.ids)
+    ]
+    if not gone and not fewer:
+        return dict(known)
+    keep = {(key, one) for key, need in wanted.items() for one in need.ids}
+    days = sorted({day for day, _ in gone} | {one.charge_date for one in fewer})
+    rows: dict[Key, int] = {}
+    published, withdrawn = list[gather_state.UsageDay](), list[str]()
+    for day in days:
+        asked = pl.DataFrame(
+            [(metric, one) for (of, metric), one in keep if of == day],
+            schema={"metric": pl.String, "resource_id": pl.String},
+            orient="row",
+        )
+        stored = usage_of(work, day)
+        ours = stored.filter(pl.col("metric").is_in(list(METRICS))).join(
+            asked, on=["metric", "resource_id"], how="semi"
+        )
+        rows |= {(day, metric): count for metric, count in ours.group_by("metric").len().rows()}
+        usage = publish_usage(work, day, pl.concat([stored.filter(~pl.col("metric").is_in(list(METRICS))), ours]))
+        published += [usage] if usage else []
+        withdrawn += [] if usage else [day]
+    fewer = [one._replace(rows=rows.get((one.charge_date, one.metric), 0)) for one in fewer]
+    with work.store.transaction():
+        gather_state.save_usage_days(work.store, tenant.id, published, withdrawn)
+        gather_state.save_day_metrics(work.store, tenant.id, fewer, gone)
+    return gather_state.day_metrics(work.store, tenant.id)
+
+
+def replay(work: Work, tenant: ConfluentTenant) -> None:
+    """Read the landed answers of all days again, without asking anybody."""
+    fetches = gather_state.metric_fetches(work.store, tenant.id)
+    known = gather_state.day_metrics(work.store, tenant.id).values()
+    by_fetch: dict[int, list[Need]] = {}
+    for one in known:
+        if one.status == "fetched" and one.fetch_id in fetches:
+            by_fetch.setdefault(one.fetch_id, []).append(Need(one.charge_date, one.metric, one.ids, one.billing_digest))
+    for fetch_id, of_fetch in sorted(by_fetch.items()):
+        fetch, landing = fetches[fetch_id], landing_of(work.root, tenant, fetch_id)
+        if not landing.names():
+            continue
+        days = date.fromisoformat(fetch.first_day), date.fromisoformat(fetch.end_day)
+        question = _Question(fetch.metric, *days, fetch.ids, tuple(of_fetch))
+        # Without a time it is no new question.
+        _publish(work, tenant, [_read(landing, tenant, question, fetch_id, "")])
+
