@@ -7,14 +7,16 @@ the plan of the kernel out. Tenants whose owners stand in tags (`decide`) and te
 
 from __future__ import annotations
 
-from datetime import date
+import hashlib
+from datetime import date, datetime, timedelta
 from typing import NamedTuple
 
 import polars as pl
 
-from engine import allocate, identities, names, rules, weights
+from engine import allocate, digests, identities, money, names, rules, weights
 from engine.config import AwsTenant, ConfluentTenant
-from engine.frames import BILLING, EMPTY_KEYS
+from engine.errors import ContractError, fault
+from engine.frames import BILLING, EMPTY_KEYS, decoded
 
 MEASURES_OF: dict[str, tuple[str, ...]] = {"aws": ("amount",), "confluent_cloud": ("amount", "list_amount")}
 """Ecosystem -> the measures that its bills fill; the first is the one that is charged."""
@@ -90,7 +92,7 @@ def _allocated(lines: pl.DataFrame, decided: Decided, measures: tuple[str, ...])
 def matched(billing: pl.LazyFrame, given: Inputs) -> pl.LazyFrame:
     """BILLING -> the same rows with owner, rule_id, window and weight_scope."""
     if not isinstance(given.tenant, AwsTenant):
-        raise NotImplementedError(given.tenant.ecosystem)
+        return rules.match_products(billing, given.rules).with_columns(owner=pl.lit(""))
     return rules.match(identities.with_owner(billing, given.tenant.owner), given.rules)
 
 
@@ -131,8 +133,44 @@ def _empty_keys(rungs: pl.DataFrame, of_weighted: pl.DataFrame) -> pl.DataFrame:
 
 
 def decide_products(billing: pl.DataFrame, given: Inputs, facts: DayFacts) -> DayDecision:
-    """BILLING of one day of a tenant whose products have ladders, and what is known of the day -> what is decided."""
-    raise NotImplementedError
+    """BILLING of one day of a tenant whose products have ladders, and what is known of the day -> what is decided.
+
+    ContractError if the lines are of several days, or if a sum might not be exact.
+    """
+    day = _one_day(billing)
+    there = identities.alive(facts.resources, day)
+    by_product = rules.match_products(decoded(billing.lazy()), given.rules).collect()
+    lives = identities.alive_seconds(there, day)
+    lines = rules.with_derived(by_product, given.rules, lives, facts.failed).sort(BILLING.key)
+    todays = rules.derived(given.rules, lines["rule_id"].unique())
+    found = identities.candidates(
+        lines["resource_id"],
+        there,
+        identities.alive(facts.identities, day),
+        facts.usage.filter(pl.col("window") == str(day)),
+        given.rules.operator,
+    )
+    wanted = weights.product_groups(lines, todays)
+    weighed = weights.weigh_reached(wanted, todays, weights.Known(candidates=found))
+    rungs = allocate.rungs_asked(lines, todays.frame, weighed)
+    lost = allocate.empty_keys(rungs).sort("rule_id", "part", "rung", "weight_scope")
+    decided = Decided(allocate.planned(rungs, weighed), lost)
+    return DayDecision(lines, todays.frame, decided, _unknown_products(lines))
+
+
+def _one_day(billing: pl.DataFrame) -> date:
+    days: list[date] = billing["charge_date"].unique().sort().to_list()
+    if len(days) > 1:
+        raise ContractError(fault("table billing", f"lines of {len(days)} days, from {days[0]} on", "lines of one day"))
+    return days[0] if days else date.min
+
+
+def _unknown_products(lines: pl.DataFrame) -> pl.DataFrame:
+    unknown = lines.filter(pl.col("rule_id") == rules.UNKNOWN_PRODUCT)
+    units = unknown.select(money.to_units(pl.col("amount"))).to_series()
+    money.check_sum_fits("lines of unknown products", money.largest(units), unknown.height)
+    by_type = ["product_type", "currency"]
+    return unknown.group_by(by_type).agg(lines=pl.len(), amount=pl.col("amount").sum()).sort(by_type)
 
 
 def allocate_day(billing: pl.DataFrame, given: Inputs, facts: DayFacts) -> Allocation:
@@ -142,10 +180,52 @@ def allocate_day(billing: pl.DataFrame, given: Inputs, facts: DayFacts) -> Alloc
 
 
 def metrics_needed(billing: pl.DataFrame, given: Inputs) -> dict[str, list[str]]:
-    """Metric -> ids of the resources (sorted) whose values the ladders of a day's lines may weigh by."""
-    raise NotImplementedError
+    """Metric -> ids of the resources (sorted) whose values the ladders of some lines may weigh by.
+
+    Without those that come with the inventory (`rules.FROM_INVENTORY`).
+    """
+    by_rule = pl.DataFrame(
+        [
+            (rule_id, metric)
+            for rule_id, metrics in rules.metrics_of(given.rules).items()
+            for metric in metrics - rules.FROM_INVENTORY
+        ],
+        schema={"rule_id": pl.String, "metric": pl.String},
+        orient="row",
+    )
+    asked = (
+        rules.match_products(decoded(billing.lazy()), given.rules)
+        .filter(pl.col("resource_id") != "")
+        .select("rule_id", "resource_id")
+        .unique()
+        .join(by_rule.lazy(), on="rule_id", how="inner")
+        .group_by("metric")
+        .agg(pl.col("resource_id").unique().sort())
+        .sort("metric")
+        .collect()
+    )
+    return dict(asked.rows())
 
 
 def facts_digest(day: date, facts: DayFacts) -> str:
-    """A digest of what of the facts a day's chargeback can depend on."""
-    raise NotImplementedError
+    """A digest of what of the facts a day's chargeback can depend on.
+
+    What was there on the day and whose it was, without names and times that do not matter for it: a resource that is
+    deleted later is on this day what it was. The order of rows has no effect.
+    """
+    end = datetime(day.year, day.month, day.day) + timedelta(days=1)  # noqa: DTZ001  # times are naive UTC throughout
+    resources = identities.alive(facts.resources, day).select(
+        "id",
+        "type",
+        "parent",
+        "owner",
+        # Metrics know statements by name.
+        name=pl.when(pl.col("type") == "flink_statement").then(pl.col("display_name")).otherwise(pl.lit("")),
+        created_at="created_at",
+        deleted_at=pl.when(pl.col("deleted_at") < end).then(pl.col("deleted_at")),
+    )
+    known = identities.alive(facts.identities, day).select("id", "type", "owner", "scope")
+    values = ["resource_id", "metric", "principal", "value"]
+    usage = facts.usage.filter(pl.col("window") == str(day)).select(values).sort(values)
+    content = [digests.digest(frame) for frame in (resources, known, usage)]
+    return hashlib.sha256("\n".join([*content, *sorted(facts.failed)]).encode()).hexdigest()

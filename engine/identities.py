@@ -1,12 +1,18 @@
-"""Who owns a line: from the tags of BILLING to identities, as expressions and joins."""
+"""Who owns what, and who may be charged, as expressions and joins.
+
+Where owners stand in tags: from the tags of BILLING to identities. Where they do not: from the inventory as it was on
+a day, and from what was measured, to whom the rungs of a ladder may charge (`candidates`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import date, datetime, timedelta
+from typing import NamedTuple
 
 import polars as pl
 
-from engine import names
+from engine import money, names
 from engine.config import AwsTenant, Owner
 from engine.errors import ContractError, fault, shown
 from engine.frames import (
@@ -20,6 +26,36 @@ from engine.frames import (
 )
 
 IDENTITIES_SHOWN = 20
+
+OWNER_TYPES = ("service_account", "user", "identity_pool", "principal")
+"""Types of identities that may bear cost. Keys stand for their owners; providers and what is `system` for nobody."""
+ACCOUNT_TYPES = OWNER_TYPES[:3]
+"""Those of them that the organization has, as against principals that only metrics name."""
+STATEMENT_METRICS = ("flink_cfu", "running_statements")
+"""Metrics whose principals are names of statements of the resource."""
+API_KEY = "api_key:"
+"""Before the key in the owner of a connector that logs in with one."""
+STATEMENT_OWNER_UNKNOWN = "flink_stmt_owner_unknown"
+KEY_NOT_FOUND = "connector_api_key_not_found"
+OWNER_UNKNOWN = {"connector": "connector_credentials_unknown", "ksqldb": "ksqldb_owner_unknown"}
+"""Type of a resource that has one owner -> who bears its cost if nobody knows whom it belongs to."""
+GONE = {
+    "lcc-": "connector_credentials_unknown",
+    "clcc-": "connector_credentials_unknown",
+    "lksqlc-": "ksqldb_deleted_when_calc_started",
+}
+"""How ids of such resources begin -> who bears the cost of one that the inventory of the day does not have."""
+SENTINELS = frozenset(
+    {
+        STATEMENT_OWNER_UNKNOWN,
+        KEY_NOT_FOUND,
+        "connector_api_key_masked",
+        "connector_credentials_masked",
+        *OWNER_UNKNOWN.values(),
+        *GONE.values(),
+    }
+)
+"""Identities that stand for an owner nobody could name. They bear cost and weigh, unlike UNALLOCATED."""
 
 
 def resolved(text: pl.Expr, owner: Owner) -> pl.Expr:
@@ -128,3 +164,188 @@ def resources(billing: pl.LazyFrame) -> pl.DataFrame:
         .sort("tenant_id", "id")
     )
     return shape(frame, RESOURCES).collect(engine="streaming")
+
+
+def alive(frame: pl.DataFrame, day: date) -> pl.DataFrame:
+    """The RESOURCES or IDENTITIES that there were on a UTC day, as they were on it: at most one row per id.
+
+    Bounds that are null are open. What was deleted on the day was there on it. Should intervals of one id overlap, the
+    later one counts.
+    """
+    start = datetime(day.year, day.month, day.day)  # noqa: DTZ001  # times are naive UTC throughout
+    end = start + timedelta(days=1)
+    return (
+        frame.filter(
+            pl.col("valid_from").is_null() | (pl.col("valid_from") <= day),
+            pl.col("valid_to").is_null() | (pl.col("valid_to") > day),
+            pl.col("created_at").is_null() | (pl.col("created_at") < end),
+            pl.col("deleted_at").is_null() | (pl.col("deleted_at") >= start),
+        )
+        .sort("id", "valid_from", nulls_last=False)
+        .unique("id", keep="last", maintain_order=True)
+    )
+
+
+def alive_seconds(resources: pl.DataFrame, day: date) -> pl.DataFrame:
+    """`alive` RESOURCES -> id and for how many whole seconds of the day each lived (from created_at to deleted_at)."""
+    start = datetime(day.year, day.month, day.day)  # noqa: DTZ001
+    end = start + timedelta(days=1)
+    first = pl.col("created_at").dt.truncate("1s").clip(lower_bound=start, upper_bound=end).fill_null(start)
+    last = pl.col("deleted_at").dt.truncate("1s").clip(lower_bound=start, upper_bound=end).fill_null(end)
+    seconds = (last - first).dt.total_seconds().clip(lower_bound=0)
+    return resources.select("id", alive_seconds=seconds)
+
+
+class Candidates(NamedTuple):
+    """Whom the rungs of a day may charge. Keys are unique; whoever may never weigh is in none of them.
+
+    `resource_usage`: resource_id, metric, identity_id, units (of values above 0; 0 where there is no such value).
+    `resource_owners`: resource_id, identity_id of the resources that were asked for.
+    `tenant_owners`: population, identity_id.
+    """
+
+    resource_usage: pl.DataFrame
+    resource_owners: pl.DataFrame
+    tenant_owners: pl.DataFrame
+
+
+def candidates(
+    resource_ids: pl.Series, resources: pl.DataFrame, known: pl.DataFrame, usage: pl.DataFrame, operator: str
+) -> Candidates:
+    """Who may be charged for some resources on a day.
+
+    `resources` and `known`: RESOURCES and IDENTITIES of the day (`alive`); `usage`: USAGE of the day, principals as the
+    source names them. ContractError if a sum might not be exact.
+    """
+    asked = resource_ids.unique().sort().alias("resource_id").to_frame().filter(pl.col("resource_id") != "")
+    who = _Who(known, operator)
+    statements = _statements(resources)
+    return Candidates(
+        _resource_usage(asked, usage, statements, who),
+        _resource_owners(asked, resources, statements, who),
+        _tenant_owners(known, operator),
+    )
+
+
+class _Who(NamedTuple):
+    """The identities of a day, and the operator, who never weighs."""
+
+    known: pl.DataFrame
+    operator: str
+
+    def keys(self) -> pl.DataFrame:
+        """API keys and their owners: identity_id, key_owner."""
+        keys = self.known.filter(pl.col("type") == "api_key")
+        return keys.select(identity_id="id", key_owner="owner")
+
+    def resolved(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Rows with API keys in `identity_id` replaced by their owners, without those whose identity may not weigh."""
+        types = self.known.select(identity_id="id", _type="type")
+        barred = ["", UNALLOCATED, *([self.operator] if self.operator else [])]
+        weighs = (
+            pl.col("_type").is_null()
+            | pl.col("_type").is_in(OWNER_TYPES)
+            | pl.col("identity_id").is_in(sorted(SENTINELS))
+        )
+        return (
+            frame.join(self.keys(), on="identity_id", how="left", validate="m:1")
+            .with_columns(identity_id=pl.coalesce("key_owner", "identity_id"))
+            .join(types, on="identity_id", how="left", validate="m:1")
+            .filter(weighs, ~pl.col("identity_id").is_in(barred))
+            .drop("key_owner", "_type")
+        )
+
+
+def _statements(resources: pl.DataFrame) -> pl.DataFrame:
+    """Flink statements by name within their pool: resource_id, principal, statement_owner; the newest come last."""
+    return (
+        resources.filter(pl.col("type") == "flink_statement")
+        .sort("created_at", "id", nulls_last=False)
+        .select(
+            resource_id="parent",
+            principal="display_name",
+            statement_owner=pl.when(pl.col("owner") == "")
+            .then(pl.lit(STATEMENT_OWNER_UNKNOWN))
+            .otherwise(pl.col("owner")),
+        )
+    )
+
+
+def _resource_usage(asked: pl.DataFrame, usage: pl.DataFrame, statements: pl.DataFrame, who: _Who) -> pl.DataFrame:
+    measured = usage.join(asked, on="resource_id", how="semi").with_columns(
+        units=pl.max_horizontal(money.to_units(pl.col("value")), pl.lit(0, pl.Int128))
+    )
+    if measured.height:
+        money.check_sum_fits("usage", money.largest(measured["units"]), measured.height)
+    of_statement = pl.col("metric").is_in(STATEMENT_METRICS)
+    by_statement = pl.coalesce("statement_owner", pl.lit(STATEMENT_OWNER_UNKNOWN))
+    # Of statements that bore one name on one day, one after the other, the newest stands for all.
+    newest = statements.unique(["resource_id", "principal"], keep="last", maintain_order=True)
+    named = measured.join(newest, on=["resource_id", "principal"], how="left", validate="m:1").with_columns(
+        identity_id=pl.when(of_statement).then(by_statement).otherwise(pl.col("principal"))
+    )
+    keys = ["resource_id", "metric", "identity_id"]
+    return who.resolved(named).group_by(keys).agg(pl.col("units").sum()).sort(keys)
+
+
+def _resource_owners(asked: pl.DataFrame, resources: pl.DataFrame, statements: pl.DataFrame, who: _Who) -> pl.DataFrame:
+    """Whom the inventory names for each resource.
+
+    A connector or ksqlDB: its owner. A Flink pool: the owners of its statements. Anything else (a cluster, a Schema
+    Registry): the owners of the API keys that are scoped to it.
+    """
+    there = asked.join(
+        resources.select("type", "owner", resource_id="id"), on="resource_id", how="left", validate="1:1"
+    )
+    owned = pl.col("type").is_in(list(OWNER_UNKNOWN))
+    gone = there.filter(pl.col("type").is_null()).with_columns(identity_id=_gone(pl.col("resource_id")))
+    found = [
+        _one_owner(there.filter(owned), who),
+        gone.filter(pl.col("identity_id").is_not_null()),
+        there.join(statements, on="resource_id", how="inner").rename({"statement_owner": "identity_id"}),
+        there.filter(~owned.fill_null(value=False)).join(
+            who.known.filter(pl.col("type") == "api_key").select(resource_id="scope", identity_id="owner"),
+            on="resource_id",
+            how="inner",
+        ),
+    ]
+    keys = ["resource_id", "identity_id"]
+    return who.resolved(pl.concat([frame.select(keys) for frame in found])).unique().sort(keys)
+
+
+def _gone(resource_id: pl.Expr) -> pl.Expr:
+    """Who bears the cost of a resource that the inventory does not have; null where that goes by its kind."""
+    return pl.coalesce(
+        [pl.when(resource_id.str.starts_with(prefix)).then(pl.lit(sentinel)) for prefix, sentinel in GONE.items()]
+    )
+
+
+def _one_owner(owned: pl.DataFrame, who: _Who) -> pl.DataFrame:
+    """Connectors and ksqlDBs with their owner, or with the sentinel that says why there is none."""
+    by_key = pl.col("owner").str.starts_with(API_KEY)
+    key = pl.when(by_key).then(pl.col("owner").str.strip_prefix(API_KEY))
+    key_owner = pl.when(pl.col("key_owner") != "").then(pl.col("key_owner"))
+    unknown = pl.col("type").replace_strict(OWNER_UNKNOWN, return_dtype=pl.String)
+    return (
+        owned.with_columns(_key=key)
+        .join(who.keys(), left_on="_key", right_on="identity_id", how="left", validate="m:1")
+        .with_columns(
+            identity_id=pl.when(pl.col("_key").is_not_null())
+            .then(pl.coalesce(key_owner, pl.lit(KEY_NOT_FOUND)))
+            .when(pl.col("owner") == "")
+            .then(unknown)
+            .otherwise(pl.col("owner"))
+        )
+    )
+
+
+def _tenant_owners(known: pl.DataFrame, operator: str) -> pl.DataFrame:
+    """Every identity that may own something, for the populations of the whole tenant."""
+    barred = [UNALLOCATED, *([operator] if operator else [])]
+    populations = {"period_owners": OWNER_TYPES, "period_accounts": ACCOUNT_TYPES}
+    return pl.concat(
+        known.filter(pl.col("type").is_in(types), ~pl.col("id").is_in(barred)).select(
+            population=pl.lit(population), identity_id="id"
+        )
+        for population, types in populations.items()
+    ).sort("population", "identity_id")

@@ -65,6 +65,8 @@ DETAILS = {"usage": "usage_ratio_allocation", "even": "even_split_allocation"}
 """Basis -> allocation_detail of a product's rung that names none; a last rung: see `_detail`."""
 TENANT_WIDE = frozenset({"period_owners", "period_accounts"})
 """Populations that do not depend on the line's resource."""
+FROM_INVENTORY = frozenset({"running_statements"})
+"""Metrics that are not measured: they come with the inventory of their day, or not at all."""
 SECONDS_A_DAY = 86_400
 _OWN_LADDER = "rule:"
 """Before the names of the two ladders that no configuration can name."""
@@ -344,14 +346,27 @@ def metrics_of(rules: Rules) -> dict[str, frozenset[str]]:
     }
 
 
-def derived_suffix(alive_seconds: int | None = None, failed: Iterable[str] = ()) -> str:
-    """What stands behind a product's rule_id to name a rule that is derived from it for one day.
+def with_derived(lines: pl.DataFrame, rules: Rules, lives: pl.DataFrame, failed: frozenset[str]) -> pl.DataFrame:
+    """Lines matched by product -> the same with the rules of their day in `rule_id`.
 
-    `alive_seconds`: for how much of the day the line's resource lived; `failed`: metrics that could not be read.
+    `lives`: resource id, alive_seconds (of the day). `failed`: metrics that could not be read. A rule that is derived
+    from a product's for one day is named after it and what is different: `product:X alive=43200 failed=bytes_in`.
     """
-    alive = "" if alive_seconds is None else f" alive={alive_seconds}"
-    names_of_failed = ",".join(sorted(failed))
-    return f"{alive} failed={names_of_failed}" if names_of_failed else alive
+    partial = [rule_id for rule_id, product in rules.products.items() if product.partial_life == "unallocated"]
+    failing = {
+        rule_id: f" failed={','.join(sorted(metrics & failed))}"
+        for rule_id, metrics in metrics_of(rules).items()
+        if metrics & failed
+    }
+    short = lives.filter(pl.col("alive_seconds") < SECONDS_A_DAY).rename({"id": "resource_id"})
+    is_short = pl.col("rule_id").is_in(partial) & pl.col("alive_seconds").is_not_null()
+    alive = pl.when(is_short).then(pl.concat_str(pl.lit(" alive="), pl.col("alive_seconds"))).otherwise(pl.lit(""))
+    without = pl.col("rule_id").replace_strict(failing, default="") if failing else pl.lit("")
+    return (
+        lines.join(short, on="resource_id", how="left", validate="m:1", maintain_order="left")
+        .with_columns(rule_id=pl.concat_str("rule_id", alive, without))
+        .drop("alive_seconds")
+    )
 
 
 def derived(rules: Rules, rule_ids: Iterable[str]) -> Rules:
@@ -374,7 +389,7 @@ def _derived_rows(rule_id: str, rules: Rules, ladders: dict[str, tuple[Rung, ...
     product, change = rules.products[base], dict(text.split("=") for text in changes)
     shares = _shares(product)
     if "failed" in change:
-        suffix, failed = derived_suffix(failed=(change["failed"],)), frozenset(change["failed"].split(","))
+        suffix, failed = f" failed={change['failed']}", frozenset(change["failed"].split(","))
         shares = [(part, share, _cut(ladder, suffix, failed, ladders)) for part, share, ladder in shares]
     if "alive" in change:
         alive = int(change["alive"])

@@ -14,7 +14,8 @@ import polars as pl
 from engine import money
 from engine.config import Rung
 from engine.frames import USAGE, WEIGHTS, shape, weight_group
-from engine.rules import DIRECT, SCOPES, Rules
+from engine.identities import Candidates
+from engine.rules import DIRECT, SCOPES, TENANT_WIDE, Rules
 
 POINTS = 2**60
 """What a `weighted` rung shares out over its keys, and each key over identities."""
@@ -23,15 +24,37 @@ _CANDIDATE = ["weight_group", "rung", "identity_id"]
 _RUNG_OF_GROUP = ["weight_group", "rung"]
 
 
+_DIRECT_COST_EMPTY = pl.DataFrame(
+    schema={
+        "window": pl.String,
+        "identity_id": pl.String,
+        "sub_account_id": pl.String,
+        "product_category": pl.String,
+        "currency": pl.String,
+        "units": pl.Int128,
+    }
+)
+_USAGE_EMPTY = pl.DataFrame(
+    schema={"window": pl.String, "metric": pl.String, "identity_id": pl.String, "units": pl.Int128}
+)
+_CANDIDATES_EMPTY = Candidates(
+    pl.DataFrame(schema={"resource_id": pl.String, "metric": pl.String, "identity_id": pl.String, "units": pl.Int128}),
+    pl.DataFrame(schema={"resource_id": pl.String, "identity_id": pl.String}),
+    pl.DataFrame(schema={"population": pl.String, "identity_id": pl.String}),
+)
+
+
 class Known(NamedTuple):
     """What rungs weigh by, for the windows of one day.
 
     `direct_cost`: window, identity_id, sub_account_id, product_category, currency, units; the operator is not in it.
-    `usage`: window, metric, identity_id, units; key unique.
+    `usage`: window, metric, identity_id, units; key unique. `candidates`: who may be charged by the ladders of
+    products, on that day.
     """
 
-    direct_cost: pl.DataFrame
-    usage: pl.DataFrame
+    direct_cost: pl.DataFrame = _DIRECT_COST_EMPTY
+    usage: pl.DataFrame = _USAGE_EMPTY
+    candidates: Candidates = _CANDIDATES_EMPTY
 
 
 class Weighed(NamedTuple):
@@ -58,6 +81,20 @@ def groups(lines: pl.LazyFrame, rules: Rules) -> pl.DataFrame:
         .with_columns(weight_group=weight_group())
         .sort("weight_group")
         .collect()
+    )
+
+
+def product_groups(lines: pl.DataFrame, rules: Rules) -> pl.DataFrame:
+    """Lines matched by product -> one row per weight group: ladder, weight_scope, weight_group, window, resource_id."""
+    ladders = rules.frame.select("rule_id", "ladder").unique()
+    return (
+        lines.select("rule_id", "weight_scope", "window", "resource_id")
+        .unique()
+        .join(ladders, on="rule_id", how="inner")
+        .drop("rule_id")
+        .unique()
+        .with_columns(weight_group=weight_group())
+        .sort("weight_group")
     )
 
 
@@ -129,13 +166,35 @@ def weigh(wanted: pl.DataFrame, rules: Rules, known: Known) -> Weighed:
         for ladder in wanted["ladder"].unique()
         for number, rung in enumerate(rules.ladders[ladder])
     ]
-    values = [
-        weigh_by(wanted, [asked for asked in rungs if asked[2].basis == basis], known)
-        for basis, weigh_by in BASES.items()
-    ]
     mixed = _weighted(wanted, [asked for asked in rungs if asked[2].basis == "weighted"], known)
-    frame = pl.concat([quantised(pl.concat(values)), mixed.weights]).sort(WEIGHTS.key)
+    frame = pl.concat([_weighed(wanted, rungs, known), mixed.weights]).sort(WEIGHTS.key)
     return Weighed(shape(frame.lazy(), WEIGHTS).collect(), mixed.empty_keys)
+
+
+def weigh_reached(wanted: pl.DataFrame, rules: Rules, known: Known) -> pl.DataFrame:
+    """WEIGHTS of the wanted groups (`product_groups`), of each up to the first of its rungs that holds.
+
+    A tenant has many resources, and its identities would be candidates of each of them at a rung that hardly any line
+    gets to.
+    """
+    found, left, number = [_WEIGHTS_EMPTY], wanted, 0
+    while left.height:
+        ladders = [name for name in left["ladder"].unique() if number < len(rules.ladders[name]) - 1]
+        if not ladders:
+            break
+        rungs = [(name, number, rules.ladders[name][number]) for name in ladders]
+        found.append(_weighed(left, rungs, known))
+        held = found[-1].filter(pl.col("weight") > 0)
+        left = left.join(held, on="weight_group", how="anti")
+        number += 1
+    return shape(pl.concat(found).sort(WEIGHTS.key).lazy(), WEIGHTS).collect()
+
+
+def _weighed(wanted: pl.DataFrame, rungs: Sequence[Asked], known: Known) -> pl.DataFrame:
+    """WEIGHTS of these rungs, of those that weigh by one value per candidate."""
+    by_basis = [(weigh_by, [asked for asked in rungs if asked[2].basis == basis]) for basis, weigh_by in BASES.items()]
+    values = [weigh_by(wanted, asked, known) for weigh_by, asked in by_basis if asked]
+    return quantised(pl.concat([_VALUES_EMPTY, *values]))
 
 
 Asked: TypeAlias = tuple[str, int, Rung]
@@ -167,9 +226,39 @@ def _direct(wanted: pl.DataFrame, rungs: Sequence[Asked], _known: Known) -> pl.D
 
 
 def _even(wanted: pl.DataFrame, rungs: Sequence[Asked], known: Known) -> pl.DataFrame:
-    """Identities with direct cost in the window, each alike."""
-    population = known.direct_cost.select("window", "identity_id").unique()
-    return _rungs(wanted, rungs).join(population, on="window", how="inner").select(*_CANDIDATE, units=_units(1))
+    """Everybody of the population, each alike."""
+    by_cost = [asked for asked in rungs if asked[2].population in (None, "owners")]
+    by_product = [asked for asked in rungs if asked[2].population not in (None, "owners")]
+    found = [_VALUES_EMPTY]
+    if by_cost:
+        # Identities with direct cost in the window.
+        owners = known.direct_cost.select("window", "identity_id").unique()
+        found.append(
+            _rungs(wanted, by_cost).join(owners, on="window", how="inner").select(*_CANDIDATE, units=_units(1))
+        )
+    if by_product:
+        found.append(_population(wanted, by_product, known.candidates).select(*_CANDIDATE, units=_units(1)))
+    return pl.concat(found)
+
+
+def _population(wanted: pl.DataFrame, rungs: Sequence[Asked], known: Candidates) -> pl.DataFrame:
+    """Owners of the resource, who was seen in its metrics, or everybody: whoever is several of these, once."""
+    owned = [asked for asked in rungs if asked[2].population in ("resource_active", "active")]
+    measured = [asked for asked in rungs if asked[2].metrics]
+    wide = [asked for asked in rungs if asked[2].population in TENANT_WIDE]
+    found = [
+        _rungs(wanted, owned).join(known.resource_owners, on="resource_id", how="inner"),
+        _metrics(wanted, measured).join(known.resource_usage, on=["resource_id", "metric"], how="inner"),
+        _rungs(wanted, wide, population=(pl.String(), [[asked[2].population] for asked in wide])).join(
+            known.tenant_owners, on="population", how="inner"
+        ),
+    ]
+    return pl.concat([frame.select(_CANDIDATE) for frame in found]).unique()
+
+
+def _metrics(wanted: pl.DataFrame, rungs: Sequence[Asked]) -> pl.DataFrame:
+    """The wanted groups with each of the rungs and, one row each, its metrics."""
+    return _rungs(wanted, rungs, metric=(pl.String(), [list(asked[2].metrics or []) for asked in rungs]))
 
 
 def _cost(wanted: pl.DataFrame, rungs: Sequence[Asked], known: Known) -> pl.DataFrame:
@@ -196,9 +285,19 @@ def _fixed(wanted: pl.DataFrame, rungs: Sequence[Asked], _known: Known) -> pl.Da
 
 
 def _usage(wanted: pl.DataFrame, rungs: Sequence[Asked], known: Known) -> pl.DataFrame:
-    """The key's values in the window."""
-    asked = _rungs(wanted, rungs, metric=(pl.String(), [[rung.key] for _, _, rung in rungs]))
-    return asked.join(known.usage, on=["window", "metric"], how="inner").select(*_CANDIDATE, "units")
+    """The key's values in the window; or the sum of what was measured on the line's resource."""
+    by_key = [asked for asked in rungs if asked[2].metrics is None]
+    measured = [asked for asked in rungs if asked[2].metrics is not None]
+    found = [_VALUES_EMPTY]
+    if by_key:
+        keys = _rungs(wanted, by_key, metric=(pl.String(), [[asked[2].key] for asked in by_key]))
+        found.append(keys.join(known.usage, on=["window", "metric"], how="inner").select(*_CANDIDATE, "units"))
+    if measured:
+        values = _metrics(wanted, measured).join(
+            known.candidates.resource_usage, on=["resource_id", "metric"], how="inner"
+        )
+        found.append(values.group_by(_CANDIDATE).agg(pl.col("units").sum()))
+    return pl.concat(found)
 
 
 BASES: dict[str, Callable[[pl.DataFrame, Sequence[Asked], Known], pl.DataFrame]] = {
@@ -213,6 +312,7 @@ rung, identity_id, units. (`weighted` mixes several values; the last bases weigh
 _VALUES_EMPTY = pl.DataFrame(
     schema={"weight_group": pl.String, "rung": pl.Int16, "identity_id": pl.String, "units": pl.Int128}
 )
+_WEIGHTS_EMPTY = pl.DataFrame(schema=WEIGHTS.schema)
 
 
 def _weighted(wanted: pl.DataFrame, rungs: Sequence[Asked], known: Known) -> Weighed:

@@ -2,20 +2,24 @@
 
 A file has a title, then cases (`##`). A case has a title, prose that nobody parses, and tables under `### Lines`,
 `### Charges` and, if wanted, `### Keys` and `### Empty keys`. The rules are a block of YAML (a tenant's owner,
-operator, ladders and pools) in the case, or once for all cases before the first. A table may leave columns out: lines
-then have a plain default, charges are not compared in them.
+operator, ladders and pools) in the case, or once for all cases before the first; so may tables be. A table may leave
+columns out: lines then have a plain default, charges are not compared in them.
+
+Files of the folder `confluent` have tables `### Resources`, `### Identities`, `### Usage` and `### Failed metrics`
+instead of keys, and a tenant's products, ladders and operator as rules.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
 
-from engine.frames import BILLING, CHARGEBACK, EMPTY_KEYS, tag_key
+from engine.frames import BILLING, CHARGEBACK, EMPTY_KEYS, IDENTITIES, RESOURCES, USAGE, Table, tag_key
 from engine.money import AMOUNT, parse_amount
 
 Row = dict[str, str]
@@ -50,7 +54,7 @@ def read_specs(file: Path) -> Iterator[Spec]:
     head, *cases = text.split("\n## ")
     for case in cases:
         title = case.partition("\n")[0]
-        yield Spec(f"{file.stem}: {title}", _rules(case) or _rules(head), _tables(case))
+        yield Spec(f"{file.stem}: {title}", _rules(case) or _rules(head), {**_tables(head), **_tables(case)})
 
 
 def _rules(text: str) -> str:
@@ -62,7 +66,7 @@ def _tables(text: str) -> dict[str, list[Row]]:
     for section in text.split("\n### ")[1:]:
         heading, _, body = section.partition("\n")
         cells = [_cells(line) for line in body.splitlines() if line.startswith("|")]
-        columns, _ruler, *rows = cells
+        columns, _ruler, *rows = cells or [[], []]
         tables[heading] = [dict(zip(columns, row, strict=True)) for row in rows]
     return tables
 
@@ -91,6 +95,106 @@ def write_config(spec: Spec, folder: Path) -> Path:
         text = "\n".join([f"identity,{column},key,value", *chosen, ""])
         (folder / f"by_{'day' if column == 'date' else 'period'}.csv").write_text(text, encoding="utf-8")
     return config
+
+
+def write_product_config(spec: Spec, folder: Path) -> Path:
+    """The rules of a case of the folder `confluent` as a configuration file."""
+    indented = "".join(f"    {line}\n" for line in spec.rules.splitlines())
+    config = folder / "prorata.yaml"
+    config.write_text(
+        "root: ./prorata-data\n"
+        "tenants:\n"
+        "  - id: spec\n"
+        "    ecosystem: confluent_cloud\n"
+        f"    source: {{kind: confluent_cloud, api_key: '${{KEY}}', api_secret: '${{SECRET}}'}}\n{indented}",
+        encoding="utf-8",
+    )
+    return config
+
+
+DAY = "2025-11-04"
+"""The day of everything that says no other one."""
+
+
+def product_billing(lines: Sequence[Row]) -> pl.DataFrame:
+    """A table of lines with products as BILLING. The line's number is its line_id."""
+    plain = {"currency": "USD", "list": None, "resource": "", "environment": "env-1", "date": DAY}
+    rows = [
+        {
+            "line_id": number,
+            "ecosystem": "confluent_cloud",
+            "charge_date": line["date"],
+            "billing_period": line["date"][:7],
+            "env_id": line["environment"],
+            "resource_id": line["resource"],
+            "product_type": line["product"],
+            "currency": line["currency"],
+            "tags": "{}",
+            "amount": line["amount"],
+            "list_amount": line["list"],
+        }
+        for number, line in enumerate(plain | line for line in lines)
+    ]
+    return _frame(BILLING, rows)
+
+
+def resources(rows: Sequence[Row]) -> pl.DataFrame:
+    """A table of resources as RESOURCES; `from` and `to` are days, `created` and `deleted` times."""
+    return _frame(RESOURCES, [_interval(row) | {"parent": row.get("parent", "")} for row in rows])
+
+
+def identities(rows: Sequence[Row]) -> pl.DataFrame:
+    """A table of identities as IDENTITIES."""
+    return _frame(IDENTITIES, [_interval(row) for row in rows])
+
+
+def _interval(row: Row) -> dict[str, str | None]:
+    return {
+        "id": row["id"],
+        "type": row["type"],
+        "display_name": row.get("name") or row["id"],
+        "owner": row.get("owner", ""),
+        "scope": row.get("scope", ""),
+        "valid_from": row.get("from") or None,
+        "valid_to": row.get("to") or None,
+        "created_at": row.get("created") or None,
+        "deleted_at": row.get("deleted") or None,
+    }
+
+
+def usage(rows: Sequence[Row]) -> pl.DataFrame:
+    """A table of values of metrics as USAGE."""
+    return _frame(
+        USAGE,
+        [
+            {
+                "window": row.get("date", DAY),
+                "resource_id": row["resource"],
+                "metric": row["metric"],
+                "principal": row["principal"],
+                "value": row["value"],
+            }
+            for row in rows
+        ],
+    )
+
+
+def _frame(table: Table, rows: Sequence[Mapping[str, object]]) -> pl.DataFrame:
+    """A frame of the table from rows of text; what they leave out is '' or null."""
+    absent = {name: None if name in table.nullable else "" for name in table.schema}
+    texts = pl.DataFrame(
+        [{**absent, "tenant_id": "spec", **row} for row in rows],
+        schema={name: pl.Int64 if dtype == pl.Int64 else pl.String for name, dtype in table.schema.items()},
+        orient="row",
+    )
+    parsed = {
+        pl.Date(): lambda column: column.str.to_date(),
+        pl.Datetime("us"): lambda column: column.str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="us"),
+        AMOUNT: parse_amount,
+    }
+    return texts.with_columns(
+        parsed[dtype](pl.col(name)) for name, dtype in table.schema.items() if dtype in parsed
+    )
 
 
 def billing(lines: Sequence[Row]) -> pl.DataFrame:
@@ -157,3 +261,11 @@ def _texts(frame: pl.DataFrame, columns: Sequence[str]) -> list[str]:
 def expected(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
     """A table of the file as rows of text with these columns."""
     return sorted(" | ".join(row[name] for name in columns) for row in rows)
+
+
+def sums(rows: Sequence[Row], column: str) -> dict[str, Decimal]:
+    """The sum of the amounts of a table's rows for each value of a column."""
+    found: dict[str, Decimal] = {}
+    for row in rows:
+        found[row[column]] = found.get(row[column], Decimal(0)) + Decimal(row["amount"])
+    return found
