@@ -72,7 +72,9 @@ def gather(work: Work, tenant: ConfluentTenant, summary: Summary) -> Summary:
     reason = suspension(work.store, tenant.id)
     if reason is not None:
         if not work.request.lift:
-            work.problems.append(SourceError(fault(f"tenant {tenant.id}", reason, "`prorata run --force` to try again")))
+            work.problems.append(
+                SourceError(fault(f"tenant {tenant.id}", reason, "`prorata run --force` to try again"))
+            )
             return summary
         work.log(reason)
         gather_state.clear_failures(work.store, tenant.id)
@@ -269,8 +271,8 @@ def _publish_days(
         day = publish_billing(work, key, lines)
         known = stored.get(key)
         if known is None or (known.billing_digest, known.billing_bytes) != (day.billing_digest, day.billing_bytes):
-            flags = {"resources_gathered": resources_gathered, "metrics_gathered": 0}
-            changed += state.upsert_billing_days(work.store, [day._replace(**flags)])
+            day = day._replace(resources_gathered=resources_gathered, metrics_gathered=0)
+            changed += state.upsert_billing_days(work.store, [day])
     return _Published(changed, withdraw(work, sorted(set(covered) - found)))
 
 
@@ -421,7 +423,7 @@ def _replay_inventories(work: Work, tenant: ConfluentTenant) -> None:
     if not gathers or gathers[0].gather_id > 1 or not all(landing.names() for landing in landings):
         work.warn("inventories are not read again: the first ones are no longer kept")
         return
-    known = Known(*(empty(table) for table in (RESOURCES, IDENTITIES)), {})
+    known = Known(empty(RESOURCES), empty(IDENTITIES), {})
     for one, landing in zip(ended, landings, strict=True):
         inventory = confluent_inventory.parse_inventory(confluent_inventory.read_inventory(landing))
         known = folded(tenant, known, inventory, one.started_at)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
+from pydantic import SecretStr
 
 from engine import decide, gather_state, lake, state
-from engine.config import ConfluentTenant
+from engine.config import ConfluentTenant, Prometheus
 from engine.decide import Inputs
 from engine.errors import ContractError, SourceError, fault
 from engine.frames import BILLING, USAGE
@@ -82,14 +83,12 @@ def lost_usage(work: Work) -> set[str]:
 def gather(work: Work, tenant: ConfluentTenant, given: Inputs, summary: Summary) -> Summary:
     """Fetch what days ask for and have not, in the fewest questions. What fails leaves its days waiting."""
     asked = _asked(work, tenant, given)
-    requests = 0
-    if asked and tenant.metrics is not None:
-        with Client(_endpoint(work, tenant), clock_of(work), work.hooks.stop) as client:
-            try:
-                failed = _fetch_all(work, tenant, client, asked)
-            finally:
-                requests = client.requests
-        _tell_failures(work, failed)
+    if not asked or tenant.metrics is None:
+        return summary
+    with Client(_endpoint(work, tenant, tenant.metrics), clock_of(work), work.hooks.stop) as client:
+        failed = _fetch_all(work, tenant, tenant.metrics, client, asked)
+        requests = client.requests
+    _tell_failures(work, failed)
     return summary._replace(requests=summary.requests + requests)
 
 
@@ -105,12 +104,9 @@ def _asked(work: Work, tenant: ConfluentTenant, given: Inputs) -> list[Need]:
     ]
 
 
-def _endpoint(work: Work, tenant: ConfluentTenant) -> Endpoint:
-    given, environment = tenant.metrics, work.hooks.environment
-    assert given is not None  # noqa: S101  # who has none asks nothing
-
-    def opened(name: str, variable: str | None) -> object:
-        return secret(variable, environment, f"tenant {tenant.id}: metrics: {name}") if variable else None
+def _endpoint(work: Work, tenant: ConfluentTenant, given: Prometheus) -> Endpoint:
+    def opened(name: str, variable: str | None) -> SecretStr | None:
+        return secret(variable, work.hooks.environment, f"tenant {tenant.id}: metrics: {name}") if variable else None
 
     return Endpoint(
         url=given.url,
@@ -161,9 +157,9 @@ class _Failed(NamedTuple):
     given_up: tuple[str, ...]
 
 
-def _fetch_all(work: Work, tenant: ConfluentTenant, client: Client, asked: Sequence[Need]) -> list[_Failed]:
-    given = tenant.metrics
-    assert given is not None  # noqa: S101
+def _fetch_all(
+    work: Work, tenant: ConfluentTenant, given: Prometheus, client: Client, asked: Sequence[Need]
+) -> list[_Failed]:
     failed = list[_Failed]()
     try:
         version, unreachable = prometheus.buildinfo(client), ""
@@ -178,7 +174,7 @@ def _fetch_all(work: Work, tenant: ConfluentTenant, client: Client, asked: Seque
             try:
                 if unreachable:
                     raise SourceError(unreachable)
-                answered.append(_fetched(work, tenant, client, question, version, len(answered)))
+                answered.append(_fetched(work, tenant, given, client, question, version, len(answered)))
             except (SourceError, ContractError) as error:
                 failed.append(_record_failure(work, tenant, question, str(error)))
         _publish(work, tenant, answered)
@@ -198,10 +194,14 @@ class _Answered(NamedTuple):
 
 
 def _fetched(
-    work: Work, tenant: ConfluentTenant, client: Client, question: _Question, version: prometheus.Version, ahead: int
+    work: Work,
+    tenant: ConfluentTenant,
+    given: Prometheus,
+    client: Client,
+    question: _Question,
+    version: prometheus.Version,
+    ahead: int,
 ) -> _Answered:
-    given = tenant.metrics
-    assert given is not None  # noqa: S101
     fetch_id = gather_state.next_fetch_id(work.store, tenant.id) + ahead
     landing = landing_of(work.root, tenant, fetch_id)
     asked = METRICS[question.metric]
@@ -329,7 +329,8 @@ def _narrowed(
     if not gone and not fewer:
         return dict(known)
     keep = {(key, one) for key, need in wanted.items() for one in need.ids}
-    days = sorted({day for day, _ in gone} | {one.charge_date for one in fewer})
+    # What is lost is asked for again, and must not pass for what was published.
+    days = sorted(({day for day, _ in gone} | {one.charge_date for one in fewer}) - lost_usage(work))
     rows: dict[Key, int] = {}
     published, withdrawn = list[gather_state.UsageDay](), list[str]()
     for day in days:
@@ -369,4 +370,3 @@ def replay(work: Work, tenant: ConfluentTenant) -> None:
         question = _Question(fetch.metric, *days, fetch.ids, tuple(of_fetch))
         # Without a time it is no new question.
         _publish(work, tenant, [_read(landing, tenant, question, fetch_id, "")])
-
