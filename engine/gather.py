@@ -67,6 +67,23 @@ def suspension(store: state.State, tenant_id: str) -> str | None:
     )
 
 
+def variables(tenant: ConfluentTenant) -> list[tuple[str, str]]:
+    """(where, variable) of every secret that a tenant's configuration names."""
+    source, metrics = tenant.source, tenant.metrics
+    where = f"tenant {tenant.id}: source"
+    found = [(f"{where}: {name}", variable) for name, variable in _named(source)]
+    for region, keys in sorted((source.flink.keys if source.flink else {}).items()):
+        found += [(f"{where}: flink {region}: {name}", variable) for name, variable in _named(keys)]
+    for name in ("username", "password", "bearer"):
+        if variable := getattr(metrics, name, None):
+            found.append((f"tenant {tenant.id}: metrics: {name}", variable))
+    return found
+
+
+def _named(keys: ConfluentCloud | Credentials) -> list[tuple[str, str]]:
+    return [("api_key", keys.api_key), ("api_secret", keys.api_secret)]
+
+
 def gather(work: Work, tenant: ConfluentTenant, summary: Summary) -> Summary:
     """One pass over the API. What fails is counted and told; what is stored stays, and the steps after this go on."""
     reason = suspension(work.store, tenant.id)
@@ -251,7 +268,7 @@ def _publish(work: Work, tenant: ConfluentTenant, one: gather_state.Gather, land
 
 
 def _published_before(work: Work, one: gather_state.Gather) -> dict[tuple[str, str], gather_state.LandedWindow]:
-    """What the gather before this one published, by window, if it published all; else nothing is known to be the same."""
+    """What the gather before this one published, by window; nothing if it may not have published all."""
     before = [found for found in gather_state.gathers(work.store, one.tenant_id) if found.gather_id < one.gather_id]
     if not before or not before[-1].folded:
         return {}

@@ -432,6 +432,11 @@ def replace_entities(state: Database, table: Table, tenant_id: str, frame: pl.Da
         )
 
 
+def counts(state: Database, name: str, tenant_id: str) -> int:
+    """How many intervals of `resources` or `identities` a tenant has."""
+    return int(state.rows(f"SELECT count(*) FROM {name} WHERE tenant_id = ?", (tenant_id,))[0][0])  # noqa: S608
+
+
 def zero_counts(state: Database, tenant_id: str) -> dict[str, int]:
     """Type -> how often in a row it came back empty although some are known; a type that never came whole is not in."""
     return dict(state.rows("SELECT type, count FROM zero_gathers WHERE tenant_id = ? ORDER BY type", (tenant_id,)))

@@ -25,7 +25,7 @@ from engine.sources.confluent_metrics import METRICS
 from engine.sources.http import Client, Endpoint
 from engine.sources.landing import Landing
 from engine.text import counted
-from engine.work import Summary, Work, clock_of, publish_usage, raw_folder, secret, usage_key, usage_of
+from engine.work import Summary, Work, clock_of, publish_usage, raw_folder, secret, usage_of
 
 Key = tuple[str, str]
 """(charge date, metric)"""
@@ -52,12 +52,12 @@ class Need(NamedTuple):
         return known.status == "given_up" and self.is_the_question_of(known)
 
 
-def needs(work: Work, tenant: ConfluentTenant, given: Inputs) -> dict[Key, Need]:
+def needs(root: Path, store: state.State, tenant: ConfluentTenant, given: Inputs) -> dict[Key, Need]:
     """What the stored days ask for; nothing if no metrics are configured."""
     if tenant.metrics is None:
         return {}
-    digests = {key[1]: day.billing_digest for key, day in state.days(work.store, tenant.id).items()}
-    asked = decide.metrics_by_day(lake.scan(work.root, BILLING, tenant.id), given)
+    digests = {key[1]: day.billing_digest for key, day in state.days(store, tenant.id).items()}
+    asked = decide.metrics_by_day(lake.scan(root, BILLING, tenant.id), given)
     return {
         (str(day), metric): Need(str(day), metric, tuple(ids), digests[str(day)])
         for day, metric, ids in asked.rows()
@@ -70,14 +70,11 @@ def given_up(known: Mapping[Key, DayMetric], charge_date: str) -> frozenset[str]
     return frozenset(metric for (day, metric), one in known.items() if day == charge_date and one.status == "given_up")
 
 
-def lost_usage(work: Work) -> set[str]:
+def lost_usage(root: Path, store: state.State, tenant_id: str) -> set[str]:
     """Days whose usage in the lake is not what was published."""
-    sizes = lake.sizes(work.root, USAGE, work.tenant.id)
-    published = gather_state.usage_days(work.store, work.tenant.id)
-    days = {*published, *(charge_date for _, charge_date in sizes)}
-    return {
-        day for day in days if sizes.get(usage_key(day)) != (published[day].size if day in published else None)
-    }  # fmt: skip
+    sizes = {charge_date: size for (_, charge_date), size in lake.sizes(root, USAGE, tenant_id).items()}
+    published = {day: row.size for day, row in gather_state.usage_days(store, tenant_id).items()}
+    return {day for day in {*sizes, *published} if sizes.get(day) != published.get(day)}
 
 
 def gather(work: Work, tenant: ConfluentTenant, given: Inputs, summary: Summary) -> Summary:
@@ -93,15 +90,19 @@ def gather(work: Work, tenant: ConfluentTenant, given: Inputs, summary: Summary)
 
 
 def _asked(work: Work, tenant: ConfluentTenant, given: Inputs) -> list[Need]:
+    wanted = needs(work.root, work.store, tenant, given)
     known = gather_state.day_metrics(work.store, tenant.id)
-    lost, lift = lost_usage(work), work.request.lift
+    lost = lost_usage(work.root, work.store, tenant.id)
     return [
         need
-        for key, need in sorted(needs(work, tenant, given).items())
-        if not need.is_answered_by(known.get(key))
-        or need.charge_date in lost
-        or (lift and known[key].status == "given_up")
+        for key, need in sorted(wanted.items())
+        if is_open(need, known.get(key), lost) or (work.request.lift and known[key].status == "given_up")
     ]
+
+
+def is_open(need: Need, known: DayMetric | None, lost: set[str]) -> bool:
+    """Whether a day still waits for what it asks for."""
+    return need.charge_date in lost or not need.is_answered_by(known)
 
 
 def _endpoint(work: Work, tenant: ConfluentTenant, given: Prometheus) -> Endpoint:
@@ -293,10 +294,10 @@ def _tell_failures(work: Work, failed: Iterable[_Failed]) -> None:
 
 def settle(work: Work, tenant: ConfluentTenant, given: Inputs) -> None:
     """Say of every day whether it has all that it asks for; usage that nobody asks for any more is taken out."""
-    wanted, known = needs(work, tenant, given), gather_state.day_metrics(work.store, tenant.id)
+    wanted, known = needs(work.root, work.store, tenant, given), gather_state.day_metrics(work.store, tenant.id)
     if tenant.metrics is not None:
         known = _narrowed(work, tenant, wanted, known)
-    lost = lost_usage(work)
+    lost = lost_usage(work.root, work.store, tenant.id)
     by_day: dict[str, list[Need]] = {}
     for need in wanted.values():
         by_day.setdefault(need.charge_date, []).append(need)
@@ -305,7 +306,7 @@ def settle(work: Work, tenant: ConfluentTenant, given: Inputs) -> None:
         open_ = [
             known.get((need.charge_date, need.metric))
             for need in by_day.get(day, [])
-            if not need.is_answered_by(known.get((need.charge_date, need.metric))) or day in lost
+            if is_open(need, known.get((need.charge_date, need.metric)), lost)
         ]
         failed = [one for one in open_ if one is not None and one.error]
         attempts = max((one.attempts for one in failed), default=0)
@@ -330,7 +331,9 @@ def _narrowed(
         return dict(known)
     keep = {(key, one) for key, need in wanted.items() for one in need.ids}
     # What is lost is asked for again, and must not pass for what was published.
-    days = sorted(({day for day, _ in gone} | {one.charge_date for one in fewer}) - lost_usage(work))
+    days = sorted(
+        ({day for day, _ in gone} | {one.charge_date for one in fewer}) - lost_usage(work.root, work.store, tenant.id)
+    )
     rows: dict[Key, int] = {}
     published, withdrawn = list[gather_state.UsageDay](), list[str]()
     for day in days:
