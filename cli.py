@@ -1,4 +1,4 @@
-"""The command line: `prorata init | run | recalculate | status | check | explain | sql`.
+"""The command line: `prorata init | run | recalculate | plan | status | check | explain | sql`.
 
 The only place that prints, exits, reads the environment or the clock. Results go to stdout, everything else to stderr.
 What takes long to import is imported by the command that needs it, so `--help` answers at once.
@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 from types import FrameType
@@ -28,9 +28,9 @@ import click
 from engine.errors import ConfigError, ProrataError, StoppedError, StoreError, UsageError, fault, shown
 
 if TYPE_CHECKING:
-    from engine import pipeline
     from engine.check import Finding
-    from engine.config import AwsTenant, Config
+    from engine.config import Config, Tenant
+    from engine.work import Hooks, Request, Summary
 
 INTERNAL_ERROR, INTERRUPTED, PIPE_CLOSED, SOME_FAILED = 70, 130, 141, 1
 
@@ -140,13 +140,12 @@ _TODAY = click.option(
     type=_DAY,
     callback=_as_date,
     metavar="DATE",
-    help="Record this date, at 00:00 UTC, as the time of all that is done, so that a replay is reproducible.",
+    help="Take this date, at 00:00 UTC, as the time of all that is done: what is gathered goes by it, and is recorded.",
 )
 
 
-def _configured(config_file: Path, tenant_ids: Sequence[str]) -> tuple[Config, list[AwsTenant]]:
+def _configured(config_file: Path, tenant_ids: Sequence[str]) -> tuple[Config, list[Tenant]]:
     """The configuration, and the tenants that are meant: those named, or all."""
-    from engine.config import AwsTenant
     from engine.pipeline import configured
 
     config = configured(config_file)
@@ -156,8 +155,19 @@ def _configured(config_file: Path, tenant_ids: Sequence[str]) -> tuple[Config, l
         raise UsageError(
             fault("--tenant", f"unknown tenant {shown(name)}", f"one of {', '.join(known)}") for name in unknown
         )
-    asked = [tenant for tenant in config.tenants if tenant.id in tenant_ids or not tenant_ids]
-    return config, [tenant for tenant in asked if isinstance(tenant, AwsTenant)]
+    return config, [tenant for tenant in config.tenants if tenant.id in tenant_ids or not tenant_ids]
+
+
+def _environment(config_file: Path) -> dict[str, str]:
+    """What `${NAME}` in a configuration may stand for: a file .env beside it, under the process's environment."""
+    from dotenv import dotenv_values
+
+    file = config_file.absolute().parent / ".env"
+    try:
+        found = dotenv_values(file, interpolate=False) if file.exists() else {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(fault(str(file), "cannot be read", "lines NAME=value in UTF-8")) from error
+    return {**{name: value for name, value in found.items() if value is not None}, **os.environ}
 
 
 def _print_lines(lines: Iterable[str]) -> None:
@@ -204,7 +214,7 @@ class Outcome(NamedTuple):
     tenant_id: str
     exit_code: int
     faults: Sequence[str]
-    summary: pipeline.Summary
+    summary: Summary
     seconds: float
     days: Sequence[tuple[str, str]]
     changed: Sequence[tuple[str, str]]
@@ -223,6 +233,7 @@ class Outcome(NamedTuple):
 @_FROM
 @_TO
 @_TODAY
+@click.option("--force", is_flag=True, help="Gather tenants that are suspended, and ask again for what was given up.")
 @_JSON
 def run(
     config_file: Path,
@@ -230,13 +241,16 @@ def run(
     first: date | None,
     end: date | None,
     today: date | None,
+    force: bool,
     as_json: bool,
 ) -> None:
-    """Read new bills, calculate what has changed, check it and emit it. Does nothing where nothing has changed.
+    """Gather bills, calculate what has changed, check it and emit it. Calculates nothing where nothing has changed.
 
-    --from and --to limit the days that are calculated; bills are always read whole.
+    --from and --to limit the days that are calculated; bills are always gathered whole.
     """
-    _work("run", config_file, tenant_ids, (first, end), today, as_json=as_json)
+    from engine.work import Request
+
+    _work(config_file, tenant_ids, Request("run", first, end, lift=force), today, as_json=as_json)
 
 
 @main.command()
@@ -245,6 +259,7 @@ def run(
 @_FROM
 @_TO
 @_TODAY
+@click.option("--replay", is_flag=True, help="First read the landed answers of APIs again, all that are kept.")
 @_JSON
 def recalculate(
     config_file: Path,
@@ -252,44 +267,46 @@ def recalculate(
     first: date | None,
     end: date | None,
     today: date | None,
+    replay: bool,
     as_json: bool,
 ) -> None:
     """Calculate days again from the bills that are stored, changed or not, and say whose outcome is another.
 
-    Without a change of rules, key tables or prorata itself, no outcome is.
+    Without a change of rules, key tables or prorata itself, no outcome is. Nothing is asked of the network.
     """
-    _work("recalculate", config_file, tenant_ids, (first, end), today, as_json=as_json)
+    from engine.work import Request
+
+    request = Request("recalculate", first, end, force=True, replay=replay)
+    _work(config_file, tenant_ids, request, today, as_json=as_json)
 
 
 def _work(
-    command: str,
-    config_file: Path,
-    tenant_ids: Sequence[str],
-    days: tuple[date | None, date | None],
-    today: date | None,
-    *,
-    as_json: bool,
-) -> None:
-    """One command for each tenant in turn; a tenant that fails does not keep the others from it."""
-    from engine.pipeline import Request
+    config_file: Path, tenant_ids: Sequence[str], request: Request, today: date | None, *, as_json: bool
+) -> None:  # fmt: skip
+    """One command for every tenant, some at a time; a tenant that fails does not keep the others from it.
 
-    if days[0] and days[1] and days[0] >= days[1]:
-        raise UsageError(fault("--to", f"{days[1]}", f"a date after --from, {days[0]}"))
+    Outcomes are shown in the order of the configuration.
+    """
+    if request.first and request.end and request.first >= request.end:
+        raise UsageError(fault("--to", f"{request.end}", f"a date after --from, {request.first}"))
     config, tenants = _configured(config_file, tenant_ids)
-    request = Request(command, *days, force=command == "recalculate")
+    environment = _environment(config_file)
     outcomes: list[Outcome] = []
     unread: BrokenPipeError | None = None
-    with _stopping() as stop:
-        for tenant in tenants:
-            outcomes.append(_tenant_outcome(config, tenant, request, stop, today))
+    with _stopping() as stop, _telling() as tell:
+
+        def outcome(tenant: Tenant) -> Outcome:
+            return _tenant_outcome(config, tenant, request, _hooks(tenant.id, tell, stop, today, environment))
+
+        for found in _each(outcome, tenants, config.max_parallel_tenants, stop):
+            outcomes.append(found)
             try:
                 if not as_json and unread is None:
-                    _print_outcome(config, request, outcomes[-1])
+                    with tell.apart():
+                        _print_outcome(config, request, found)
             except BrokenPipeError as error:
                 # The work goes on for those who read the lake.
                 unread = error
-            if outcomes[-1].exit_code == StoppedError.exit_code:
-                break
     code = _exit_code([outcome.exit_code for outcome in outcomes], len(tenants))
     if unread is not None and not code:
         raise unread
@@ -298,6 +315,39 @@ def _work(
     elif any(outcome.summary.rows_written for outcome in outcomes) and unread is None:
         _print_where(config.root)
     click.get_current_context().exit(code)
+
+
+def _each(
+    outcome: Callable[[Tenant], Outcome], tenants: Sequence[Tenant], workers: int, stop: threading.Event
+) -> Iterator[Outcome]:
+    """The outcomes in the order of the tenants; after a stop no further tenant is begun."""
+    if len(tenants) == 1 or workers == 1:
+        for tenant in tenants:
+            found = outcome(tenant)
+            yield found
+            if found.exit_code == StoppedError.exit_code:
+                return
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    # Each thread says its own errors, with the options of this command.
+    context = click.get_current_context()
+
+    def in_context(tenant: Tenant) -> Outcome | None:
+        with context.scope(cleanup=False):
+            return None if stop.is_set() else outcome(tenant)
+
+    with ThreadPoolExecutor(min(workers, len(tenants)), thread_name_prefix="tenant") as pool:
+        running = [pool.submit(in_context, tenant) for tenant in tenants]
+        try:
+            for future in running:
+                found_or_none = future.result()
+                if found_or_none is not None:
+                    yield found_or_none
+        except BaseException:
+            # Interrupted, say: the others end at the next day, with what they have published.
+            stop.set()
+            raise
 
 
 def _exit_code(codes: Sequence[int], tenants: int) -> int:
@@ -338,28 +388,41 @@ def _stopping() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _tenant_outcome(
-    config: Config, tenant: AwsTenant, request: pipeline.Request, stop: threading.Event, today: date | None
-) -> Outcome:
-    from engine.pipeline import Hooks, Summary, run_tenant
+def _hooks(
+    tenant_id: str, tell: Tell, stop: threading.Event, today: date | None, environment: dict[str, str]
+) -> Hooks:  # fmt: skip
+    from engine.sources.http import Clock
+    from engine.work import Hooks
+
+    def progress(stage: str, done: int, total: int) -> None:
+        tell.progress(f"{tenant_id}: {stage}", done, total)
+
+    return Hooks(lambda: _now(today), tell.log, progress, stop, environment, Clock(time.time, time.monotonic))
+
+
+def _tenant_outcome(config: Config, tenant: Tenant, request: Request, hooks: Hooks) -> Outcome:
+    from engine.pipeline import run_tenant
+    from engine.work import Summary
 
     started, summary, faults, code = time.monotonic(), Summary(tenant.id), list[str](), 0
     before: dict[tuple[str, str], str | None] = {}
     after = before
-    with _telling(tenant.id) as (log, progress):
-        hooks = Hooks(lambda: _now(today), log, progress, stop)
-        try:
-            before = _outputs(config, tenant, request)
-            summary = run_tenant(config, tenant, request, hooks, secrets.token_hex(8))
-            after = _outputs(config, tenant, request)
-        except Exception as error:  # noqa: BLE001  # one tenant's failure, be it our own bug, is not another's
-            code = _complain(error)
-            faults = list(error.faults) if isinstance(error, ProrataError) else [f"{type(error).__name__}: {error}"]
+    try:
+        before = _outputs(config, tenant, request)
+        summary = run_tenant(config, tenant, request, hooks, secrets.token_hex(8))
+        after = _outputs(config, tenant, request)
+        # The rest went well, and is shown.
+        faults, code = list(summary.faults), summary.exit_code
+        for text in faults:
+            _say(f"prorata: {text}")
+    except Exception as error:  # noqa: BLE001  # one tenant's failure, be it our own bug, is not another's
+        code = _complain(error)
+        faults = list(error.faults) if isinstance(error, ProrataError) else [f"{type(error).__name__}: {error}"]
     changed = [key for key, digest in after.items() if before.get(key) != digest]
     return Outcome(tenant.id, code, faults, summary, time.monotonic() - started, list(after), changed)
 
 
-def _outputs(config: Config, tenant: AwsTenant, request: pipeline.Request) -> dict[tuple[str, str], str | None]:
+def _outputs(config: Config, tenant: Tenant, request: Request) -> dict[tuple[str, str], str | None]:
     """The output digest of every day that is stored and asked for."""
     from engine import state
 
@@ -368,9 +431,9 @@ def _outputs(config: Config, tenant: AwsTenant, request: pipeline.Request) -> di
     return {key: day.output_digest for key, day in days.items() if request.covers(key[1])}
 
 
-def _print_outcome(config: Config, request: pipeline.Request, outcome: Outcome) -> None:
+def _print_outcome(config: Config, request: Request, outcome: Outcome) -> None:
     """Results of one tenant on stdout; what failed was said on stderr."""
-    if outcome.exit_code:
+    if outcome.exit_code and not outcome.summary.rows_written:
         return
     click.echo(f"{outcome.tenant_id}: {_done(request, outcome)}")
     if outcome.summary.rows_written:
@@ -381,7 +444,7 @@ def _print_outcome(config: Config, request: pipeline.Request, outcome: Outcome) 
         _print_lines(costs.lines(found, columns))
 
 
-def _done(request: pipeline.Request, outcome: Outcome) -> str:
+def _done(request: Request, outcome: Outcome) -> str:
     """What was done, in one line."""
     summary, stored = outcome.summary, _counted(len(outcome.days), "day")
     if summary.rows_written:
@@ -416,6 +479,8 @@ def _outcome_json(config: Config, outcome: Outcome) -> dict[str, Any]:
         "days_calculated": summary.days_calculated,
         "days_unchanged": summary.days_unchanged,
         "days_emitted": summary.days_emitted,
+        "days_pending": summary.days_pending,
+        "requests": summary.requests,
         "outputs_changed": len(outcome.changed),
         "rows_written": summary.rows_written,
         "seconds": round(outcome.seconds, 3),
@@ -444,27 +509,31 @@ def _now(today: date | None) -> str:
     return f"{today}T00:00:00Z" if today else f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-Tell = tuple[Callable[[str], None], Callable[[str, int, int], None]]
-"""What a run calls to log a line, and to say how far a stage is."""
+class Tell(NamedTuple):
+    """What a run calls to log a line, and to say how far a stage is; and `apart`, for what is printed in between."""
+
+    log: Callable[[str], None]
+    progress: Callable[[str, int, int], None]
+    apart: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 @contextmanager
-def _telling(tenant_id: str) -> Iterator[Tell]:
-    """Progress bars where somebody watches, else plain lines; both on stderr."""
+def _telling() -> Iterator[Tell]:
+    """Progress bars where somebody watches, else plain lines; both on stderr, of all tenants."""
     if sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb":
-        with _bars(tenant_id) as tell:
+        with _bars() as tell:
             yield tell
         return
 
     def progress(stage: str, done: int, total: int) -> None:
         if done == total:
-            _say(f"{tenant_id}: {stage}: {_counted(total, 'day')}")
+            _say(f"{stage}: {_counted(total, 'day')}")
 
-    yield _say, progress
+    yield Tell(_say, progress)
 
 
 @contextmanager
-def _bars(tenant_id: str) -> Iterator[Tell]:
+def _bars() -> Iterator[Tell]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
@@ -476,7 +545,7 @@ def _bars(tenant_id: str) -> Iterator[Tell]:
         TextColumn("days"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bars:
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bars:
         tasks: dict[str, TaskID] = {}
 
         def log(text: str) -> None:
@@ -484,10 +553,44 @@ def _bars(tenant_id: str) -> Iterator[Tell]:
 
         def progress(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(_printable(f"{tenant_id}: {stage}"), total=total)
+                tasks[stage] = bars.add_task(_printable(stage), total=total)
             bars.update(tasks[stage], completed=done, total=total, visible=done < total)
 
-        yield log, progress
+        @contextmanager
+        def apart() -> Iterator[None]:
+            bars.stop()
+            yield
+            bars.start()
+
+        yield Tell(log, progress, apart)
+
+
+# plan
+
+
+@main.command()
+@_CONFIG
+@_TENANT
+@click.option("--explain", "each_day", is_flag=True, help="A line for every day, instead of one for days alike.")
+@click.option(
+    "--today", type=_DAY, callback=_as_date, metavar="DATE", help="The plan of a run on this date, instead of today."
+)
+@_JSON
+def plan(
+    config_file: Path, tenant_ids: tuple[str, ...], each_day: bool, today: date | None, as_json: bool
+) -> None:  # fmt: skip
+    """Show which days the next run will gather and calculate, which not, and why. Writes and fetches nothing."""
+    from engine import plan as planning
+
+    config, tenants = _configured(config_file, tenant_ids)
+    found = planning.plan(config, tenants, today or datetime.now(UTC).date())
+    if as_json:
+        _json({"root": str(config.root), "tenants": [planning.as_json(one) for one in found]})
+        return
+    for number, one in enumerate(found):
+        if number:
+            click.echo()
+        _print_lines(planning.lines(one, each_day=each_day))
 
 
 # status
@@ -535,9 +638,10 @@ def check(config_file: Path, tenant_ids: tuple[str, ...], as_json: bool) -> None
 
     try:
         config, tenants = _configured(config_file, tenant_ids)
+        environment = _environment(config_file)
         found(checking.Finding("", "ok", f"{config_file}: {_counted(len(config.tenants), 'tenant')}"))
         for tenant in tenants:
-            for finding in checking.check(config, tenant):
+            for finding in checking.check(config, tenant, environment):
                 found(finding)
     except ConfigError as error:
         for text in error.faults:

@@ -85,4 +85,6 @@ def _begin_assembly(work: Work, assembly: aws_cur.Assembly, fingerprint: str, lo
 
 
 def _files(loaded: aws_cur.Load) -> Sequence[state.AssemblyFile]:
-    return [state.AssemblyFile(str(file.path), file.size, file.mtime_ns, file.sha256, file.lines) for file in loaded.files]
+    return [
+        state.AssemblyFile(str(file.path), file.size, file.mtime_ns, file.sha256, file.lines) for file in loaded.files
+    ]

@@ -6,19 +6,20 @@ bad value in the last line is found before a run meets it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import polars as pl
 
-from engine import decide, lake, pipeline, rules, state, warehouse
-from engine.config import AwsTenant, Config
+from engine import decide, gather, gather_state, lake, pipeline, rules, state, warehouse
+from engine.config import AwsTenant, Config, ConfluentTenant, Tenant
 from engine.errors import LedgerError, ProrataError, fault, shown
 from engine.frames import BILLING, USAGE, empty
 from engine.sources import aws_cur
 from engine.text import counted, printable
+from engine.work import secret
 
 
 class Finding(NamedTuple):
@@ -30,27 +31,71 @@ class Finding(NamedTuple):
     exit_code: int = 0
 
 
-def check(config: Config, tenant: AwsTenant) -> Iterator[Finding]:
-    """Findings as they are made: bills, key tables, pools, store. Errors are findings; nothing is raised for them."""
+def check(config: Config, tenant: Tenant, environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Findings as they are made: bills or credentials, key tables, pools, store. Errors are findings.
+
+    The network is asked for nothing.
+    """
     matched: set[str] = set()
-    for step in (_bills, _keys, _stored):
-        try:
-            yield from step(config.root, tenant, matched)
-        except ProrataError as error:
-            yield from _errors(tenant, error)
-    yield from _pools(tenant, matched)
+    if isinstance(tenant, AwsTenant):
+        for step in (_bills, _keys):
+            yield from _as_findings(tenant, lambda step=step: step(config.root, tenant, matched))  # type: ignore[misc]
+    else:
+        yield from _credentials(tenant, environment)
+        yield from _as_findings(tenant, lambda: _gathering(config.root, tenant))
+    yield from _as_findings(tenant, lambda: _stored(config.root, tenant, matched))
+    if isinstance(tenant, AwsTenant):
+        yield from _pools(tenant, matched)
 
 
-def _ok(tenant: AwsTenant, text: str) -> Finding:
+def _as_findings(tenant: Tenant, step: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """What a step finds; an error that ends it is a finding too."""
+    try:
+        yield from step()
+    except ProrataError as error:
+        yield from _errors(tenant, error)
+
+
+def _ok(tenant: Tenant, text: str) -> Finding:
     return Finding(tenant.id, "ok", text)
 
 
-def _warning(tenant: AwsTenant, text: str) -> Finding:
+def _warning(tenant: Tenant, text: str) -> Finding:
     return Finding(tenant.id, "warning", text)
 
 
-def _errors(tenant: AwsTenant, error: ProrataError) -> Iterator[Finding]:
+def _errors(tenant: Tenant, error: ProrataError) -> Iterator[Finding]:
     return (Finding(tenant.id, "error", text, error.exit_code) for text in error.faults)
+
+
+def _credentials(tenant: ConfluentTenant, environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Every variable that the tenant names; not whether what is in it opens anything."""
+    missing = 0
+    for where, variable in gather.variables(tenant):
+        try:
+            secret(variable, environment, where)
+        except ProrataError as error:
+            missing += 1
+            yield from _errors(tenant, error)
+    if not missing:
+        yield _ok(tenant, "credentials: every variable is set")
+    if tenant.metrics is None:
+        yield _warning(tenant, "no metrics are configured: nothing is split by usage")
+
+
+def _gathering(root: Path, tenant: ConfluentTenant) -> Iterator[Finding]:
+    """Whether the last gather went well."""
+    with state.open_state(root, write=False) as store:
+        last, suspended = gather_state.last_gather(store, tenant.id), gather.suspension(store, tenant.id)
+    if suspended:
+        yield _warning(tenant, f"{suspended}; `prorata run --force` tries again")
+    elif last is None:
+        yield _ok(tenant, "gather: nothing is gathered yet")
+    elif last.status == "done":
+        yield _ok(tenant, f"gather: {last.started_at}, {last.first_day} to before {last.end_day}")
+    else:
+        told = f" ({last.error.splitlines()[0]})" if last.error else ""
+        yield _warning(tenant, f"gather: {last.started_at} is {last.status}{told}")
 
 
 def _bills(root: Path, tenant: AwsTenant, matched: set[str]) -> Iterator[Finding]:
@@ -118,7 +163,7 @@ def _listed(names: list[str], limit: int = 10) -> str:
     return ", ".join([*names[:limit], *rest]) or "none"
 
 
-def _stored(root: Path, tenant: AwsTenant, matched: set[str]) -> Iterator[Finding]:
+def _stored(root: Path, tenant: Tenant, matched: set[str]) -> Iterator[Finding]:
     """The store: it can be read, and `sql/checks` find nothing in the whole of the tenant's lake."""
     with state.open_state(root, write=False) as store:
         days = state.days(store, tenant.id)
@@ -126,7 +171,8 @@ def _stored(root: Path, tenant: AwsTenant, matched: set[str]) -> Iterator[Findin
     if not days:
         yield _ok(tenant, "store: nothing is stored yet")
         return
-    _match(tenant, lake.scan(root, BILLING, tenant.id), matched)
+    if isinstance(tenant, AwsTenant):
+        _match(tenant, lake.scan(root, BILLING, tenant.id), matched)
     periods = sorted({period for period, _ in days})
     # Everything there is, not only what the state knows of: a day file too many lies outside that, maybe.
     span = date.min, date.max

@@ -184,6 +184,13 @@ def metrics_needed(billing: pl.DataFrame, given: Inputs) -> dict[str, list[str]]
 
     Without those that come with the inventory (`rules.FROM_INVENTORY`).
     """
+    found = metrics_by_day(billing.lazy(), given)
+    asked = found.explode("resource_id").group_by("metric").agg(pl.col("resource_id").unique().sort()).sort("metric")
+    return dict(asked.rows())
+
+
+def metrics_by_day(billing: pl.LazyFrame, given: Inputs) -> pl.DataFrame:
+    """What the ladders of each day's lines may weigh by: charge_date, metric, resource_id (sorted ids, none twice)."""
     by_rule = pl.DataFrame(
         [
             (rule_id, metric)
@@ -193,18 +200,17 @@ def metrics_needed(billing: pl.DataFrame, given: Inputs) -> dict[str, list[str]]
         schema={"rule_id": pl.String, "metric": pl.String},
         orient="row",
     )
-    asked = (
-        rules.match_products(decoded(billing.lazy()), given.rules)
+    return (
+        rules.match_products(decoded(billing), given.rules)
         .filter(pl.col("resource_id") != "")
-        .select("rule_id", "resource_id")
+        .select("charge_date", "rule_id", "resource_id")
         .unique()
         .join(by_rule.lazy(), on="rule_id", how="inner")
-        .group_by("metric")
+        .group_by("charge_date", "metric")
         .agg(pl.col("resource_id").unique().sort())
-        .sort("metric")
+        .sort("charge_date", "metric")
         .collect()
     )
-    return dict(asked.rows())
 
 
 def facts_digest(day: date, facts: DayFacts) -> str:

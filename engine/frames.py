@@ -245,7 +245,9 @@ IDENTITY_SNAPSHOT = Table(
 )
 """One identity as one gather of the inventory saw it."""
 
-LAKE_TABLES = (BILLING, CHARGEBACK, EMPTY_KEYS, IDENTITIES, RESOURCES)
+LAKE_TABLES = (BILLING, CHARGEBACK, EMPTY_KEYS, USAGE, IDENTITIES, RESOURCES)
+KEPT_WHOLE = (IDENTITIES, RESOURCES)
+"""Those of them of which a tenant has one file, not one a day."""
 
 
 def tag_key(text: str) -> str:

@@ -67,12 +67,31 @@ def suspension(store: state.State, tenant_id: str) -> str | None:
     )
 
 
+def variables(tenant: ConfluentTenant) -> list[tuple[str, str]]:
+    """(where, variable) of every secret that a tenant's configuration names."""
+    source, metrics = tenant.source, tenant.metrics
+    where = f"tenant {tenant.id}: source"
+    found = [(f"{where}: {name}", variable) for name, variable in _named(source)]
+    for region, keys in sorted((source.flink.keys if source.flink else {}).items()):
+        found += [(f"{where}: flink {region}: {name}", variable) for name, variable in _named(keys)]
+    for name in ("username", "password", "bearer"):
+        if variable := getattr(metrics, name, None):
+            found.append((f"tenant {tenant.id}: metrics: {name}", variable))
+    return found
+
+
+def _named(keys: ConfluentCloud | Credentials) -> list[tuple[str, str]]:
+    return [("api_key", keys.api_key), ("api_secret", keys.api_secret)]
+
+
 def gather(work: Work, tenant: ConfluentTenant, summary: Summary) -> Summary:
     """One pass over the API. What fails is counted and told; what is stored stays, and the steps after this go on."""
     reason = suspension(work.store, tenant.id)
     if reason is not None:
         if not work.request.lift:
-            work.problems.append(SourceError(fault(f"tenant {tenant.id}", reason, "`prorata run --force` to try again")))
+            work.problems.append(
+                SourceError(fault(f"tenant {tenant.id}", reason, "`prorata run --force` to try again"))
+            )
             return summary
         work.log(reason)
         gather_state.clear_failures(work.store, tenant.id)
@@ -249,7 +268,7 @@ def _publish(work: Work, tenant: ConfluentTenant, one: gather_state.Gather, land
 
 
 def _published_before(work: Work, one: gather_state.Gather) -> dict[tuple[str, str], gather_state.LandedWindow]:
-    """What the gather before this one published, by window, if it published all; else nothing is known to be the same."""
+    """What the gather before this one published, by window; nothing if it may not have published all."""
     before = [found for found in gather_state.gathers(work.store, one.tenant_id) if found.gather_id < one.gather_id]
     if not before or not before[-1].folded:
         return {}
@@ -269,8 +288,8 @@ def _publish_days(
         day = publish_billing(work, key, lines)
         known = stored.get(key)
         if known is None or (known.billing_digest, known.billing_bytes) != (day.billing_digest, day.billing_bytes):
-            flags = {"resources_gathered": resources_gathered, "metrics_gathered": 0}
-            changed += state.upsert_billing_days(work.store, [day._replace(**flags)])
+            day = day._replace(resources_gathered=resources_gathered, metrics_gathered=0)
+            changed += state.upsert_billing_days(work.store, [day])
     return _Published(changed, withdraw(work, sorted(set(covered) - found)))
 
 
@@ -421,7 +440,7 @@ def _replay_inventories(work: Work, tenant: ConfluentTenant) -> None:
     if not gathers or gathers[0].gather_id > 1 or not all(landing.names() for landing in landings):
         work.warn("inventories are not read again: the first ones are no longer kept")
         return
-    known = Known(*(empty(table) for table in (RESOURCES, IDENTITIES)), {})
+    known = Known(empty(RESOURCES), empty(IDENTITIES), {})
     for one, landing in zip(ended, landings, strict=True):
         inventory = confluent_inventory.parse_inventory(confluent_inventory.read_inventory(landing))
         known = folded(tenant, known, inventory, one.started_at)

@@ -45,14 +45,18 @@ _GATHER = """
 
 def gathers(state: Database, tenant_id: str) -> list[Gather]:
     """All gathers of a tenant, oldest first."""
-    found = state.rows(f"{_GATHER} WHERE tenant_id = ? ORDER BY gather_id", (tenant_id,))  # noqa: S608
-    return [Gather(*row[:-1], json.loads(row[-1])) for row in found]
+    found = state.rows(f"{_GATHER} WHERE tenant_id = ? ORDER BY gather_id", (tenant_id,))
+    return [_gather(row) for row in found]
 
 
 def last_gather(state: Database, tenant_id: str) -> Gather | None:
     """The gather that was begun last."""
-    found = state.rows(f"{_GATHER} WHERE tenant_id = ? ORDER BY gather_id DESC LIMIT 1", (tenant_id,))  # noqa: S608
-    return Gather(*found[0][:-1], json.loads(found[0][-1])) if found else None
+    found = state.rows(f"{_GATHER} WHERE tenant_id = ? ORDER BY gather_id DESC LIMIT 1", (tenant_id,))
+    return _gather(found[0]) if found else None
+
+
+def _gather(row: Sequence[Any]) -> Gather:
+    return Gather._make([*row[:-1], json.loads(row[-1])])
 
 
 def begin_gather(state: Database, tenant_id: str, started_at: str, first_day: str, end_day: str) -> Gather:
@@ -160,7 +164,7 @@ def windows(state: Database, tenant_id: str, gather_id: int) -> list[LandedWindo
         """,
         (tenant_id, gather_id),
     )
-    return [LandedWindow(*row[:-1], json.loads(row[-1])) for row in found]
+    return [LandedWindow._make([*row[:-1], json.loads(row[-1])]) for row in found]
 
 
 # Suspension
@@ -194,9 +198,10 @@ def count_failure(state: Database, tenant_id: str, error: str, *, now: str, thre
             """,
             {"tenant_id": tenant_id, "error": error, "now": now, "threshold": threshold},
         )
-    found = failures(state, tenant_id)
-    assert found is not None  # noqa: S101  # it was just written
-    return found
+        row = connection.execute(
+            "SELECT failures, error, suspended_at FROM gather_failures WHERE tenant_id = ?", (tenant_id,)
+        ).fetchone()
+    return Failures._make(row)
 
 
 def clear_failures(state: Database, tenant_id: str) -> None:
@@ -235,7 +240,7 @@ def day_metrics(state: Database, tenant_id: str) -> dict[tuple[str, str], DayMet
         """,
         (tenant_id,),
     )
-    return {(row[0], row[1]): DayMetric(*row[:3], tuple(json.loads(row[3])), *row[4:]) for row in found}
+    return {(row[0], row[1]): DayMetric._make([*row[:3], tuple(json.loads(row[3])), *row[4:]]) for row in found}
 
 
 def save_day_metrics(
@@ -281,7 +286,7 @@ def metric_fetches(state: Database, tenant_id: str) -> dict[int, MetricFetch]:
         """,
         (tenant_id,),
     )
-    return {row[0]: MetricFetch(*row[:4], tuple(json.loads(row[4])), row[5]) for row in found}
+    return {row[0]: MetricFetch._make([*row[:4], tuple(json.loads(row[4])), row[5]]) for row in found}
 
 
 def next_fetch_id(state: Database, tenant_id: str) -> int:
@@ -396,7 +401,10 @@ def entities(state: Database, table: Table, tenant_id: str) -> pl.DataFrame:
     )
     texts = pl.DataFrame(found, schema=dict.fromkeys(table.schema, pl.String()), orient="row")
     return texts.with_columns(
-        *(pl.when(pl.col(name) != "").then(pl.col(name)).str.to_date("%Y-%m-%d") for name in ("valid_from", "valid_to")),
+        *(
+            pl.when(pl.col(name) != "").then(pl.col(name)).str.to_date("%Y-%m-%d")
+            for name in ("valid_from", "valid_to")
+        ),
         *(
             pl.col(name).str.to_datetime("%Y-%m-%dT%H:%M:%S%.6f", time_unit="us")
             for name, dtype in table.schema.items()
@@ -422,6 +430,11 @@ def replace_entities(state: Database, table: Table, tenant_id: str, frame: pl.Da
             f"INSERT INTO {table.name} ({', '.join(table.schema)}) VALUES ({marks})",  # noqa: S608
             texts.select(table.columns).rows(),
         )
+
+
+def counts(state: Database, name: str, tenant_id: str) -> int:
+    """How many intervals of `resources` or `identities` a tenant has."""
+    return int(state.rows(f"SELECT count(*) FROM {name} WHERE tenant_id = ?", (tenant_id,))[0][0])  # noqa: S608
 
 
 def zero_counts(state: Database, tenant_id: str) -> dict[str, int]:

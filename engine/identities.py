@@ -347,3 +347,40 @@ def _tenant_owners(known: pl.DataFrame, operator: str) -> pl.DataFrame:
         )
         for population, types in populations.items()
     ).sort("population", "identity_id")
+
+
+def with_principals(known: pl.DataFrame, usage: pl.LazyFrame, tenant_id: str, *, operator: str) -> pl.DataFrame:
+    """The IDENTITIES that inventories name, and those that only others do, in the order of the key.
+
+    That is: principals that only metrics name (type principal), sentinels and UNALLOCATED (system), and the operator.
+    """
+    measured = (
+        usage.filter(~pl.col("metric").is_in(STATEMENT_METRICS))
+        .group_by(id="principal")
+        .agg(first_seen_at=pl.col("window").min(), last_seen_at=pl.col("window").max())
+        .with_columns(
+            pl.col("first_seen_at", "last_seen_at").str.to_datetime("%Y-%m-%d", time_unit="us"),
+            type=pl.lit("principal"),
+        )
+        .collect()
+    )
+    others = pl.DataFrame(
+        [
+            *((name, "system") for name in sorted({*SENTINELS, UNALLOCATED})),
+            *([(operator, "operator")] if operator else []),
+        ],
+        schema={"id": pl.String, "type": pl.String},
+        orient="row",
+    )
+    more = (
+        pl.concat([others, measured.filter(pl.col("id") != "")], how="diagonal")
+        .unique("id", keep="first", maintain_order=True)
+        .join(known, on="id", how="anti")
+        .with_columns(tenant_id=pl.lit(tenant_id), display_name=pl.col("id"), owner=pl.lit(""), scope=pl.lit(""))
+        .with_columns(
+            pl.lit(None, IDENTITIES.schema[name]).alias(name)
+            for name in ("valid_from", "valid_to", "created_at", "deleted_at")
+        )
+        .select(IDENTITIES.columns)
+    )
+    return shape(pl.concat([known, more]).sort(IDENTITIES.key).lazy(), IDENTITIES).collect()

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from engine.digests import Digest
 from engine.errors import ContractError, StoreError, fault
-from engine.frames import LAKE_TABLES, Table, categories, empty, encoded, is_text, shape
+from engine.frames import KEPT_WHOLE, LAKE_TABLES, Table, categories, empty, encoded, is_text, shape
 
 ROW_GROUP_ROWS = 250_000
 """About how many rows a row group of a day file has; a chunk that is written is a row group."""
@@ -80,7 +80,7 @@ def create(root: Path, tenant_id: str) -> None:
         for left in temporary.iterdir():
             left.unlink()
         for table in LAKE_TABLES:
-            monthly = "billing_period" in table.schema
+            monthly = table not in KEPT_WHOLE
             folder = root / "lake" / table.name / "tenant_id=_" / ("month=_" if monthly else "")
             target = folder / "empty.parquet"
             if not target.exists():

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
+from pydantic import SecretStr
 
 from engine import decide, gather_state, lake, state
-from engine.config import ConfluentTenant
+from engine.config import ConfluentTenant, Prometheus
 from engine.decide import Inputs
 from engine.errors import ContractError, SourceError, fault
 from engine.frames import BILLING, USAGE
@@ -24,7 +25,7 @@ from engine.sources.confluent_metrics import METRICS
 from engine.sources.http import Client, Endpoint
 from engine.sources.landing import Landing
 from engine.text import counted
-from engine.work import Summary, Work, clock_of, publish_usage, raw_folder, secret, usage_key, usage_of
+from engine.work import Summary, Work, clock_of, publish_usage, raw_folder, secret, usage_of
 
 Key = tuple[str, str]
 """(charge date, metric)"""
@@ -51,12 +52,12 @@ class Need(NamedTuple):
         return known.status == "given_up" and self.is_the_question_of(known)
 
 
-def needs(work: Work, tenant: ConfluentTenant, given: Inputs) -> dict[Key, Need]:
+def needs(root: Path, store: state.State, tenant: ConfluentTenant, given: Inputs) -> dict[Key, Need]:
     """What the stored days ask for; nothing if no metrics are configured."""
     if tenant.metrics is None:
         return {}
-    digests = {key[1]: day.billing_digest for key, day in state.days(work.store, tenant.id).items()}
-    asked = decide.metrics_by_day(lake.scan(work.root, BILLING, tenant.id), given)
+    digests = {key[1]: day.billing_digest for key, day in state.days(store, tenant.id).items()}
+    asked = decide.metrics_by_day(lake.scan(root, BILLING, tenant.id), given)
     return {
         (str(day), metric): Need(str(day), metric, tuple(ids), digests[str(day)])
         for day, metric, ids in asked.rows()
@@ -69,48 +70,44 @@ def given_up(known: Mapping[Key, DayMetric], charge_date: str) -> frozenset[str]
     return frozenset(metric for (day, metric), one in known.items() if day == charge_date and one.status == "given_up")
 
 
-def lost_usage(work: Work) -> set[str]:
+def lost_usage(root: Path, store: state.State, tenant_id: str) -> set[str]:
     """Days whose usage in the lake is not what was published."""
-    sizes = lake.sizes(work.root, USAGE, work.tenant.id)
-    published = gather_state.usage_days(work.store, work.tenant.id)
-    days = {*published, *(charge_date for _, charge_date in sizes)}
-    return {
-        day for day in days if sizes.get(usage_key(day)) != (published[day].size if day in published else None)
-    }  # fmt: skip
+    sizes = {charge_date: size for (_, charge_date), size in lake.sizes(root, USAGE, tenant_id).items()}
+    published = {day: row.size for day, row in gather_state.usage_days(store, tenant_id).items()}
+    return {day for day in {*sizes, *published} if sizes.get(day) != published.get(day)}
 
 
 def gather(work: Work, tenant: ConfluentTenant, given: Inputs, summary: Summary) -> Summary:
     """Fetch what days ask for and have not, in the fewest questions. What fails leaves its days waiting."""
     asked = _asked(work, tenant, given)
-    requests = 0
-    if asked and tenant.metrics is not None:
-        with Client(_endpoint(work, tenant), clock_of(work), work.hooks.stop) as client:
-            try:
-                failed = _fetch_all(work, tenant, client, asked)
-            finally:
-                requests = client.requests
-        _tell_failures(work, failed)
+    if not asked or tenant.metrics is None:
+        return summary
+    with Client(_endpoint(work, tenant, tenant.metrics), clock_of(work), work.hooks.stop) as client:
+        failed = _fetch_all(work, tenant, tenant.metrics, client, asked)
+        requests = client.requests
+    _tell_failures(work, failed)
     return summary._replace(requests=summary.requests + requests)
 
 
 def _asked(work: Work, tenant: ConfluentTenant, given: Inputs) -> list[Need]:
+    wanted = needs(work.root, work.store, tenant, given)
     known = gather_state.day_metrics(work.store, tenant.id)
-    lost, lift = lost_usage(work), work.request.lift
+    lost = lost_usage(work.root, work.store, tenant.id)
     return [
         need
-        for key, need in sorted(needs(work, tenant, given).items())
-        if not need.is_answered_by(known.get(key))
-        or need.charge_date in lost
-        or (lift and known[key].status == "given_up")
+        for key, need in sorted(wanted.items())
+        if is_open(need, known.get(key), lost) or (work.request.lift and known[key].status == "given_up")
     ]
 
 
-def _endpoint(work: Work, tenant: ConfluentTenant) -> Endpoint:
-    given, environment = tenant.metrics, work.hooks.environment
-    assert given is not None  # noqa: S101  # who has none asks nothing
+def is_open(need: Need, known: DayMetric | None, lost: set[str]) -> bool:
+    """Whether a day still waits for what it asks for."""
+    return need.charge_date in lost or not need.is_answered_by(known)
 
-    def opened(name: str, variable: str | None) -> object:
-        return secret(variable, environment, f"tenant {tenant.id}: metrics: {name}") if variable else None
+
+def _endpoint(work: Work, tenant: ConfluentTenant, given: Prometheus) -> Endpoint:
+    def opened(name: str, variable: str | None) -> SecretStr | None:
+        return secret(variable, work.hooks.environment, f"tenant {tenant.id}: metrics: {name}") if variable else None
 
     return Endpoint(
         url=given.url,
@@ -161,9 +158,9 @@ class _Failed(NamedTuple):
     given_up: tuple[str, ...]
 
 
-def _fetch_all(work: Work, tenant: ConfluentTenant, client: Client, asked: Sequence[Need]) -> list[_Failed]:
-    given = tenant.metrics
-    assert given is not None  # noqa: S101
+def _fetch_all(
+    work: Work, tenant: ConfluentTenant, given: Prometheus, client: Client, asked: Sequence[Need]
+) -> list[_Failed]:
     failed = list[_Failed]()
     try:
         version, unreachable = prometheus.buildinfo(client), ""
@@ -178,7 +175,7 @@ def _fetch_all(work: Work, tenant: ConfluentTenant, client: Client, asked: Seque
             try:
                 if unreachable:
                     raise SourceError(unreachable)
-                answered.append(_fetched(work, tenant, client, question, version, len(answered)))
+                answered.append(_fetched(work, tenant, given, client, question, version, len(answered)))
             except (SourceError, ContractError) as error:
                 failed.append(_record_failure(work, tenant, question, str(error)))
         _publish(work, tenant, answered)
@@ -198,10 +195,14 @@ class _Answered(NamedTuple):
 
 
 def _fetched(
-    work: Work, tenant: ConfluentTenant, client: Client, question: _Question, version: prometheus.Version, ahead: int
+    work: Work,
+    tenant: ConfluentTenant,
+    given: Prometheus,
+    client: Client,
+    question: _Question,
+    version: prometheus.Version,
+    ahead: int,
 ) -> _Answered:
-    given = tenant.metrics
-    assert given is not None  # noqa: S101
     fetch_id = gather_state.next_fetch_id(work.store, tenant.id) + ahead
     landing = landing_of(work.root, tenant, fetch_id)
     asked = METRICS[question.metric]
@@ -293,10 +294,10 @@ def _tell_failures(work: Work, failed: Iterable[_Failed]) -> None:
 
 def settle(work: Work, tenant: ConfluentTenant, given: Inputs) -> None:
     """Say of every day whether it has all that it asks for; usage that nobody asks for any more is taken out."""
-    wanted, known = needs(work, tenant, given), gather_state.day_metrics(work.store, tenant.id)
+    wanted, known = needs(work.root, work.store, tenant, given), gather_state.day_metrics(work.store, tenant.id)
     if tenant.metrics is not None:
         known = _narrowed(work, tenant, wanted, known)
-    lost = lost_usage(work)
+    lost = lost_usage(work.root, work.store, tenant.id)
     by_day: dict[str, list[Need]] = {}
     for need in wanted.values():
         by_day.setdefault(need.charge_date, []).append(need)
@@ -305,7 +306,7 @@ def settle(work: Work, tenant: ConfluentTenant, given: Inputs) -> None:
         open_ = [
             known.get((need.charge_date, need.metric))
             for need in by_day.get(day, [])
-            if not need.is_answered_by(known.get((need.charge_date, need.metric))) or day in lost
+            if is_open(need, known.get((need.charge_date, need.metric)), lost)
         ]
         failed = [one for one in open_ if one is not None and one.error]
         attempts = max((one.attempts for one in failed), default=0)
@@ -329,7 +330,10 @@ def _narrowed(
     if not gone and not fewer:
         return dict(known)
     keep = {(key, one) for key, need in wanted.items() for one in need.ids}
-    days = sorted({day for day, _ in gone} | {one.charge_date for one in fewer})
+    # What is lost is asked for again, and must not pass for what was published.
+    days = sorted(
+        ({day for day, _ in gone} | {one.charge_date for one in fewer}) - lost_usage(work.root, work.store, tenant.id)
+    )
     rows: dict[Key, int] = {}
     published, withdrawn = list[gather_state.UsageDay](), list[str]()
     for day in days:
@@ -369,4 +373,3 @@ def replay(work: Work, tenant: ConfluentTenant) -> None:
         question = _Question(fetch.metric, *days, fetch.ids, tuple(of_fetch))
         # Without a time it is no new question.
         _publish(work, tenant, [_read(landing, tenant, question, fetch_id, "")])
-

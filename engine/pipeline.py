@@ -8,20 +8,29 @@ the next one does not put right.
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from datetime import date
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import polars as pl
 
-from engine import allocate, digests, identities, lake, rules, state
-from engine.config import AwsTenant, Config, load
-from engine.decide import MEASURES_OF, Decided, Inputs, decide, direct_cost, matched
+from engine import allocate, bills, digests, gather, gather_state, identities, lake, metrics, names, rules, state
+from engine.config import AwsTenant, Config, ConfluentTenant, Tenant, load
+from engine.decide import (
+    MEASURES_OF,
+    DayFacts,
+    Decided,
+    Inputs,
+    decide,
+    decide_products,
+    direct_cost,
+    facts_digest,
+    matched,
+)
 from engine.emitters import sqlite
 from engine.errors import (
     ConfigError,
@@ -41,13 +50,16 @@ from engine.frames import (
     IDENTITIES,
     RESOURCES,
     USAGE,
-    Table,
     check_ordered,
     check_rows,
     empty,
     encoded,
 )
-from engine.sources import aws_cur, key_table
+from engine.sources import key_table
+from engine.text import counted, number
+from engine.work import Hooks, Request, Summary, Work, usage_of
+
+__all__ = ["Hooks", "Request", "Summary", "configured", "days_due", "file_log", "inputs", "is_ready", "run_tenant"]
 
 
 def configured(file: Path) -> Config:
@@ -69,73 +81,119 @@ def inputs(tenant: AwsTenant) -> Inputs:
     return Inputs(tenant, rules.resolve(tenant), pl.concat([empty(USAGE), *tables]))
 
 
-class Hooks(NamedTuple):
-    """What the recipes need from outside: the time, where to tell what happens, and when to stop.
+_Step: TypeAlias = Callable[[Work, Summary], Summary]
+_Stage: TypeAlias = tuple[str, _Step]
+_Decide: TypeAlias = Callable[[pl.DataFrame, state.Day], tuple[pl.DataFrame, Decided]]
+"""(BILLING of a day, the day) -> its lines with their rules and groups, and what is decided for them."""
 
-    `log(text)`: one line for people. `progress(stage, done, total)`: how far a stage is.
+
+class _Recipe(NamedTuple):
+    """What differs between ecosystems.
+
+    `gathering` are the stages of a run that come before everything is stored, `again` those of a recalculation,
+    `replaying` those of one that reads landed answers again. `inputs`: what all days are calculated with. `causes`: a
+    digest for each day of everything that its chargeback can depend on, from what is known without reading the lake.
+    `decisions`: for a billing period, what decides for a day's billing. `entities`: a stage that brings the lake's
+    identities and resources up to date.
     """
 
-    now: Callable[[], str]
-    log: Callable[[str], None]
-    progress: Callable[[str, int, int], None]
-    stop: threading.Event
+    gathering: Sequence[_Stage]
+    again: Sequence[_Stage]
+    replaying: Sequence[_Stage]
+    inputs: Callable[[], Inputs]
+    causes: Callable[[state.State, dict[state.DayKey, state.Day]], dict[state.DayKey, str]]
+    decisions: Callable[[Work, Inputs, str], _Decide]
+    entities: _Step
 
 
-class Request(NamedTuple):
-    """What a command asks for: days from `first` to before `end` (None: open), and whether to redo unchanged days."""
-
-    command: str
-    first: date | None = None
-    end: date | None = None
-    force: bool = False
-
-    def covers(self, charge_date: str) -> bool:
-        """Whether a day is asked for."""
-        return (self.first is None or charge_date >= str(self.first)) and (
-            self.end is None or charge_date < str(self.end)
-        )
+def _recipe(tenant: Tenant) -> _Recipe:
+    return _of_bills(tenant) if isinstance(tenant, AwsTenant) else _of_products(tenant)
 
 
-class Summary(NamedTuple):
-    """What a run of one tenant did."""
+def _of_bills(tenant: AwsTenant) -> _Recipe:
+    """A tenant whose bill comes in files, and whose owners stand in tags."""
 
-    tenant_id: str
-    days_gathered: int = 0
-    days_removed: int = 0
-    days_calculated: int = 0
-    days_unchanged: int = 0
-    rows_written: int = 0
-    days_emitted: int = 0
-    warnings: tuple[str, ...] = ()
+    def decisions(work: Work, given: Inputs, billing_period: str) -> _Decide:
+        period_cost = (
+            _period_cost(work, tenant, given, billing_period) if "month" in given.rules.windows() else None
+        )  # fmt: skip
 
+        def decided(billing: pl.DataFrame, _day: state.Day) -> tuple[pl.DataFrame, Decided]:
+            lines = matched(billing.lazy(), given).collect()
+            cost = direct_cost(lines.lazy(), given) if period_cost is None else period_cost
+            return lines, decide(lines, cost, given)
 
-class _Work(NamedTuple):
-    """What the steps of one run of one tenant share."""
+        return decided
 
-    root: Path
-    tenant: AwsTenant
-    request: Request
-    hooks: Hooks
-    store: state.State
-    workers: int
-    warnings: list[str]
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-        self.log(f"warning: {text}")
-
-    def log(self, text: str) -> None:
-        self.hooks.log(f"{self.tenant.id}: {text}")
+    return _Recipe(
+        gathering=(("gather", lambda work, summary: bills.gather(work, tenant, summary)),),
+        again=(),
+        replaying=(),
+        inputs=lambda: inputs(tenant),
+        causes=lambda _, days: _causes_of_bills(tenant, days),
+        decisions=decisions,
+        entities=lambda work, summary: _entities_of_bills(work, tenant, summary),
+    )
 
 
-def run_tenant(config: Config, tenant: AwsTenant, request: Request, hooks: Hooks, run_id: str) -> Summary:
+def _of_products(tenant: ConfluentTenant) -> _Recipe:
+    """A tenant whose bill comes from an API, and whose products have ladders."""
+
+    def given() -> Inputs:
+        return Inputs(tenant, rules.resolve(tenant), empty(USAGE))
+
+    def fetch(work: Work, summary: Summary) -> Summary:
+        return settle(work, metrics.gather(work, tenant, given(), summary))
+
+    def settle(work: Work, summary: Summary) -> Summary:
+        metrics.settle(work, tenant, given())
+        return summary
+
+    def replay(work: Work, summary: Summary) -> Summary:
+        summary = gather.replay(work, tenant, summary)
+        metrics.replay(work, tenant)
+        return settle(work, summary)
+
+    def decisions(work: Work, given: Inputs, _billing_period: str) -> _Decide:
+        facts = _facts(work.store, tenant)
+        fetched = gather_state.day_metrics(work.store, tenant.id)
+
+        def decided(billing: pl.DataFrame, day: state.Day) -> tuple[pl.DataFrame, Decided]:
+            todays = facts._replace(
+                usage=usage_of(work, day.charge_date), failed=metrics.given_up(fetched, day.charge_date)
+            )
+            found = decide_products(billing, given, todays)
+            work.unknown_products.append(found.unknown_products)
+            return found.lines, found.decided
+
+        return decided
+
+    return _Recipe(
+        gathering=(("gather", lambda work, summary: gather.gather(work, tenant, summary)), ("metrics", fetch)),
+        again=(("metrics", settle),),
+        replaying=(("replay", replay),),
+        inputs=given,
+        causes=lambda store, days: _causes_of_products(store, tenant, days),
+        decisions=decisions,
+        entities=lambda work, summary: _entities_of_products(work, tenant, summary),
+    )
+
+
+def _facts(store: state.State, tenant: ConfluentTenant) -> DayFacts:
+    """What is known of a tenant's entities; usage and failures are those of a day."""
+    resources, identities_ = (gather_state.entities(store, table, tenant.id) for table in (RESOURCES, IDENTITIES))
+    return DayFacts(resources, identities_, empty(USAGE), frozenset())
+
+
+def run_tenant(config: Config, tenant: Tenant, request: Request, hooks: Hooks, run_id: str) -> Summary:
     """Gather, calculate, check and emit one tenant under its claim, and log the run.
 
     `recalculate` starts from the stored billing and redoes every day that is asked for. Raises the ProrataError of the
-    first step that failed; what was published before stands, the rest is as it was.
+    first step that failed; what was published before stands, the rest is as it was. What failed without keeping the
+    later steps from their work is in the summary.
     """
     with state.open_state(config.root) as store, state.claim(store, tenant.id, hooks.now()):
-        work = _Work(config.root, tenant, request, hooks, store, config.max_parallel_days, [])
+        work = Work(config.root, tenant, request, hooks, store, config.max_parallel_days, [], [], [])
         state.start_run(
             store,
             run_id,
@@ -147,26 +205,38 @@ def run_tenant(config: Config, tenant: AwsTenant, request: Request, hooks: Hooks
         summary = Summary(tenant.id)
         try:
             lake.create(config.root, tenant.id)
-            for stage, step in _steps(request):
+            for stage, step in _stages(_recipe(tenant), request):
                 state.update_run(store, run_id, stage, _counts(summary))
                 summary = step(work, summary)
-            state.finish_run(store, run_id, "done", _counts(summary), ended_at=hooks.now())
+            summary = _with_problems(work, summary)
+            status: state.Ending = "failed" if summary.faults else "done"
+            told = "\n".join(summary.faults) or None
+            state.finish_run(store, run_id, status, _counts(summary), ended_at=hooks.now(), error=told)
         except BaseException as error:
             _log_failure(work, run_id, summary, error)
             raise
     return summary._replace(warnings=tuple(work.warnings))
 
 
-def _steps(request: Request) -> Sequence[tuple[str, Callable[[_Work, Summary], Summary]]]:
-    stored = (("calculate", _calculate), ("entities", _entities), ("check", _check), ("emit", _emit))
-    return (("gather", _gather), *stored) if request.command == "run" else stored
+def _with_problems(work: Work, summary: Summary) -> Summary:
+    faults = tuple(text for problem in work.problems for text in problem.faults)
+    return summary._replace(faults=faults, exit_code=work.problems[0].exit_code if work.problems else 0)
+
+
+def _stages(recipe: _Recipe, request: Request) -> Sequence[_Stage]:
+    before = recipe.gathering if request.command == "run" else recipe.replaying if request.replay else recipe.again
+
+    def calculate(work: Work, summary: Summary) -> Summary:
+        return _calculate(work, recipe, summary)
+
+    return (*before, ("calculate", calculate), ("entities", recipe.entities), ("check", _check), ("emit", _emit))
 
 
 def _counts(summary: Summary) -> state.RunCounts:
     return state.RunCounts(summary.days_gathered, summary.days_calculated, summary.days_removed, summary.rows_written)
 
 
-def _log_failure(work: _Work, run_id: str, summary: Summary, error: BaseException) -> None:
+def _log_failure(work: Work, run_id: str, summary: Summary, error: BaseException) -> None:
     status: state.Ending = "stopped" if isinstance(error, StoppedError | KeyboardInterrupt) else "failed"
     text = "\n".join(error.faults) if isinstance(error, ProrataError) else f"{type(error).__name__}: {error}"
     try:
@@ -176,147 +246,61 @@ def _log_failure(work: _Work, run_id: str, summary: Summary, error: BaseExceptio
         work.log(f"the failure could not be logged: {second}")
 
 
-def _gather(work: _Work, summary: Summary) -> Summary:
-    """New or changed bills -> billing days in the lake and in the state."""
-    source = work.tenant.source
-    loaded = state.loaded_assemblies(work.store, work.tenant.id)
-    undone = _lost_billing(work) | state.half_published(work.store, work.tenant.id).keys()
-    for assembly in aws_cur.discover(source.path, source.report):
-        for warning in assembly.warnings:
-            work.warn(warning)
-        fingerprint = aws_cur.fingerprint(assembly)
-        known = loaded.get(assembly.billing_period)
-        if known is None or known.fingerprint != fingerprint or assembly.billing_period in undone:
-            summary = _gather_assembly(work, assembly, fingerprint, summary)
-    return summary
-
-
-def _lost_billing(work: _Work) -> set[str]:
-    """The billing periods of which a file that the state knows is not in the lake as it was written."""
-    sizes = lake.sizes(work.root, BILLING, work.tenant.id)
+def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
+    """Days whose inputs changed -> chargeback in the lake and in the state; days that wait for inputs stay."""
     days = state.days(work.store, work.tenant.id)
-    return {period for (period, day), row in days.items() if sizes.get((period, day)) != row.billing_bytes}
-
-
-def _gather_assembly(work: _Work, assembly: aws_cur.Assembly, fingerprint: str, summary: Summary) -> Summary:
-    _stop_if_asked(work)
-    work.log(f"reading bill {assembly.billing_period}, assembly {assembly.assembly_id}, {len(assembly.files)} file(s)")
-    loaded = aws_cur.load(assembly, work.tenant.id)
-    billing = check_rows(loaded.billing, BILLING, where=str(assembly.manifest))
-    for warning in loaded.warnings:
-        work.warn(warning)
-    _warn_without_owners(work, assembly.billing_period, billing)
-    _begin_assembly(work, assembly, fingerprint, loaded)
-    known = {key for key in _known_days(work) if key[0] == assembly.billing_period}
-    changed, found = 0, set()
-    for (charge_date,), lines in billing.partition_by("charge_date", as_dict=True, maintain_order=True).items():
-        key = (assembly.billing_period, str(charge_date))
-        found.add(key)
-        changed += _publish_billing(work, key, lines)
-        work.hooks.progress(f"billing {assembly.billing_period}", len(found), billing["charge_date"].n_unique())
-    removed = _withdraw(work, sorted(known - found))
-    state.finish_assembly(work.store, work.tenant.id, assembly.billing_period)
-    amounts = ", ".join(f"{amount:f} {currency}" for currency, amount in sorted(loaded.amounts.items())) or "nothing"
-    work.log(
-        f"bill {assembly.billing_period}: {loaded.lines} line(s) pooled to {billing.height}, {amounts};"
-        f" {changed} day(s) changed, {removed} withdrawn, {loaded.days_outside_period} outside the month"
-    )
-    return summary._replace(days_gathered=summary.days_gathered + changed, days_removed=summary.days_removed + removed)
-
-
-def _warn_without_owners(work: _Work, billing_period: str, billing: pl.DataFrame) -> None:
-    """Say that no line of a bill has an owner: the tag may be misspelt, and all would go to pools."""
-    if billing.height and not identities.any_owned(billing.lazy(), work.tenant.owner):
-        tags = ", ".join(shown(tag) for tag in work.tenant.owner.tags)
-        work.warn(f"bill {billing_period}: no line has an owner (tag {tags})")
-
-
-def _known_days(work: _Work) -> set[state.DayKey]:
-    """Days that the state knows, or of which a file lies in the lake: a crash may leave one without the other."""
-    tables = (BILLING, CHARGEBACK, EMPTY_KEYS)
-    stored = {key for table in tables for key in lake.sizes(work.root, table, work.tenant.id)}
-    return stored | state.days(work.store, work.tenant.id).keys()
-
-
-def _begin_assembly(work: _Work, assembly: aws_cur.Assembly, fingerprint: str, loaded: aws_cur.Load) -> None:
-    row = state.Assembly(
-        tenant_id=work.tenant.id,
-        billing_period=assembly.billing_period,
-        assembly_id=assembly.assembly_id,
-        fingerprint=fingerprint,
-        manifest=str(assembly.manifest),
-        lines=loaded.lines,
-        billing_rows=loaded.billing.height,
-        amounts={currency: f"{amount:f}" for currency, amount in loaded.amounts.items()},
-        rounding_residue=f"{loaded.residue:f}",
-        days_outside_period=loaded.days_outside_period,
-        schema_differences=list(loaded.schema_differences),
-        warnings=list(loaded.warnings),
-        loaded_at=work.hooks.now(),
-    )
-    files = [
-        state.AssemblyFile(str(file.path), file.size, file.mtime_ns, file.sha256, file.lines) for file in loaded.files
-    ]
-    state.begin_assembly(work.store, row, files)
-
-
-def _publish_billing(work: _Work, key: state.DayKey, lines: pl.DataFrame) -> int:
-    """1 if the day is new or differs from what is stored."""
-    place = _place(work, BILLING, key)
-    written = lake.write(place.temporary(work.root), BILLING, _slices(encoded(lines)))
-    lake.publish(work.root, place, written)
-    day = state.BillingDay(work.tenant.ecosystem, work.tenant.id, *key, written.digest, written.rows, written.size)
-    return state.upsert_billing_days(work.store, [day])
-
-
-def _slices(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    return frame.iter_slices(lake.ROW_GROUP_ROWS)
-
-
-def _withdraw(work: _Work, keys: Sequence[state.DayKey]) -> int:
-    """Take days out of the lake that their bill no longer has."""
-    for key in keys:
-        for table in (CHARGEBACK, EMPTY_KEYS, BILLING):
-            lake.withdraw(work.root, _place(work, table, key))
-    return state.remove_days(work.store, work.tenant.id, keys)
-
-
-def _place(work: _Work, table: Table, key: state.DayKey) -> lake.Place:
-    return lake.Place(table, work.tenant.id, key[0], date.fromisoformat(key[1]))
-
-
-def _calculate(work: _Work, summary: Summary) -> Summary:
-    """Days whose inputs changed -> chargeback in the lake and in the state."""
-    days = state.days(work.store, work.tenant.id)
-    causes = _causes(work.tenant, days)
+    causes = recipe.causes(work.store, days)
     changed = _changed(work.root, work.tenant, days, causes)
     due = [key for key in days if work.request.covers(key[1]) and (work.request.force or key in changed)]
-    if not due:
+    ready = [key for key in due if is_ready(days[key])]
+    if len(ready) < len(due):
+        work.log(f"{counted(len(due) - len(ready), 'day')} wait for inventory or metrics")
+    summary = summary._replace(days_pending=len(due) - len(ready))
+    if not ready:
         return summary
-    given = inputs(work.tenant)
-    for period in sorted({period for period, _ in due}):
-        keys = [key for key in due if key[0] == period]
-        for done in _calculate_days(work, given, keys, days, causes):
+    given = recipe.inputs()
+    for period in sorted({period for period, _ in ready}):
+        keys = [key for key in ready if key[0] == period]
+        decided = recipe.decisions(work, given, period)
+        for done in _calculate_days(work, decided, keys, days, causes):
             summary = summary._replace(
                 days_calculated=summary.days_calculated + (done.rows is not None),
                 days_unchanged=summary.days_unchanged + (done.rows is None),
                 rows_written=summary.rows_written + (done.rows or 0),
             )
+    _warn_of_unknown_products(work)
     return summary
 
 
-def days_due(root: Path, tenant: AwsTenant, days: dict[state.DayKey, state.Day]) -> set[state.DayKey]:
+def is_ready(day: state.Day) -> bool:
+    """Whether everything that a day is calculated from is there."""
+    return bool(day.billing_gathered and day.resources_gathered and day.metrics_gathered)
+
+
+def _warn_of_unknown_products(work: Work) -> None:
+    if not work.unknown_products:
+        return
+    by_product = ["product_type", "currency"]
+    found = pl.concat(work.unknown_products).group_by(by_product).agg(pl.col("lines", "amount").sum()).sort(by_product)
+    for product_type, currency, lines, amount in found.select(*by_product, "lines", "amount").rows():
+        told = f"{counted(lines, 'line')} of {number(f'{amount:f}')} {currency}"
+        work.warn(f"no rule for product {shown(product_type)}: {told} borne by the resources themselves")
+
+
+def days_due(
+    root: Path, store: state.State, tenant: Tenant, days: dict[state.DayKey, state.Day]
+) -> set[state.DayKey]:  # fmt: skip
     """The gathered days that a run would look at again: something that their chargeback can depend on has changed.
 
     SourceError if a key table cannot be read.
     """
     if not any(day.chargeback_calculated for day in days.values()):
         return set(days)
-    return _changed(root, tenant, days, _causes(tenant, days))
+    return _changed(root, tenant, days, _recipe(tenant).causes(store, days))
 
 
 def _changed(
-    root: Path, tenant: AwsTenant, days: dict[state.DayKey, state.Day], causes: dict[state.DayKey, str]
+    root: Path, tenant: Tenant, days: dict[state.DayKey, state.Day], causes: dict[state.DayKey, str]
 ) -> set[state.DayKey]:
     sizes, empty_keys = (lake.sizes(root, table, tenant.id) for table in (CHARGEBACK, EMPTY_KEYS))
     return {
@@ -329,11 +313,8 @@ def _changed(
     }
 
 
-def _causes(tenant: AwsTenant, days: dict[state.DayKey, state.Day]) -> dict[state.DayKey, str]:
-    """For each day a digest of everything its chargeback can depend on, from what is known without reading the lake.
-
-    Where it is the one stored, the day is done. Where not, the day's own input digest decides.
-    """
+def _causes_of_bills(tenant: AwsTenant, days: dict[state.DayKey, state.Day]) -> dict[state.DayKey, str]:
+    """Where it is the one stored, the day is done. Where not, the day's own input digest decides."""
     resolved = rules.resolve(tenant)
     common = _common_cause(tenant, resolved)
     monthly = "month" in resolved.windows()
@@ -346,12 +327,34 @@ def _causes(tenant: AwsTenant, days: dict[state.DayKey, state.Day]) -> dict[stat
     }
 
 
-def _common_cause(tenant: AwsTenant, resolved: rules.Rules) -> str:
+def _causes_of_products(
+    store: state.State, tenant: ConfluentTenant, days: dict[state.DayKey, state.Day]
+) -> dict[state.DayKey, str]:
+    """A day's billing, usage, entities alive on it, and metrics that were given up, under the rules."""
+    common = _common_cause(tenant, rules.resolve(tenant))
+    facts = _facts(store, tenant)
+    usage = gather_state.usage_days(store, tenant.id)
+    fetched = gather_state.day_metrics(store, tenant.id)
+    causes = {}
+    for key, day in days.items():
+        charge_date = date.fromisoformat(day.charge_date)
+        alive = facts._replace(
+            resources=identities.alive(facts.resources, charge_date),
+            identities=identities.alive(facts.identities, charge_date),
+            failed=metrics.given_up(fetched, day.charge_date),
+        )
+        measured = usage[day.charge_date].digest if day.charge_date in usage else ""
+        text = "\n".join([common, day.billing_digest, measured, facts_digest(charge_date, alive)])
+        causes[key] = hashlib.sha256(text.encode()).hexdigest()
+    return causes
+
+
+def _common_cause(tenant: Tenant, resolved: rules.Rules) -> str:
     """A digest of what all days have in common: the kernel, owners, rules, and the content of key tables."""
     common = hashlib.sha256(f"kernel {allocate.KERNEL_VERSION}\n".encode())
     common.update(tenant.model_dump_json(include={"id", "ecosystem", "owner", "operator"}).encode())
-    common.update(repr([resolved.pools, sorted(resolved.ladders.items())]).encode())
-    for path in tenant.keys:
+    common.update(repr([resolved.pools, sorted(resolved.ladders.items()), sorted(resolved.products.items())]).encode())
+    for path in tenant.keys if isinstance(tenant, AwsTenant) else ():
         common.update(_file_digest(path).encode())
     return common.hexdigest()
 
@@ -372,19 +375,18 @@ class _Done(NamedTuple):
 
 
 def _calculate_days(
-    work: _Work,
-    given: Inputs,
+    work: Work,
+    decide_day: _Decide,
     keys: Sequence[state.DayKey],
     days: dict[state.DayKey, state.Day],
     causes: dict[state.DayKey, str],
 ) -> Iterator[_Done]:
     """Days of one billing period, a few at a time, in any order."""
-    cost = _period_cost(work, given, keys[0][0]) if "month" in given.rules.windows() else None
     waiting = iter(keys)
     with ThreadPoolExecutor(work.workers, thread_name_prefix="day") as pool:
         # No more days are handed out than can run, so that a stop waits for those at most.
         running = {
-            pool.submit(_calculate_day, work, given, days[key], causes[key], cost)
+            pool.submit(_calculate_day, work, decide_day, days[key], causes[key])
             for key in islice(waiting, work.workers)
         }
         done = 0
@@ -395,29 +397,24 @@ def _calculate_days(
                     yield future.result()
                     done += 1
                     work.hooks.progress(f"chargeback {keys[0][0]}", done, len(keys))
-                _stop_if_asked(work)
+                work.stop_if_asked()
                 running |= {
-                    pool.submit(_calculate_day, work, given, days[key], causes[key], cost)
+                    pool.submit(_calculate_day, work, decide_day, days[key], causes[key])
                     for key in islice(waiting, work.workers - len(running))
                 }
         finally:
             wait(running)
 
 
-def _period_cost(work: _Work, given: Inputs, billing_period: str) -> pl.DataFrame:
-    billing = lake.scan(work.root, BILLING, work.tenant.id, billing_period)
-    return direct_cost(identities.with_owner(billing, work.tenant.owner), given)
+def _period_cost(work: Work, tenant: AwsTenant, given: Inputs, billing_period: str) -> pl.DataFrame:
+    billing = lake.scan(work.root, BILLING, tenant.id, billing_period)
+    return direct_cost(identities.with_owner(billing, tenant.owner), given)
 
 
-def _stop_if_asked(work: _Work) -> None:
-    if work.hooks.stop.is_set():
-        raise StoppedError(f"tenant {work.tenant.id}: stopped; what was published stands, the next run does the rest")
-
-
-def _calculate_day(work: _Work, given: Inputs, day: state.Day, cause: str, period_cost: pl.DataFrame | None) -> _Done:
+def _calculate_day(work: Work, decide_day: _Decide, day: state.Day, cause: str) -> _Done:
     """One day, from the lake to the lake. A failure is recorded with the day, whose stored chargeback stays."""
     try:
-        return _calculated(work, given, day, cause, period_cost)
+        return _calculated(work, decide_day, day, cause)
     except ProrataError as error:
         # A full disk, say, takes no record either; the error itself is what counts.
         with suppress(StoreError):
@@ -425,19 +422,17 @@ def _calculate_day(work: _Work, given: Inputs, day: state.Day, cause: str, perio
         raise
 
 
-def _calculated(work: _Work, given: Inputs, day: state.Day, cause: str, period_cost: pl.DataFrame | None) -> _Done:
+def _calculated(work: Work, decide_day: _Decide, day: state.Day, cause: str) -> _Done:
     key = (day.billing_period, day.charge_date)
-    lines = matched(lake.read(work.root, _place(work, BILLING, key)).lazy(), given).collect()
-    cost = direct_cost(lines.lazy(), given) if period_cost is None else period_cost
-    decided = decide(lines, cost, given)
+    measures = MEASURES_OF[work.tenant.ecosystem]
+    lines, decided = decide_day(lake.read(work.root, work.place(BILLING, key)), day)
     codes = encoded(lines)
     input_digest = _input_digest(day.billing_digest, codes, decided)
-    place = _place(work, CHARGEBACK, key)
+    place = work.place(CHARGEBACK, key)
     if not work.request.force and input_digest == day.input_digest and _is_stored(work, place, day):
         state.commit_day(work.store, _as_calculated(day, cause))
         return _Done(key, None)
     calculation_id = input_digest[:16]
-    measures = MEASURES_OF[work.tenant.ecosystem]
     split = allocate.split(codes, allocate.encoded(decided.plan, codes), measures=measures)
     written = lake.write(
         place.temporary(work.root),
@@ -478,7 +473,7 @@ def _input_digest(billing_digest: str, lines: pl.DataFrame, decided: Decided) ->
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _is_stored(work: _Work, place: lake.Place, day: state.Day) -> bool:
+def _is_stored(work: Work, place: lake.Place, day: state.Day) -> bool:
     path = place.path(work.root)
     return path.exists() and path.stat().st_size == day.chargeback_bytes
 
@@ -505,8 +500,8 @@ def _checked_rows(
         )
 
 
-def _publish_empty_keys(work: _Work, key: state.DayKey, lines: pl.DataFrame, found: pl.DataFrame) -> int:
-    place = _place(work, EMPTY_KEYS, key)
+def _publish_empty_keys(work: Work, key: state.DayKey, lines: pl.DataFrame, found: pl.DataFrame) -> int:
+    place = work.place(EMPTY_KEYS, key)
     if not found.height:
         lake.withdraw(work.root, place)
         return 0
@@ -517,31 +512,39 @@ def _publish_empty_keys(work: _Work, key: state.DayKey, lines: pl.DataFrame, fou
     return rows.height
 
 
-def _entities(work: _Work, summary: Summary) -> Summary:
+def _entities_of_bills(work: Work, tenant: AwsTenant, summary: Summary) -> Summary:
     """Identities and resources, from the whole billing of the tenant; only if that, or what names owners, changed."""
-    days = state.days(work.store, work.tenant.id)
-    causes = [_common_cause(work.tenant, rules.resolve(work.tenant)), *(day.billing_digest for day in days.values())]
+    days = state.days(work.store, tenant.id)
+    causes = [_common_cause(tenant, rules.resolve(tenant)), *(day.billing_digest for day in days.values())]
     cause = hashlib.sha256("\n".join(causes).encode()).hexdigest()
-    stored = all(lake.current(work.root, table, work.tenant.id).exists() for table in (IDENTITIES, RESOURCES))
-    if stored and state.entities_cause(work.store, work.tenant.id) == cause:
+    if _entities_are_of(work, cause):
         return summary
-    billing = lake.scan(work.root, BILLING, work.tenant.id)
+    billing = lake.scan(work.root, BILLING, tenant.id)
     seen = (
-        identities.with_owner(billing.select("tags", "charge_date"), work.tenant.owner)
+        identities.with_owner(billing.select("tags", "charge_date"), tenant.owner)
         .filter(pl.col("owner") != "")
         .group_by("owner")
         .agg(first_seen_at=pl.col("charge_date").min(), last_seen_at=pl.col("charge_date").max())
         .collect(engine="streaming")
     )
-    found = check_rows(identities.identities(work.tenant, seen, _named_by_rules(work.tenant)), IDENTITIES)
-    lake.put_current(work.root, IDENTITIES, work.tenant.id, found)
-    lake.put_current(work.root, RESOURCES, work.tenant.id, check_rows(identities.resources(billing), RESOURCES))
+    found = identities.identities(tenant, seen, _named_by_rules(tenant))
+    _put_entities(work, found, identities.resources(billing))
     unknown = found.filter(pl.col("type") == "unknown_owner")["id"]
-    if work.tenant.owner.identities and unknown.len():
+    if tenant.owner.identities and unknown.len():
         names = ", ".join(shown(name) for name in unknown.head(10))
         work.warn(f"{unknown.len()} owner(s) that the configuration does not name, kept as they are: {names}")
-    state.commit_entities(work.store, work.tenant.id, cause)
+    state.commit_entities(work.store, tenant.id, cause)
     return summary
+
+
+def _entities_are_of(work: Work, cause: str) -> bool:
+    stored = all(lake.current(work.root, table, work.tenant.id).exists() for table in (IDENTITIES, RESOURCES))
+    return stored and state.entities_cause(work.store, work.tenant.id) == cause
+
+
+def _put_entities(work: Work, found: pl.DataFrame, resources: pl.DataFrame) -> None:
+    lake.put_current(work.root, IDENTITIES, work.tenant.id, check_rows(found, IDENTITIES))
+    lake.put_current(work.root, RESOURCES, work.tenant.id, check_rows(resources, RESOURCES))
 
 
 def _named_by_rules(tenant: AwsTenant) -> set[str]:
@@ -551,7 +554,22 @@ def _named_by_rules(tenant: AwsTenant) -> set[str]:
     return {*given.usage["principal"], *(name for rung in rungs for name in rung.percentages or {})}
 
 
-def _check(work: _Work, summary: Summary) -> Summary:
+def _entities_of_products(work: Work, tenant: ConfluentTenant, summary: Summary) -> Summary:
+    """What the inventories say, and the principals that only metrics name, as they may be shown."""
+    facts = _facts(work.store, tenant)
+    usage = gather_state.usage_days(work.store, tenant.id).values()
+    causes = [tenant.operator or "", *map(digests.digest, facts[:2]), *(day.digest for day in usage)]
+    cause = hashlib.sha256("\n".join(causes).encode()).hexdigest()
+    if _entities_are_of(work, cause):
+        return summary
+    measured = lake.scan(work.root, USAGE, tenant.id)
+    found = identities.with_principals(facts.identities, measured, tenant.id, operator=names.operator(tenant))
+    _put_entities(work, found, facts.resources)
+    state.commit_entities(work.store, tenant.id, cause)
+    return summary
+
+
+def _check(work: Work, summary: Summary) -> Summary:
     """`sql/checks` over the days whose stored chargeback has not passed them yet; LedgerError with what offends.
 
     A day counts as checked by its output digest, so that one that failed, or that a killed run did not get to, is
@@ -584,7 +602,7 @@ def file_log(store: state.State, tenant_id: str) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def _emit(work: _Work, summary: Summary) -> Summary:
+def _emit(work: Work, summary: Summary) -> Summary:
     """Days whose output digest an emitter has not had -> results.db. A failed day does not stop the others."""
     if "sqlite" not in work.tenant.emitters:
         return summary
@@ -594,7 +612,7 @@ def _emit(work: _Work, summary: Summary) -> Summary:
             state.forget_emissions(work.store, work.tenant.id, "sqlite")
         pending = state.pending(work.store, work.tenant.id, "sqlite")
         for number, day in enumerate(pending, start=1):
-            _stop_if_asked(work)
+            work.stop_if_asked()
             failed += _emit_day(work, results, day)
             work.hooks.progress("emitting to results.db", number, len(pending))
     if failed:
@@ -602,7 +620,7 @@ def _emit(work: _Work, summary: Summary) -> Summary:
     return summary._replace(days_emitted=len(pending))
 
 
-def _emit_day(work: _Work, results: sqlite.Results, day: state.PendingDay) -> list[str]:
+def _emit_day(work: Work, results: sqlite.Results, day: state.PendingDay) -> list[str]:
     """The faults of one day; what came of it is recorded."""
     rows, faults = 0, list[str]()
     try:
@@ -619,10 +637,10 @@ def _emit_day(work: _Work, results: sqlite.Results, day: state.PendingDay) -> li
     return faults
 
 
-def _given_to_sqlite(work: _Work, results: sqlite.Results, day: state.PendingDay) -> int:
+def _given_to_sqlite(work: Work, results: sqlite.Results, day: state.PendingDay) -> int:
     """How many facts the day has in results.db now."""
     if day.output_digest is None:
         sqlite.withdraw_day(results, work.tenant.id, day.billing_period, day.charge_date)
         return 0
-    stored = lake.read(work.root, _place(work, CHARGEBACK, (day.billing_period, day.charge_date)))
+    stored = lake.read(work.root, work.place(CHARGEBACK, (day.billing_period, day.charge_date)))
     return sqlite.emit_day(results, work.tenant.id, day.billing_period, day.charge_date, stored)

@@ -7,13 +7,14 @@ was read, all its days are published, and each was calculated from it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 
-from engine import pipeline, state
-from engine.config import AwsTenant, Config
+from engine import gather, gather_state, pipeline, state
+from engine.config import AwsTenant, Config, ConfluentTenant, Tenant
 from engine.errors import ProrataError
 from engine.frames import IDENTITIES
 from engine.sources import aws_cur
@@ -67,8 +68,34 @@ class Emissions(NamedTuple):
     error: str | None
 
 
+class Gathers(NamedTuple):
+    """What a tenant's API was asked for: its last gather, and what days wait for.
+
+    `suspended` says why it is not gathered any more. `metrics_failed` and `metrics_given_up` count days and metrics;
+    `dropped` values were no numbers, `gaps` are samples that were not scraped.
+    """
+
+    last: gather_state.Gather | None
+    suspended: str | None
+    records: int
+    malformed: int
+    rounding_residue: str
+    days_waiting_for_inventory: int
+    days_waiting_for_metrics: int
+    metrics_failed: int
+    metrics_given_up: int
+    metrics_error: str | None
+    dropped: int
+    gaps: int
+    resources: int
+    identities: int
+
+
 class TenantStatus(NamedTuple):
-    """One tenant. `faults` is what keeps its bills from being read now; `holder` who works on it."""
+    """One tenant. `faults` is what keeps its bills from being read now; `holder` who works on it.
+
+    `gathers` is None where the bill comes in files; where it does not, `bills` is empty.
+    """
 
     tenant_id: str
     ecosystem: str
@@ -79,36 +106,68 @@ class TenantStatus(NamedTuple):
     unknown_owners: tuple[str, ...]
     holder: state.Claim | None
     faults: tuple[str, ...]
+    gathers: Gathers | None = None
 
 
-def status(config: Config, tenants: Sequence[AwsTenant]) -> list[TenantStatus]:
+def status(config: Config, tenants: Sequence[Tenant]) -> list[TenantStatus]:
     """Where these tenants stand; StoreError if the state is there and cannot be read. Writes nothing."""
     with state.open_state(config.root, write=False) as store:
         return [_tenant_status(config.root, tenant, store) for tenant in tenants]
 
 
-def _tenant_status(root: Path, tenant: AwsTenant, store: state.State) -> TenantStatus:
+def _tenant_status(root: Path, tenant: Tenant, store: state.State) -> TenantStatus:
     days = state.days(store, tenant.id)
-    delivered, faults = _delivered(tenant)
-    due, more_faults = _due(root, tenant, days)
-    emissions = tuple(_emissions(store, tenant, emitter) for emitter in tenant.emitters)
-    return TenantStatus(
+    due, faults = _due(root, store, tenant, days)
+    found = TenantStatus(
         tenant.id,
         tenant.ecosystem,
-        tuple(_bills(store, tenant, days, due, delivered)),
+        (),
         _days(list(days.values()), len(due)),
         tuple(state.runs(store, tenant.id, limit=RUNS_SHOWN)),
-        emissions,
-        _unknown_owners(root, tenant),
+        tuple(_emissions(store, tenant, emitter) for emitter in tenant.emitters),
+        (),
         state.holder(store, tenant.id),
-        (*faults, *more_faults),
+        tuple(faults),
+    )
+    if not isinstance(tenant, AwsTenant):
+        return found._replace(gathers=_gathers(store, tenant, days))
+    delivered, unread = _delivered(tenant)
+    return found._replace(
+        bills=tuple(_bills(store, tenant, days, due, delivered)),
+        unknown_owners=_unknown_owners(root, tenant),
+        faults=(*unread, *faults),
     )
 
 
-def _due(root: Path, tenant: AwsTenant, days: dict[state.DayKey, state.Day]) -> tuple[set[state.DayKey], Sequence[str]]:
+def _gathers(store: state.State, tenant: ConfluentTenant, days: dict[state.DayKey, state.Day]) -> Gathers:
+    last = gather_state.last_gather(store, tenant.id)
+    windows = gather_state.windows(store, tenant.id, last.gather_id) if last else []
+    fetched = gather_state.day_metrics(store, tenant.id).values()
+    open_ = [one for one in fetched if one.status != "fetched"]
+    counts = (gather_state.counts(store, name, tenant.id) for name in ("resources", "identities"))
+    return Gathers(
+        last,
+        gather.suspension(store, tenant.id),
+        sum(window.records for window in windows),
+        sum(window.malformed for window in windows),
+        f"{sum((Decimal(window.rounding_residue) for window in windows), Decimal(0)):f}",
+        sum(not day.resources_gathered for day in days.values()),
+        sum(not day.metrics_gathered for day in days.values()),
+        sum(one.status == "failed" for one in open_),
+        sum(one.status == "given_up" for one in open_),
+        open_[0].error if open_ else None,
+        sum(one.dropped for one in fetched),
+        sum(one.gaps for one in fetched),
+        *counts,
+    )
+
+
+def _due(
+    root: Path, store: state.State, tenant: Tenant, days: dict[state.DayKey, state.Day]
+) -> tuple[set[state.DayKey], Sequence[str]]:
     """The days a run would calculate; those never calculated, and why, if a key table cannot be read."""
     try:
-        return pipeline.days_due(root, tenant, days), ()
+        return pipeline.days_due(root, store, tenant, days), ()
     except ProrataError as error:
         return {key for key, day in days.items() if not day.chargeback_calculated}, error.faults
 
@@ -192,7 +251,7 @@ def _days(days: Sequence[state.Day], pending: int) -> Days:
     return Days(len(days), len(days) - pending, pending, min(dates, default=None), max(dates, default=None))
 
 
-def _emissions(store: state.State, tenant: AwsTenant, emitter: str) -> Emissions:
+def _emissions(store: state.State, tenant: Tenant, emitter: str) -> Emissions:
     records = [record for record in state.emissions(store, tenant.id) if record.emitter == emitter]
     failed = [record for record in records if record.outcome == "failed"]
     done = sum(record.outcome in ("emitted", "skipped") for record in records)
@@ -218,7 +277,12 @@ def as_json(found: TenantStatus) -> dict[str, Any]:
         "runs": [run._asdict() for run in found.runs],
         "emissions": [emissions._asdict() for emissions in found.emissions],
         "holder": found.holder._asdict() if found.holder else None,
+        "gathers": _gathers_json(found.gathers) if found.gathers else None,
     }
+
+
+def _gathers_json(found: Gathers) -> dict[str, Any]:
+    return {**found._asdict(), "last": found.last._asdict() if found.last else None}
 
 
 def lines(one: TenantStatus) -> Iterator[str]:
@@ -232,6 +296,8 @@ def lines(one: TenantStatus) -> Iterator[str]:
     if one.bills:
         yield ""
         yield from indented(aligned(list(_bill_rows(one)), right=(2, 3, 4)))
+    if one.gathers:
+        yield from indented(_gather_lines(one.gathers))
     if one.runs:
         yield ""
         yield from indented(aligned(list(_run_rows(one)), right=(4, 5)))
@@ -246,6 +312,32 @@ def lines(one: TenantStatus) -> Iterator[str]:
         )
     if one.unknown_owners:
         yield f"  owners that the configuration does not name: {', '.join(map(repr, one.unknown_owners))}"
+
+
+def _gather_lines(one: Gathers) -> Iterator[str]:
+    if one.suspended:
+        yield f"{one.suspended}; `prorata run --force` tries again"
+    if last := one.last:
+        yield (
+            f"last gather {last.started_at}, {last.first_day} to before {last.end_day}: {last.status}"
+            f"{f' ({last.error.splitlines()[0]})' if last.error else ''};"
+            f" {counted(one.records, 'record')}, {counted(last.requests, 'request')}"
+        )
+    if one.malformed:
+        yield f"{counted(one.malformed, 'record')} could not be understood, and are booked under malformed_billing_*"
+    if one.resources or one.identities:
+        yield f"known: {counted(one.resources, 'resource')}, {counted(one.identities, 'identity interval')}"
+    if one.days_waiting_for_inventory:
+        yield f"{counted(one.days_waiting_for_inventory, 'day')} wait for a whole inventory"
+    if one.days_waiting_for_metrics:
+        yield f"{counted(one.days_waiting_for_metrics, 'day')} wait for metrics"
+    if one.metrics_failed or one.metrics_given_up:
+        yield (
+            f"metrics of days: {one.metrics_failed} failed, {one.metrics_given_up} given up"
+            f"{f' ({one.metrics_error.splitlines()[0]})' if one.metrics_error else ''}"
+        )
+    if one.dropped or one.gaps:
+        yield f"metrics: {one.dropped:,} value(s) that are no numbers, {one.gaps:,} sample(s) not scraped"
 
 
 def _bill_rows(one: TenantStatus) -> Iterator[Sequence[str]]:

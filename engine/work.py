@@ -36,7 +36,7 @@ class Hooks(NamedTuple):
 class Request(NamedTuple):
     """What a command asks for: days from `first` to before `end` (None: open), and whether to redo unchanged days.
 
-    `lift`: gather a tenant that is suspended, and ask again for what was given up. `replay`: parse landed answers again.
+    `lift`: gather a tenant that is suspended, and ask again for what was given up. `replay`: read landed answers again.
     """
 
     command: str
@@ -82,6 +82,8 @@ class Work(NamedTuple):
     warnings: list[str]
     problems: list[ProrataError]
     """What failed without keeping the later steps from their work."""
+    unknown_products: list[pl.DataFrame]
+    """Of each day that was calculated: what `decide.DayDecision` says of products without a rule."""
 
     def warn(self, text: str) -> None:
         """Tell of something that somebody should look at."""

@@ -1,0 +1,233 @@
+"""What the next run will do with every day, and why: derived from what is stored, as the run itself derives it.
+
+Writes nothing and asks nothing of the network. What an API has to say of a day is not known before it is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, timedelta
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from engine import decide, gather, gather_state, metrics, pipeline, rules, state
+from engine.config import AwsTenant, Config, ConfluentTenant, Tenant
+from engine.errors import ProrataError
+from engine.frames import USAGE, empty
+from engine.sources import aws_cur
+from engine.text import counted
+
+GATHER = {
+    "in_window": "lies in the window of lookback_days and cutoff_days",
+    "gather_unfinished": "lies in the window of a gather that was not finished, which goes on",
+    "before_window": "older than lookback_days; what is stored stays",
+    "too_recent": "younger than cutoff_days",
+    "suspended": "gathering is suspended",
+    "bill_new": "its bill has not been read yet",
+    "bill_changed": "its bill is another than the one that was read",
+    "bill_unfinished": "not all days of its bill were published",
+    "bill_unchanged": "its bill is the one that was read",
+    "bill_absent": "its bill is no longer among the reports; what is stored stays",
+    "bills_unreadable": "the reports cannot be read",
+}
+"""Why the billing of a day is gathered or not: codes and their words."""
+CALCULATE = {
+    "no_billing": "no lines are known",
+    "never_calculated": "was never calculated",
+    "billing_changed": "its billing changed since, or its calculation was cut short",
+    "inputs_changed": "what it depends on changed (rules, owners, usage, prorata itself), or its file was lost",
+    "calculation_failed": "its calculation failed",
+    "metrics_wanted": "metrics are to be fetched first",
+    "metrics_failed": "metrics failed and are to be fetched again first",
+    "inventory_failed": "waits until the inventory is gathered whole",
+    "cannot_tell": "what it depends on cannot be read",
+    "given_up": "up to date, without metrics that were given up",
+    "up_to_date": "up to date",
+}
+"""Why the chargeback of a day is calculated or not: codes and their words."""
+WAITING = frozenset({"metrics_wanted", "metrics_failed", "inventory_failed"})
+_GATHERED = frozenset({"in_window", "gather_unfinished", "bill_new", "bill_changed", "bill_unfinished"})
+_CALCULATED = frozenset({"never_calculated", "billing_changed", "inputs_changed", "calculation_failed"})
+
+
+class DayPlan(NamedTuple):
+    """What will become of a day. `detail` is what else is to be said: how often something failed, and how."""
+
+    billing_period: str
+    charge_date: str
+    gather_reason: str
+    calculate_reason: str
+    detail: str = ""
+
+    @property
+    def gather(self) -> bool:
+        """Whether the next run gathers its billing."""
+        return self.gather_reason in _GATHERED
+
+    @property
+    def calculate(self) -> bool:
+        """Whether the next run calculates it, if what it has to wait for comes."""
+        return self.calculate_reason in _CALCULATED | WAITING
+
+
+class TenantPlan(NamedTuple):
+    """What the next run will do with a tenant; `notes` are of the tenant as a whole."""
+
+    tenant_id: str
+    ecosystem: str
+    notes: tuple[str, ...]
+    days: tuple[DayPlan, ...]
+
+
+def plan(config: Config, tenants: Sequence[Tenant], today: date) -> list[TenantPlan]:
+    """The plan of a run of today; StoreError if the state is there and cannot be read."""
+    with state.open_state(config.root, write=False) as store:
+        return [
+            _of_bills(config, one, store) if isinstance(one, AwsTenant) else _of_products(config, one, store, today)
+            for one in tenants
+        ]
+
+
+def _of_bills(config: Config, tenant: AwsTenant, store: state.State) -> TenantPlan:
+    days = state.days(store, tenant.id)
+    bills, notes = _bills(tenant, store)
+    reasons = _calculations(config, tenant, store, days, notes)
+    plans = [DayPlan(*key, bills.get(key[0], bills["else"]), *reasons[key]) for key in days]
+    new = sorted(period for period, reason in bills.items() if reason == "bill_new")
+    notes += [f"bill {period}: {GATHER['bill_new']}; its days are known once it is" for period in new]
+    return TenantPlan(tenant.id, tenant.ecosystem, tuple(notes), tuple(plans))
+
+
+def _bills(tenant: AwsTenant, store: state.State) -> tuple[dict[str, str], list[str]]:
+    """Billing period -> why it is read or not; `else` for those that are not on disk. And what cannot be read."""
+    loaded, half = state.loaded_assemblies(store, tenant.id), state.half_published(store, tenant.id)
+    found = {"else": "bill_absent"}
+    try:
+        for one in aws_cur.discover(tenant.source.path, tenant.source.report):
+            known = loaded.get(one.billing_period)
+            same = known is not None and known.fingerprint == aws_cur.fingerprint(one)
+            reason = "bill_new" if known is None else "bill_unchanged" if same else "bill_changed"
+            found[one.billing_period] = "bill_unfinished" if one.billing_period in half else reason
+    except ProrataError as error:
+        return {"else": "bills_unreadable"}, list(error.faults)
+    return found, []
+
+
+_Reason = tuple[str, str]
+"""(code of CALCULATE, detail)"""
+
+
+def _calculations(
+    config: Config, tenant: Tenant, store: state.State, days: Mapping[state.DayKey, state.Day], notes: list[str]
+) -> dict[state.DayKey, _Reason]:
+    try:
+        due = pipeline.days_due(config.root, store, tenant, dict(days))
+    except ProrataError as error:
+        notes += error.faults
+        return dict.fromkeys(days, ("cannot_tell", ""))
+    return {key: _why(day, key in due) for key, day in days.items()}
+
+
+def _why(day: state.Day, due: bool) -> _Reason:
+    if not due:
+        return "up_to_date", ""
+    if day.chargeback_calculated:
+        return "inputs_changed", ""
+    if day.error:
+        return "calculation_failed", day.error.splitlines()[0]
+    return "never_calculated" if day.output_digest is None else "billing_changed", ""
+
+
+def _of_products(config: Config, tenant: ConfluentTenant, store: state.State, today: date) -> TenantPlan:
+    days = {key[1]: day for key, day in state.days(store, tenant.id).items()}
+    first, end = gather.window(tenant, today)
+    suspended = gather.suspension(store, tenant.id)
+    last = gather_state.last_gather(store, tenant.id)
+    goes_on = last is not None and last.status == "open" and (last.first_day, last.end_day) == (str(first), str(end))
+    notes = [suspended] if suspended else []
+    by_key = {(day.billing_period, day.charge_date): day for day in days.values()}
+    reasons = {key[1]: reason for key, reason in _calculations(config, tenant, store, by_key, notes).items()}
+    for day, reason in _waiting(config, tenant, store, days).items():
+        if reason[0] != "given_up" or reasons[day][0] == "up_to_date":
+            reasons[day] = reason
+    in_window = "suspended" if suspended else "gather_unfinished" if goes_on else "in_window"
+    window = {str(first + timedelta(days=number)) for number in range((today - first).days + 1)}
+
+    def gathering(day: str) -> str:
+        return "before_window" if day < str(first) else in_window if day < str(end) else "too_recent"
+
+    plans = [
+        DayPlan(day[:7], day, gathering(day), *reasons.get(day, ("no_billing", ""))) for day in sorted({*window, *days})
+    ]
+    return TenantPlan(tenant.id, tenant.ecosystem, tuple(notes), tuple(plans))
+
+
+def _waiting(
+    config: Config, tenant: ConfluentTenant, store: state.State, days: Mapping[str, state.Day]
+) -> dict[str, _Reason]:
+    """Days that wait for something, or do no more, with what for."""
+    given = decide.Inputs(tenant, rules.resolve(tenant), empty(USAGE))
+    wanted = metrics.needs(config.root, store, tenant, given)
+    known = gather_state.day_metrics(store, tenant.id)
+    lost = metrics.lost_usage(config.root, store, tenant.id)
+    reasons: dict[str, _Reason] = {}
+    for key, need in sorted(wanted.items()):
+        one = known.get(key)
+        told = f"{need.metric}, attempt {one.attempts} of {tenant.allocation_retry_limit}: {one.error}" if one else ""
+        if not metrics.is_open(need, one, lost):
+            if one is not None and one.status == "given_up" and need.charge_date not in reasons:
+                reasons[need.charge_date] = "given_up", told
+        elif one is not None and one.status == "failed":
+            reasons[need.charge_date] = "metrics_failed", told
+        elif reasons.get(need.charge_date, ("", ""))[0] != "metrics_failed":
+            reasons[need.charge_date] = "metrics_wanted", ""
+    errors = _inventory_errors(store, tenant)
+    return reasons | {day: ("inventory_failed", errors) for day, row in days.items() if not row.resources_gathered}
+
+
+def _inventory_errors(store: state.State, tenant: ConfluentTenant) -> str:
+    last = gather_state.last_gather(store, tenant.id)
+    return "; ".join(last.inventory_errors.values()) if last else ""
+
+
+def as_json(found: TenantPlan) -> dict[str, Any]:
+    """A tenant's plan as JSON has it."""
+    return {
+        "tenant_id": found.tenant_id,
+        "ecosystem": found.ecosystem,
+        "notes": list(found.notes),
+        "days": [{**day._asdict(), "gather": day.gather, "calculate": day.calculate} for day in found.days],
+    }
+
+
+def lines(found: TenantPlan, *, each_day: bool) -> Iterator[str]:
+    """A tenant's plan for people: a line for each day, or for each stretch of days with the same reasons."""
+    gathered, calculated = (sum(getattr(day, name) for day in found.days) for name in ("gather", "calculate"))
+    yield f"{found.tenant_id} ({found.ecosystem}): {counted(gathered, 'day')} to gather, {calculated} to calculate"
+    yield from (f"  {note}" for note in found.notes)
+    if each_day:
+        yield from (f"  {day.charge_date}  {_words(day)}" for day in found.days)
+        return
+    for _, group in groupby(_numbered(found.days), key=lambda one: one[:2]):
+        days = [day for *_, day in group]
+        first, last = days[0].charge_date, days[-1].charge_date
+        span = f"{first} to {last}" if first != last else f"{first}{' ' * 14}"
+        yield f"  {span}  {counted(len(days), 'day')}: {_words(days[0])}"
+
+
+def _numbered(days: Sequence[DayPlan]) -> Iterator[tuple[int, tuple[str, str, str], DayPlan]]:
+    """Days with what stretches of them have in common: successive dates, and reasons."""
+    for number, day in enumerate(days):
+        stretch = date.fromisoformat(day.charge_date).toordinal() - number
+        yield stretch, (day.gather_reason, day.calculate_reason, day.detail), day
+
+
+def _words(day: DayPlan) -> str:
+    gathered, calculated = (
+        "gathered" if day.gather else "not gathered",
+        "calculated" if day.calculate else "not calculated",
+    )
+    detail = f" ({day.detail})" if day.detail else ""
+    return (
+        f"{gathered}: {GATHER[day.gather_reason]}; {calculated}: {CALCULATE[day.calculate_reason]}{detail}"
+    )  # fmt: skip
