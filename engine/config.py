@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Hashable, Iterator
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
@@ -51,6 +52,15 @@ def _plain_decimal(value: Any) -> Any:
     return value
 
 
+def _plain_day(value: Any) -> Any:
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
+        raise ValueError("a day, YYYY-MM-DD")
+    try:
+        return date.fromisoformat(value)
+    except ValueError:
+        raise ValueError("a day that there is, YYYY-MM-DD") from None
+
+
 def _not_blank(value: str) -> str:
     if not value.strip():
         raise ValueError("a text that is not empty")
@@ -79,7 +89,8 @@ Percentage = Annotated[Decimal, BeforeValidator(_plain_decimal), Field(ge=0, le=
 Ratio = Annotated[Decimal, BeforeValidator(_plain_decimal), Field(gt=0, lt=10**6, max_digits=18, decimal_places=12)]
 Window = Literal["day", "month"]
 Population = Literal["owners", "resource_active", "metrics_derived", "active", "period_owners", "period_accounts"]
-Metric = Literal["bytes_in", "bytes_out", "flink_cfu", "running_statements"]
+Metric = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$")]
+"""What USAGE calls a metric; which ones there are depends on the ecosystem, and is checked with the rules."""
 ProductType = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$")]
 Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
 Variable = Annotated[str, StringConstraints(pattern=r"^\$\{[A-Za-z_][A-Za-z0-9_]*\}$")]
@@ -88,6 +99,13 @@ Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*
 """Without credentials, query and fragment."""
 Count = Annotated[int, BeforeValidator(_plain_decimal), Field(ge=1, le=1_000_000)]
 Seconds = Annotated[Decimal, BeforeValidator(_plain_decimal), Field(gt=0, le=3600)]
+Rate = Annotated[Decimal, BeforeValidator(_plain_decimal), Field(ge=0, lt=10**9, max_digits=21, decimal_places=12)]
+Fraction_ = Annotated[Decimal, BeforeValidator(_plain_decimal), Field(ge=0, le=1, max_digits=13, decimal_places=12)]
+Day = Annotated[date, BeforeValidator(_plain_day)]
+MetricName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$", max_length=256)]
+LabelName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$", max_length=128)]
+PromQL = Annotated[str, AfterValidator(_not_blank), StringConstraints(max_length=8192)]
+IdentitySource = Literal["prometheus", "static", "both"]
 
 
 class _Model(BaseModel):
@@ -299,7 +317,181 @@ class ConfluentTenant(_TenantBase):
     gather_failure_threshold: Count = 5
 
 
-Tenant: TypeAlias = Annotated[AwsTenant | ConfluentTenant, Discriminator("ecosystem")]
+def _dated(key: str = "") -> BeforeValidator:
+    """A mapping stands for a list of one, and so does a text, which is the value of `key`, if there is one."""
+
+    def listed(value: Any) -> Any:
+        if isinstance(value, str) and key:
+            return [{key: value}]
+        return [value] if isinstance(value, dict) else value
+
+    return BeforeValidator(listed)
+
+
+class Dated(_Model):
+    """What holds on the days from `from` (else: ever since) to before `to` (else: until further notice)."""
+
+    first: Day | None = Field(default=None, alias="from")
+    end: Day | None = Field(default=None, alias="to")
+
+    def covers(self, day: date) -> bool:
+        """Whether it holds on a day."""
+        return (self.first is None or self.first <= day) and (self.end is None or day < self.end)
+
+
+class KafkaPrices(_Model):
+    """What is paid for a broker's hour, a stored GiB's hour, and GiB in and out; what has no price has no line."""
+
+    compute_hourly_rate: Rate | None = None
+    storage_per_gib_hourly: Rate | None = None
+    network_ingress_per_gib: Rate | None = None
+    network_egress_per_gib: Rate | None = None
+
+
+class KafkaRates(Dated, KafkaPrices):
+    """Rates and the days on which they hold; a region's take the place of those that it names."""
+
+    region_overrides: dict[Text, KafkaPrices] = {}
+
+
+class Brokers(Dated):
+    """How many brokers a cluster has."""
+
+    count: Annotated[int, BeforeValidator(_plain_decimal), Field(ge=0, le=1_000_000)]
+
+
+class StaticIdentity(_Model):
+    """An identity that the configuration names, whatever is measured."""
+
+    id: Identity
+    name: Text | None = None
+
+
+StaticIdentities = list[
+    Annotated[StaticIdentity, BeforeValidator(lambda value: {"id": value} if isinstance(value, str) else value)]
+]
+
+
+class KafkaSeries(_Model):
+    """What the series and the labels are called as they are exported."""
+
+    log_size: MetricName = "kafka_log_log_size"
+    bytes_in: MetricName = "kafka_server_brokertopicmetrics_bytesin_total"
+    bytes_out: MetricName = "kafka_server_brokertopicmetrics_bytesout_total"
+    broker: LabelName = "broker"
+    topic: LabelName = "topic"
+    principal: LabelName = "principal"
+
+
+class KafkaCostModel(_Model):
+    """What a self-managed Kafka cluster costs, and who uses it.
+
+    `selector`: matchers of labels, as Prometheus writes them (`cluster="eu", topic!=""`), that choose the cluster's
+    series. `identity_source`: who pays is known from Prometheus (the label of principals), from `static_identities`, or
+    from both.
+    """
+
+    kind: Literal["cost_model"]
+    cluster_id: Identity
+    display_name: Text | None = None
+    region: Text | None = None
+    currency: Currency = "USD"
+    broker_count: Annotated[list[Brokers], _dated("count"), Field(min_length=1)]
+    rates: Annotated[list[KafkaRates], _dated(), Field(min_length=1)]
+    selector: PromQL | None = None
+    series: KafkaSeries = KafkaSeries()
+    identity_source: IdentitySource = "prometheus"
+    static_identities: StaticIdentities = []
+
+
+class GenericRate(Dated):
+    """A rate and the days on which it holds; a region's takes its place."""
+
+    rate: Rate
+    region_overrides: dict[Text, Rate] = {}
+
+
+class Quantity(_Model):
+    """How much of a cost type there is on a day; one of these.
+
+    `fixed`: so many of it, each for 24 hours. `storage_gib`: a query for bytes, whose mean counts, for 24 hours.
+    `network_gib`: a query for the bytes of an hour, which are summed.
+    """
+
+    fixed: Ratio | None = None
+    storage_gib: PromQL | None = None
+    network_gib: PromQL | None = None
+
+
+class CostType(_Model):
+    """Something that costs, and how it is split: alike, or by a query's values for each value of a label."""
+
+    name: ProductType
+    product_category: Text
+    rate: Annotated[list[GenericRate], _dated("rate"), Field(min_length=1)]
+    quantity: Quantity
+    allocation: Literal["even_split", "usage_ratio"]
+    allocation_query: PromQL | None = None
+    allocation_label: LabelName | None = None
+
+
+class IdentitiesFound(_Model):
+    """Who uses what is billed: the values of a label in the answers to a query, those that are named here, or both."""
+
+    source: IdentitySource = "prometheus"
+    label: LabelName | None = None
+    discovery_query: PromQL | None = None
+    static_identities: StaticIdentities = []
+
+
+class GenericCostModel(_Model):
+    """What something costs that Prometheus measures, and who uses it."""
+
+    kind: Literal["cost_model"]
+    cluster_id: Identity
+    display_name: Text | None = None
+    region: Text | None = None
+    currency: Currency = "USD"
+    identity_source: IdentitiesFound = IdentitiesFound()
+    cost_types: Annotated[list[CostType], Field(min_length=1)]
+
+
+class _CostModelTenant(_TenantBase):
+    """What tenants have in common whose bill is made from a cost model.
+
+    Made are the days from `lookback_days` to before `cutoff_days` ago. Of a day of which less than `incomplete_below`
+    of the expected samples came, the day waits (0: none does). A day whose metrics fail is given up after
+    `allocation_retry_limit` attempts. Raw answers are kept for `retention_days`.
+    """
+
+    metrics: Prometheus | None = None
+    lookback_days: Count = 200
+    cutoff_days: Annotated[int, BeforeValidator(_plain_decimal), Field(ge=0, le=3650)] = 5
+    retention_days: Count = 250
+    allocation_retry_limit: Count = 3
+    incomplete_below: Fraction_ = Decimal(0)
+
+
+class KafkaTenant(_CostModelTenant):
+    """One self-managed Kafka cluster and its rules. `products` takes the place of the rulebook's entries."""
+
+    ecosystem: Literal["self_managed_kafka"]
+    source: KafkaCostModel
+    products: dict[ProductType, Product] = {}
+
+
+class GenericTenant(_CostModelTenant):
+    """One cluster of anything that Prometheus measures. Its cost types have the ladders `even_split`, `usage_ratio`."""
+
+    ecosystem: Literal["generic_metrics"]
+    source: GenericCostModel
+
+
+CostModelTenant: TypeAlias = KafkaTenant | GenericTenant
+"""A tenant whose bill is made from a cost model and metrics."""
+ProductTenant: TypeAlias = ConfluentTenant | KafkaTenant | GenericTenant
+"""A tenant whose products have ladders."""
+Tenant: TypeAlias = Annotated[AwsTenant | ConfluentTenant | KafkaTenant | GenericTenant, Discriminator("ecosystem")]
 """One bill and its rules, of one of the ecosystems."""
 
 
@@ -458,10 +650,13 @@ def _tag_fault(document: Document, path: Path_, error: Any) -> str:
     path = (*path, error["ctx"]["discriminator"].strip("'"))
     value = error["input"].get(path[-1]) if isinstance(error["input"], dict) else None
     seen = "missing" if value is None else f"value {shown(value) if isinstance(value, str) else _kind(value)}"
-    return fault(document.where(path), seen, f"one of {_TENANT_KINDS}")
+    kinds = (get_args(model.model_fields["ecosystem"].annotation)[0] for model in _tenant_models())
+    return fault(document.where(path), seen, f"one of {', '.join(map(repr, kinds))}")
 
 
-_TENANT_KINDS = "'aws', 'confluent_cloud'"
+def _tenant_models() -> tuple[type[_TenantBase], ...]:
+    models: tuple[type[_TenantBase], ...] = get_args(get_args(Tenant)[0])
+    return models
 
 
 def _kind(value: Any) -> str:
@@ -490,7 +685,9 @@ def _known_keys(model: type[BaseModel], path: Path_, location: Path_) -> str:
         if isinstance(step, str) and current is not None and step in current.model_fields:
             models = list(_inner_models(current.model_fields[step].annotation))
             current = next((found for found in models if _tag(found) in location), next(iter(models), None))
-    return f"one of {', '.join(current.model_fields)}" if current is not None else "no such key"
+    if current is None:
+        return "no such key"
+    return f"one of {', '.join(field.alias or name for name, field in current.model_fields.items())}"
 
 
 def _inner_models(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -559,7 +756,7 @@ def _resolved(config: Config, folder: Path) -> Config:
     return config.model_copy(update={"root": _absolute(folder, config.root), "tenants": tenants})
 
 
-def _resolved_tenant(tenant: AwsTenant | ConfluentTenant, folder: Path) -> AwsTenant | ConfluentTenant:
+def _resolved_tenant(tenant: Tenant, folder: Path) -> Tenant:
     teams = tenant.teams.model_copy(update={"tags": [_absolute(folder, path) for path in tenant.teams.tags]})
     if isinstance(tenant, AwsTenant):
         source = tenant.source.model_copy(update={"path": _absolute(folder, tenant.source.path)})
@@ -568,7 +765,7 @@ def _resolved_tenant(tenant: AwsTenant | ConfluentTenant, folder: Path) -> AwsTe
     bundles = {
         name: given.model_copy(update={"ca_bundle": _absolute(folder, given.ca_bundle)})
         for name, given in (("source", tenant.source), ("metrics", tenant.metrics))
-        if given is not None and given.ca_bundle is not None
+        if isinstance(given, ConfluentCloud | Prometheus) and given.ca_bundle is not None
     }
     return tenant.model_copy(update={**bundles, "teams": teams})
 

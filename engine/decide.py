@@ -14,18 +14,23 @@ from typing import NamedTuple
 import polars as pl
 
 from engine import allocate, digests, identities, money, names, rules, weights
-from engine.config import AwsTenant, ConfluentTenant
+from engine.config import AwsTenant, Tenant
 from engine.errors import ContractError, fault
 from engine.frames import BILLING, EMPTY_KEYS, decoded
 
-MEASURES_OF: dict[str, tuple[str, ...]] = {"aws": ("amount",), "confluent_cloud": ("amount", "list_amount")}
+MEASURES_OF: dict[str, tuple[str, ...]] = {
+    "aws": ("amount",),
+    "confluent_cloud": ("amount", "list_amount"),
+    "self_managed_kafka": ("amount",),
+    "generic_metrics": ("amount",),
+}
 """Ecosystem -> the measures that its bills fill; the first is the one that is charged."""
 
 
 class Inputs(NamedTuple):
     """What a tenant's allocation needs besides billing: rules, and USAGE of key tables, principals as identities."""
 
-    tenant: AwsTenant | ConfluentTenant
+    tenant: Tenant
     rules: rules.Rules
     usage: pl.DataFrame
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.config import AwsTenant, ConfluentTenant, Owner
+from engine.config import AwsTenant, Owner, Tenant
 from engine.frames import normalised_text
 
 
@@ -17,7 +17,7 @@ def identity(owner: Owner, name: str) -> str:
     return aliases(owner).get(spelled, spelled)
 
 
-def operator(tenant: AwsTenant | ConfluentTenant) -> str:
+def operator(tenant: Tenant) -> str:
     """The operator's identity, '' if the tenant names none. Only owners that stand in tags have other spellings."""
     if not tenant.operator:
         return ""

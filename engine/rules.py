@@ -25,13 +25,15 @@ from engine.config import (
     OPERANDS,
     AwsTenant,
     Config,
-    ConfluentTenant,
     Document,
+    GenericTenant,
     Match,
     Pool,
     Product,
+    ProductTenant,
     Rulebook,
     Rung,
+    Tenant,
     load_rulebook,
 )
 from engine.errors import fault, shown
@@ -67,6 +69,14 @@ TENANT_WIDE = frozenset({"period_owners", "period_accounts"})
 """Populations that do not depend on the line's resource."""
 FROM_INVENTORY = frozenset({"running_statements"})
 """Metrics that are not measured: they come with the inventory of their day, or not at all."""
+OWN_ALLOCATION = "allocation"
+"""In a ladder of cost types: the values by which the line's own cost type is split, which are called after it."""
+METRICS: dict[str, tuple[str, ...]] = {
+    "confluent_cloud": ("bytes_in", "bytes_out", "flink_cfu", "running_statements"),
+    "self_managed_kafka": ("bytes_in", "bytes_out", "static_identities"),
+    "generic_metrics": ("identities", OWN_ALLOCATION),
+}
+"""Ecosystem -> what USAGE may be asked for in the ladders of its products."""
 SECONDS_A_DAY = 86_400
 _OWN_LADDER = "rule:"
 """Before the names of the two ladders that no configuration can name."""
@@ -127,7 +137,7 @@ class Rules(NamedTuple):
         return frozenset(pool.window for pool in self.pools)
 
 
-def resolve(tenant: AwsTenant | ConfluentTenant) -> Rules:
+def resolve(tenant: Tenant) -> Rules:
     """The tenant's rules over the rulebook's. The tenant must be free of faults (see `faults`)."""
     return _pool_rules(tenant) if isinstance(tenant, AwsTenant) else _product_rules(tenant)
 
@@ -259,12 +269,13 @@ def _plain(number: object) -> str:
     return f"{number.normalize():f}"
 
 
-def _product_rules(tenant: ConfluentTenant) -> Rules:
+def _product_rules(tenant: ProductTenant) -> Rules:
     book = rulebook(tenant.ecosystem)
     ladders: dict[str, tuple[Rung, ...]] = {
         name: tuple(rungs) for name, rungs in {**book.ladders, **tenant.ladders}.items()
     }
-    given = {f"product:{name}": product for name, product in {**book.products, **tenant.products}.items()}
+    products_given = _cost_type_products(tenant, ladders) if isinstance(tenant, GenericTenant) else tenant.products
+    given = {f"product:{name}": product for name, product in {**book.products, **products_given}.items()}
     if book.default_product is not None:
         given[UNKNOWN_PRODUCT] = book.default_product
     products = {
@@ -279,6 +290,20 @@ def _product_rules(tenant: ConfluentTenant) -> Rules:
         for row in _product_rows(rule_id, _shares(product), product, ladders, operator)
     ]
     return Rules((), ladders, _rows_frame(rows), products, operator)
+
+
+def _cost_type_products(tenant: GenericTenant, ladders: Mapping[str, tuple[Rung, ...]]) -> dict[str, Product]:
+    """A product for each cost type, with the ladder of its allocation; `allocation` in it stands for its own values."""
+    return {
+        one.name: Product(ladder=[_of_cost_type(rung, one.name) for rung in ladders[one.allocation]])
+        for one in tenant.source.cost_types
+    }
+
+
+def _of_cost_type(rung: Rung, name: str) -> Rung:
+    if rung.metrics is None:
+        return rung
+    return rung.model_copy(update={"metrics": [name if one == OWN_ALLOCATION else one for one in rung.metrics]})
 
 
 def _rows_frame(rows: Sequence[tuple[object, ...]]) -> pl.DataFrame:
@@ -540,7 +565,7 @@ def faults(config: Config, document: Document) -> list[str]:
 class _TenantRules:
     """The checks of one tenant's ladders; a class only to carry tenant, path and document through them."""
 
-    def __init__(self, tenant: AwsTenant | ConfluentTenant, path: tuple[str | int, ...], document: Document) -> None:
+    def __init__(self, tenant: Tenant, path: tuple[str | int, ...], document: Document) -> None:
         self.path, self.document = path, document
         book = rulebook(tenant.ecosystem)
         self.ladder_names = {*book.ladders, *tenant.ladders}
@@ -594,7 +619,7 @@ class _TenantRules:
 class _ProductRules(_TenantRules):
     """The checks of a tenant whose products have ladders."""
 
-    def __init__(self, tenant: ConfluentTenant, path: tuple[str | int, ...], document: Document) -> None:
+    def __init__(self, tenant: ProductTenant, path: tuple[str | int, ...], document: Document) -> None:
         super().__init__(tenant, path, document)
         self.tenant = tenant
 
@@ -603,7 +628,7 @@ class _ProductRules(_TenantRules):
             yield fault(self.where("operator"), f"operator {shown(self.operator)}", "a name that is not reserved")
         for name, ladder in self.tenant.ladders.items():
             yield from self._ladder_faults(("ladders", name), ladder)
-        for product_type, product in self.tenant.products.items():
+        for product_type, product in ({} if isinstance(self.tenant, GenericTenant) else self.tenant.products).items():
             path = ("products", product_type)
             yield from self._ladders_faults(path, f"product {shown(product_type)}", product)
             yield from self._share_faults(path, product)
@@ -633,6 +658,9 @@ class _ProductRules(_TenantRules):
         if rung.metrics and rung.population in {*TENANT_WIDE, "resource_active"}:
             seen = f"population {shown(rung.population)} with metrics, which it does not look at"
             yield fault(where, seen, "population active or metrics_derived, or no metrics")
+        known_metrics = METRICS[self.tenant.ecosystem]
+        for name in sorted(set(rung.metrics or []) - set(known_metrics)):
+            yield fault(where, f"unknown metric {shown(name)}", f"one of {', '.join(known_metrics)}")
         for name in sorted({name for name in rung.metrics or [] if (rung.metrics or []).count(name) > 1}):
             yield fault(where, f"metric {shown(name)} stands twice", "every metric once")
 

@@ -12,7 +12,7 @@ import polars as pl
 from pydantic import SecretStr
 
 from engine import gather_state, lake, state
-from engine.config import AwsTenant, ConfluentTenant
+from engine.config import ConfluentTenant, CostModelTenant, Tenant
 from engine.errors import ConfigError, ProrataError, StoppedError, fault
 from engine.frames import BILLING, CHARGEBACK, EMPTY_KEYS, USAGE, Table, check_rows, empty, encoded
 from engine.sources.http import Clock
@@ -74,7 +74,7 @@ class Work(NamedTuple):
     """One run of one tenant, under its claim."""
 
     root: Path
-    tenant: AwsTenant | ConfluentTenant
+    tenant: Tenant
     request: Request
     hooks: Hooks
     store: state.State
@@ -132,7 +132,7 @@ def clock_of(work: Work) -> Clock:
     return work.hooks.clock
 
 
-def raw_folder(root: Path, tenant: ConfluentTenant) -> Path:
+def raw_folder(root: Path, tenant: ConfluentTenant | CostModelTenant) -> Path:
     """Where the answers that a tenant's gathers landed lie."""
     return root / "raw" / tenant.source.kind / tenant.id
 

@@ -1,0 +1,159 @@
+"""What cannot work in a cost model: dates that leave days without a rate, selectors, labels, what is said twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+
+from engine.config import (
+    Config,
+    CostModelTenant,
+    Dated,
+    Document,
+    GenericCostModel,
+    GenericTenant,
+    KafkaCostModel,
+    KafkaTenant,
+)
+from engine.errors import fault, shown
+from engine.frames import UNALLOCATED
+from engine.sources.cost_model import named, ordered
+from engine.sources.cost_questions import IDENTITIES_SEEN, matchers, priced
+
+_RESERVED_LABELS = ("window", "value", "points")
+
+
+def faults(config: Config, document: Document) -> list[str]:
+    """Everything in the cost models of a configuration that cannot work, with its place in the file."""
+    found = list[str]()
+    for number, tenant in enumerate(config.tenants):
+        if isinstance(tenant, KafkaTenant | GenericTenant):
+            found += _Faults(tenant, number, document).found()
+    return [*found, *_shared_faults(config, document)]
+
+
+def _shared_faults(config: Config, document: Document) -> Iterator[str]:
+    """Kafka clusters in one Prometheus of which one would take the series of all."""
+    clusters = [(n, one) for n, one in enumerate(config.tenants) if isinstance(one, KafkaTenant) and one.metrics]
+    urls = [one.metrics.url.rstrip("/") for _, one in clusters if one.metrics]
+    for (number, one), url in zip(clusters, urls, strict=True):
+        if one.source.selector is None and urls.count(url) > 1:
+            where = document.where(("tenants", number, "source"))
+            seen = f"tenant {one.id} has no selector, and other clusters are in the same Prometheus"
+            yield fault(where, seen, "a selector that tells its series from theirs")
+
+
+class _Faults:
+    """The checks of one tenant; a class only to carry it, its place and the document through them."""
+
+    def __init__(self, tenant: CostModelTenant, number: int, document: Document) -> None:
+        self.tenant, self.path, self.document = tenant, ("tenants", number), document
+
+    def where(self, *path: str | int) -> str:
+        return self.document.where((*self.path, *path))
+
+    def found(self) -> Iterator[str]:
+        source = self.tenant.source
+        if isinstance(source, KafkaCostModel):
+            yield from self._kafka(source)
+        else:
+            yield from self._generic(source)
+        if self.tenant.metrics is None and self._asks():
+            yield fault(self.where(), "quantities or identities to be measured, but no metrics", "metrics: {url: ...}")
+
+    def _asks(self) -> bool:
+        source = self.tenant.source
+        if isinstance(source, KafkaCostModel):
+            prices = {name for rates in source.rates for name in priced(rates)}
+            return source.identity_source != "static" or bool(prices - {"compute_hourly_rate"})
+        queries = [source.identity_source.discovery_query]
+        for one in source.cost_types:
+            queries += [one.quantity.storage_gib, one.quantity.network_gib, one.allocation_query]
+        return any(query is not None for query in queries)
+
+    def _kafka(self, source: KafkaCostModel) -> Iterator[str]:
+        place = ("source", "rates")
+        yield from self._dates(place, source.rates)
+        yield from self._dates(("source", "broker_count"), source.broker_count)
+        yield from self._region(place, source.region, [set(one.region_overrides) for one in source.rates])
+        brokers, rates = ordered(source.broker_count), ordered(source.rates)
+        if _begins_later(brokers[0], rates[0]) or _ends_earlier(brokers[-1], rates[-1]):
+            yield fault(
+                self.where("source", "broker_count"), "days with rates, but no brokers", "a count for each of them"
+            )
+        if source.selector is not None:
+            try:
+                matchers(source.selector)
+            except ValueError as error:
+                seen = f"selector, from {shown(str(error))} on"
+                yield fault(self.where("source", "selector"), seen, 'matchers like cluster="eu", topic!=""')
+        yield from self._static(("source", "static_identities"), source.identity_source)
+        labels = (source.series.broker, source.series.topic, source.series.principal)
+        yield from self._labels([(("source", "series"), label) for label in labels])
+
+    def _generic(self, source: GenericCostModel) -> Iterator[str]:
+        found, seen = source.identity_source, set[str]()
+        place = ("source", "identity_source")
+        yield from self._static((*place, "static_identities"), found.source)
+        if (found.label is None) != (found.discovery_query is None):
+            yield fault(self.where(*place), "one of label and discovery_query without the other", "both, or neither")
+        labels: list[tuple[tuple[str | int, ...], str]] = [((*place, "label"), found.label)] if found.label else []
+        for number, one in enumerate(source.cost_types):
+            path = ("source", "cost_types", number)
+            if one.name in seen or one.name == IDENTITIES_SEEN:
+                yield fault(self.where(*path, "name"), f"cost type {shown(one.name)} stands twice", "another name")
+            seen.add(one.name)
+            yield from self._dates((*path, "rate"), one.rate)
+            yield from self._region((*path, "rate"), source.region, [set(rate.region_overrides) for rate in one.rate])
+            if len(one.quantity.model_dump(exclude_none=True)) != 1:
+                expected = "one of fixed, storage_gib, network_gib"
+                yield fault(self.where(*path, "quantity"), "not one quantity", expected)
+            given = [one.allocation_query is not None, one.allocation_label is not None]
+            if given != [one.allocation == "usage_ratio"] * 2:
+                expected = "allocation_query and allocation_label with usage_ratio, and neither with even_split"
+                yield fault(self.where(*path), f"allocation {one.allocation} of {shown(one.name)}", expected)
+            labels += [((*path, "allocation_label"), one.allocation_label)] if one.allocation_label else []
+        yield from self._labels(labels)
+
+    def _labels(self, labels: Iterable[tuple[tuple[str | int, ...], str]]) -> Iterator[str]:
+        for path, label in labels:
+            if label in _RESERVED_LABELS:
+                yield fault(
+                    self.where(*path), f"label {shown(label)} is reserved", "another one; label_replace renames"
+                )
+
+    def _static(self, path: tuple[str | int, ...], used: str) -> Iterator[str]:
+        given = named(self.tenant.source)
+        if given and used == "prometheus":
+            yield fault(self.where(*path), "identities that are not looked at", "identity source static or both")
+        if not given and used == "static":
+            yield fault(self.where(*path), "identity source static, and no identities", "at least one")
+        ids = [one.id for one in given]
+        for number, one in enumerate(ids):
+            if one in ids[:number]:
+                yield fault(self.where(*path, number), f"{shown(one)} stands twice", "every identity once")
+            if one in {UNALLOCATED, self.tenant.operator}:
+                yield fault(self.where(*path, number), f"{shown(one)} never weighs", "an identity that may bear cost")
+
+    def _region(self, path: tuple[str | int, ...], region: str | None, named: Sequence[set[str]]) -> Iterator[str]:
+        if region is None and any(named):
+            yield fault(self.where(*path), "rates by region, but the cluster has none", "region: NAME in the source")
+
+    def _dates(self, path: tuple[str | int, ...], dated: Sequence[Dated]) -> Iterator[str]:
+        """Each entry has a day at least, and the next one begins where it ends: no day has two values."""
+        for one in dated:
+            if one.first is not None and one.end is not None and one.first >= one.end:
+                yield fault(self.where(*path), f"from {one.first} to {one.end}, which is no day", "to after from")
+        rows = ordered(dated)
+        for before, after in pairwise(rows):
+            if before.end is None or after.first is None or before.end != after.first:
+                seen = f"one to {before.end or 'further notice'}, the next from {after.first or 'ever since'}"
+                yield fault(self.where(*path), seen, "each to begin on the day to which the one before holds")
+
+
+def _begins_later(one: Dated, other: Dated) -> bool:
+    return one.first is not None and (other.first is None or one.first > other.first)
+
+
+def _ends_earlier(one: Dated, other: Dated) -> bool:
+    return one.end is not None and (other.end is None or one.end < other.end)

@@ -1,0 +1,370 @@
+"""Bills made from a cost model: how the landed answers of Prometheus, and rates, become lines and usage.
+
+Everything here is pure: a rate that changes asks nothing. The quantity of a line is what
+Prometheus answered, as an exact decimal, and its amount that quantity times the rate, exact to 1e-12.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from fractions import Fraction
+from typing import NamedTuple, TypeAlias
+
+import polars as pl
+
+from engine.config import (
+    CostModelTenant,
+    Dated,
+    GenericCostModel,
+    KafkaCostModel,
+    KafkaPrices,
+    KafkaTenant,
+    StaticIdentity,
+)
+from engine.errors import ContractError, fault
+from engine.frames import BILLING, RESOURCES, USAGE, check_rows
+from engine.money import AMOUNT, UNITS, UNITS_MAX, to_amount
+from engine.sources import prometheus
+from engine.sources.answers import Answer
+from engine.sources.cost_questions import HOURS, IDENTITIES_SEEN, Question, Use, quantity_of, questions
+from engine.sources.lines import line_id, tags_json
+from engine.sources.prometheus import Samples, Window
+
+GIB = 2**30
+LINE_KEY = ("billing_period", "charge_date", "resource_id", "product_category", "product_type", "unit", "currency")
+"""The columns of BILLING that make a line, and its id (`line_id`)."""
+STATIC = "static_identities"
+"""The metric of USAGE that says whom a Kafka cluster's configuration names."""
+
+Source: TypeAlias = KafkaCostModel | GenericCostModel
+
+
+class Charge(NamedTuple):
+    """What a line of a day is made of: a rate, and a number for 24 hours or the answer to a question."""
+
+    product_type: str
+    product_category: str
+    unit: str
+    rate: Decimal
+    number: Decimal | None = None
+    question: str = ""
+    use: Use = "sum"
+
+
+def charges(source: Source, day: date) -> tuple[Charge, ...]:
+    """The lines that a day may have under the rates that hold on it; none on a day without rates."""
+    return tuple(_kafka_charges(source, day) if isinstance(source, KafkaCostModel) else _generic_charges(source, day))
+
+
+def _kafka_charges(source: KafkaCostModel, day: date) -> Iterator[Charge]:
+    rates = next((one for one in source.rates if one.covers(day)), None)
+    if rates is None:
+        return
+    prices = _in_region(rates, rates.region_overrides.get(source.region or ""))
+    brokers = next((one.count for one in source.broker_count if one.covers(day)), None)
+    if brokers is not None and prices["compute_hourly_rate"] is not None:
+        rate = prices["compute_hourly_rate"]
+        yield Charge("SELF_KAFKA_COMPUTE", "kafka", "broker-hours", rate, number=Decimal(brokers))
+    for product_type, unit, price, question, use in _KAFKA_MEASURED:
+        measured = prices[price]
+        if measured is not None:
+            yield Charge(product_type, "kafka", unit, measured, question=question, use=use)
+
+
+_KAFKA_MEASURED: tuple[tuple[str, str, str, str, Use], ...] = (
+    ("SELF_KAFKA_STORAGE", "GiB-hours", "storage_per_gib_hourly", "storage", "mean"),
+    ("SELF_KAFKA_NETWORK_INGRESS", "GiB", "network_ingress_per_gib", "ingress", "sum"),
+    ("SELF_KAFKA_NETWORK_EGRESS", "GiB", "network_egress_per_gib", "egress", "sum"),
+)
+
+
+def _in_region(rates: KafkaPrices, override: KafkaPrices | None) -> dict[str, Decimal | None]:
+    """A region's prices where it has its own, the others where not."""
+    found: dict[str, Decimal | None] = {}
+    for name in KafkaPrices.model_fields:
+        own: Decimal | None = getattr(override, name) if override is not None else None
+        found[name] = own if own is not None else getattr(rates, name)
+    return found
+
+
+def _generic_charges(source: GenericCostModel, day: date) -> Iterator[Charge]:
+    for one in source.cost_types:
+        dated = next((rate for rate in one.rate if rate.covers(day)), None)
+        if dated is None:
+            continue
+        rate = dated.region_overrides.get(source.region or "", dated.rate)
+        if one.quantity.fixed is not None:
+            yield Charge(one.name, one.product_category, "hours", rate, number=one.quantity.fixed)
+        elif one.quantity.storage_gib is not None:
+            question = quantity_of(one.name)
+            yield Charge(one.name, one.product_category, "GiB-hours", rate, question=question, use="mean")
+        else:
+            yield Charge(one.name, one.product_category, "GiB", rate, question=quantity_of(one.name), use="sum")
+
+
+def model_digest(tenant: CostModelTenant, day: date) -> str:
+    """A digest of what of the cost model a day's billing and usage depend on, however its numbers are written."""
+    source = tenant.source
+    made = [
+        [*one[:3], _plain(one.rate), "" if one.number is None else _plain(one.number), one.question, one.use]
+        for one in charges(source, day)
+    ]
+    labels = [tenant.id, source.cluster_id, source.region, source.currency, LINE_KEY]
+    content = [labels, made, _identity_source(source), _static(source)]
+    return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
+
+
+def _plain(number: Decimal) -> str:
+    """A decimal in one form, however it was written: 0.5 for 0.500."""
+    text = f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _static(source: Source) -> list[str]:
+    """The ids of the identities that a source names, if it is to look at them."""
+    return sorted(one.id for one in named(source)) if _identity_source(source) != "prometheus" else []
+
+
+def _identity_source(source: Source) -> str:
+    return source.identity_source if isinstance(source, KafkaCostModel) else source.identity_source.source
+
+
+Answers: TypeAlias = Mapping[str, Samples]
+"""Question -> what was answered, for some days."""
+
+
+def parse(question: Question, pages: Iterable[Answer], window: Window) -> Samples:
+    """The landed answers to a question's query for values; ContractError if they are none."""
+    return prometheus.parse_days(pages, question.values, window)
+
+
+def parse_counts(question: Question, pages: Iterable[Answer], window: Window) -> dict[str, int]:
+    """The landed answers to a question's query for counts: day -> how many samples came."""
+    assert question.counts is not None  # else nothing was landed
+    found = prometheus.parse_days(pages, question.counts, window)
+    return {day: int(value) for day, value in found.values.select("window", "value").rows()}
+
+
+class Bill(NamedTuple):
+    """BILLING of some days, and by day what rounding to 12 decimals took (exact amounts minus amounts)."""
+
+    billing: pl.DataFrame
+    residues: dict[str, Fraction]
+
+
+class Quantity(NamedTuple):
+    """How much of something there was on a day, and the answers it is made of: their sum, and how many."""
+
+    amount: Fraction
+    bytes: Decimal | None = None
+    answers: int = 0
+
+
+def bill(tenant: CostModelTenant, days: Sequence[date], answers: Answers) -> Bill:
+    """What some days cost. What is not measured on a day has no line; ContractError if an amount is out of range."""
+    source = tenant.source
+    measured = {
+        (name, day): (value, points)
+        for name, samples in answers.items()
+        if samples.values.columns == ["window", "value", "points"]
+        for day, value, points in samples.values.rows()
+    }
+    rows, residues = list[tuple[object, ...]](), dict[str, Fraction]()
+    # One by one: a line's bytes times its rate do not fit into 128 bits, and a day has as many lines as cost types.
+    for day in days:
+        for charge in charges(source, day):
+            quantity = _quantity(charge, measured.get((charge.question, str(day))))
+            if quantity is None:
+                continue
+            exact = quantity.amount * Fraction(charge.rate)
+            units = round(exact * UNITS)
+            residues[str(day)] = residues.get(str(day), Fraction(0)) + exact - Fraction(units, UNITS)
+            rows.append(_row(tenant, day, charge, quantity, units))
+    return Bill(_billing(rows, f"cost model of {tenant.id}"), residues)
+
+
+def _quantity(charge: Charge, answer: tuple[Decimal, int] | None) -> Quantity | None:
+    """None if it was not measured."""
+    if charge.number is not None:
+        return Quantity(Fraction(charge.number) * HOURS)
+    if answer is None:
+        return None
+    total, points = answer
+    gib = Fraction(total) / GIB
+    return Quantity(gib / points * HOURS if charge.use == "mean" else gib, total, points)
+
+
+_TAGS = ("rate", "bytes", "answers")
+_ROW = {
+    "tenant_id": pl.String,
+    "ecosystem": pl.String,
+    "charge_date": pl.Date,
+    "resource_id": pl.String,
+    "product_category": pl.String,
+    "product_type": pl.String,
+    "region": pl.String,
+    "unit": pl.String,
+    "currency": pl.String,
+    **dict.fromkeys(_TAGS, pl.String),
+    "quantity": pl.Int128,
+    "amount": pl.Int128,
+}
+
+
+def _row(
+    tenant: CostModelTenant, day: date, charge: Charge, quantity: Quantity, units: int
+) -> tuple[object, ...]:  # fmt: skip
+    source, size = tenant.source, round(quantity.amount * UNITS)
+    if max(abs(units), size) > UNITS_MAX:
+        where = f"tenant {tenant.id}: {charge.product_type} of {day}"
+        raise ContractError(fault(where, f"{float(quantity.amount):.3g} {charge.unit}", "an amount below 1e26"))
+    return (
+        *(tenant.id, tenant.ecosystem, day, source.cluster_id, charge.product_category, charge.product_type),
+        *(source.region or "", charge.unit, source.currency, _plain(charge.rate)),
+        *(("", "") if quantity.bytes is None else (_plain(quantity.bytes), str(quantity.answers))),
+        *(size, units),
+    )
+
+
+def _billing(rows: Sequence[tuple[object, ...]], where: str) -> pl.DataFrame:
+    lines = pl.DataFrame(rows, schema=_ROW, orient="row").lazy()
+    return check_rows(
+        lines.with_columns(
+            billing_period=pl.col("charge_date").dt.to_string("%Y-%m"),
+            tags=tags_json({name: name for name in _TAGS}),
+            **{name: to_amount(pl.col(name)) for name in ("quantity", "amount")},
+            **{name: pl.lit(None, AMOUNT) for name in ("effective_amount", "list_amount", "contracted_amount")},
+            **{name: pl.lit("") for name in ("env_id", "line_item_type", "operation", "sub_account_id", "invoice_id")},
+        )
+        .with_columns(_day=pl.col("charge_date").dt.to_string("%Y-%m-%d"))
+        .with_columns(line_id=line_id([name if name != "charge_date" else "_day" for name in LINE_KEY]))
+        .select(BILLING.columns)
+        .sort(BILLING.key)
+        .collect(),
+        BILLING,
+        where=where,
+    )
+
+
+def usage(tenant: CostModelTenant, days: Sequence[date], answers: Answers) -> pl.DataFrame:
+    """USAGE of some days: what principals sent or received, or weigh by; and who there is, with a value of 1."""
+    source = tenant.source
+    asked = [one for one in questions(tenant) if one.name in answers]
+    found = [_usage_rows(answers[one.name], one.values.by[0], one.metrics[0]) for one in asked if one.use == "weights"]
+    static = pl.DataFrame(
+        [(str(day), principal) for day in days for principal in _static(source) if charges(source, day)],
+        schema={"window": pl.String, "principal": pl.String},
+        orient="row",
+    )
+    if isinstance(tenant, KafkaTenant):
+        found.append(_present(static, STATIC))
+    else:
+        discovered = [_usage_rows(answers[one.name], one.values.by[0], "") for one in asked if one.use == "identities"]
+        seen = pl.concat([frame.select("window", "principal") for frame in [static, *found, *discovered]])
+        only = _identity_source(source) == "static"
+        found.append(_present(static if only else seen.unique(), IDENTITIES_SEEN))
+    wanted = [str(day) for day in days]
+    return (
+        pl.concat([_USAGE_EMPTY, *found])
+        .filter(pl.col("window").is_in(wanted), pl.col("principal") != "")
+        .with_columns(tenant_id=pl.lit(tenant.id), resource_id=pl.lit(source.cluster_id))
+        .select(USAGE.columns)
+        .sort(USAGE.key)
+    )
+
+
+_USAGE_EMPTY = pl.DataFrame(
+    schema={"window": pl.String, "metric": pl.String, "principal": pl.String, "value": AMOUNT}
+)  # fmt: skip
+
+
+def _usage_rows(samples: Samples, label: str, metric: str) -> pl.DataFrame:
+    return samples.values.select("window", metric=pl.lit(metric), principal=label, value="value")
+
+
+def _present(seen: pl.DataFrame, metric: str) -> pl.DataFrame:
+    return seen.select("window", metric=pl.lit(metric), principal="principal", value=pl.lit(1).cast(AMOUNT))
+
+
+def resources(tenant: CostModelTenant, answers: Answers) -> pl.DataFrame:
+    """RESOURCES that answers name, with the first and the last of their days; ids have the cluster before them."""
+    source, found = tenant.source, list[pl.DataFrame]()
+    for one in questions(tenant):
+        if one.use == "resources" and one.name in answers:
+            kind, label = one.name.removesuffix("s"), one.values.by[0]
+            found.append(answers[one.name].values.select("window", type=pl.lit(kind), display_name=label))
+    seen = pl.concat([pl.DataFrame(schema=dict.fromkeys(("window", "type", "display_name"), pl.String)), *found])
+    day = pl.col("window").str.to_datetime("%Y-%m-%d", time_unit="us")
+    return (
+        seen.filter(pl.col("display_name") != "")
+        .group_by("type", "display_name")
+        .agg(first_seen_at=day.min(), last_seen_at=day.max())
+        .with_columns(
+            tenant_id=pl.lit(tenant.id),
+            id=pl.concat_str(pl.lit(f"{source.cluster_id}/"), "type", pl.lit("/"), "display_name"),
+            parent=pl.lit(source.cluster_id),
+            owner=pl.lit(""),
+            scope=pl.lit(source.cluster_id),
+            **{
+                name: pl.lit(None, RESOURCES.schema[name])
+                for name in ("valid_from", "valid_to", "created_at", "deleted_at")
+            },
+        )
+        .select(RESOURCES.columns)
+        .sort(RESOURCES.key)
+    )
+
+
+def cluster(tenant: CostModelTenant) -> pl.DataFrame:
+    """The cluster itself as RESOURCES: there from the first of its rates to the end of the last."""
+    source = tenant.source
+    first, end = _life(source)
+    kind = "kafka_cluster" if isinstance(tenant, KafkaTenant) else "cluster"
+    row: dict[str, object] = {
+        "tenant_id": tenant.id,
+        "id": source.cluster_id,
+        "type": kind,
+        "display_name": source.display_name or source.cluster_id,
+        "parent": "",
+        "owner": "",
+        "scope": source.region or "",
+        "created_at": _midnight(first),
+        "deleted_at": _midnight(end),
+    }
+    return pl.DataFrame([{**dict.fromkeys(RESOURCES.columns), **row}], schema=RESOURCES.schema)
+
+
+def _midnight(day: date | None) -> datetime | None:
+    return datetime(day.year, day.month, day.day) if day is not None else None  # noqa: DTZ001  # UTC, as everywhere
+
+
+def _life(source: Source) -> tuple[date | None, date | None]:
+    dated: list[Sequence[Dated]] = (
+        [source.rates] if isinstance(source, KafkaCostModel) else [one.rate for one in source.cost_types]
+    )
+    firsts, ends = [row[0].first for row in map(ordered, dated)], [row[-1].end for row in map(ordered, dated)]
+    return (
+        None if None in firsts else min(day for day in firsts if day is not None),
+        None if None in ends else max(day for day in ends if day is not None),
+    )
+
+
+def ordered(dated: Sequence[Dated]) -> list[Dated]:
+    """What is dated, in the order of time."""
+    return sorted(dated, key=lambda one: one.first or date.min)
+
+
+def named(source: Source) -> Sequence[StaticIdentity]:
+    """The identities that a source names, whether or not it looks at them."""
+    if isinstance(source, KafkaCostModel):
+        return source.static_identities
+    return source.identity_source.static_identities
+
+
+def names(source: Source) -> dict[str, str]:
+    """Id -> display name of the identities that a source names."""
+    return {one.id: one.name or one.id for one in named(source)}
