@@ -389,6 +389,35 @@ def set_resources_gathered(state: Database, tenant_id: str, first_day: str, end_
             )
 
 
+class ConstructedDay(NamedTuple):
+    """What a day's lines and usage were made from, and what rounding took of its lines."""
+
+    charge_date: str
+    cause: str
+    rounding_residue: str
+
+
+def constructed_days(state: Database, tenant_id: str) -> dict[str, ConstructedDay]:
+    """Charge date -> what the day was made from."""
+    found = state.rows(
+        "SELECT charge_date, cause, rounding_residue FROM constructed_days WHERE tenant_id = ? ORDER BY charge_date",
+        (tenant_id,),
+    )
+    return {row[0]: ConstructedDay(*row) for row in found}
+
+
+def save_constructed_days(state: Database, tenant_id: str, days: Iterable[ConstructedDay]) -> None:
+    """Record in one transaction what days were made from."""
+    with state.transaction() as connection:
+        connection.executemany(
+            """
+            INSERT OR REPLACE INTO constructed_days (tenant_id, charge_date, cause, rounding_residue)
+            VALUES (?, ?, ?, ?)
+            """,
+            [(tenant_id, *one) for one in days],
+        )
+
+
 # Entities
 
 

@@ -15,7 +15,7 @@ import polars as pl
 from pydantic import SecretStr
 
 from engine import decide, gather_state, lake, state
-from engine.config import ConfluentTenant, Prometheus
+from engine.config import ConfluentTenant, CostModelTenant, Prometheus
 from engine.decide import Inputs
 from engine.errors import ContractError, SourceError, fault
 from engine.frames import BILLING, USAGE
@@ -82,7 +82,7 @@ def gather(work: Work, tenant: ConfluentTenant, given: Inputs, summary: Summary)
     asked = _asked(work, tenant, given)
     if not asked or tenant.metrics is None:
         return summary
-    with Client(_endpoint(work, tenant, tenant.metrics), clock_of(work), work.hooks.stop) as client:
+    with Client(endpoint(work, tenant, tenant.metrics), clock_of(work), work.hooks.stop) as client:
         failed = _fetch_all(work, tenant, tenant.metrics, client, asked)
         requests = client.requests
     _tell_failures(work, failed)
@@ -105,7 +105,9 @@ def is_open(need: Need, known: DayMetric | None, lost: set[str]) -> bool:
     return need.charge_date in lost or not need.is_answered_by(known)
 
 
-def _endpoint(work: Work, tenant: ConfluentTenant, given: Prometheus) -> Endpoint:
+def endpoint(work: Work, tenant: ConfluentTenant | CostModelTenant, given: Prometheus) -> Endpoint:
+    """Where a tenant's Prometheus is, and who asks; ConfigError if a variable that it names is not set."""
+
     def opened(name: str, variable: str | None) -> SecretStr | None:
         return secret(variable, work.hooks.environment, f"tenant {tenant.id}: metrics: {name}") if variable else None
 
@@ -220,7 +222,7 @@ def _fetched(
     return _read(landing, tenant, question, fetch_id, work.hooks.now())
 
 
-def landing_of(root: Path, tenant: ConfluentTenant, fetch_id: int) -> Landing:
+def landing_of(root: Path, tenant: ConfluentTenant | CostModelTenant, fetch_id: int) -> Landing:
     """Where the answers to one question are landed."""
     return Landing(raw_folder(root, tenant) / "metrics" / f"{fetch_id:06}")
 

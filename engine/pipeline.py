@@ -18,8 +18,21 @@ from typing import NamedTuple, TypeAlias
 
 import polars as pl
 
-from engine import allocate, bills, digests, gather, gather_state, identities, lake, metrics, names, rules, state
-from engine.config import AwsTenant, Config, ConfluentTenant, Tenant, load
+from engine import (
+    allocate,
+    bills,
+    construct,
+    digests,
+    gather,
+    gather_state,
+    identities,
+    lake,
+    metrics,
+    names,
+    rules,
+    state,
+)
+from engine.config import AwsTenant, Config, ConfluentTenant, CostModelTenant, Tenant, load
 from engine.decide import (
     MEASURES_OF,
     DayFacts,
@@ -55,7 +68,7 @@ from engine.frames import (
     empty,
     encoded,
 )
-from engine.sources import key_table
+from engine.sources import cost_faults, key_table
 from engine.text import counted, number
 from engine.work import Hooks, Request, Summary, Work, usage_of
 
@@ -66,7 +79,7 @@ def configured(file: Path) -> Config:
     """The configuration of a file; ConfigError with every fault of its form and its rules."""
     config, document, faults = load(file)
     if config is not None:
-        faults = [*faults, *rules.faults(config, document)]
+        faults = [*faults, *rules.faults(config, document), *cost_faults.faults(config, document)]
     if config is None or faults:
         raise ConfigError(faults)
     return config
@@ -107,7 +120,9 @@ class _Recipe(NamedTuple):
 
 
 def _recipe(tenant: Tenant) -> _Recipe:
-    return _of_bills(tenant) if isinstance(tenant, AwsTenant) else _of_products(tenant)
+    if isinstance(tenant, AwsTenant):
+        return _of_bills(tenant)
+    return _of_products(tenant) if isinstance(tenant, ConfluentTenant) else _of_cost_model(tenant)
 
 
 def _of_bills(tenant: AwsTenant) -> _Recipe:
@@ -176,6 +191,38 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
         causes=lambda store, days: _causes_of_products(store, tenant, days),
         decisions=decisions,
         entities=lambda work, summary: _entities_of_products(work, tenant, summary),
+    )
+
+
+def _of_cost_model(tenant: CostModelTenant) -> _Recipe:
+    """A tenant without a bill: its days are made from a cost model and from metrics."""
+
+    def given() -> Inputs:
+        return Inputs(tenant, rules.resolve(tenant), empty(USAGE))
+
+    def again(work: Work, summary: Summary) -> Summary:
+        return construct.rebuild(work, tenant, summary, redo=work.request.force)
+
+    def decisions(work: Work, given: Inputs, _billing_period: str) -> _Decide:
+        fetched = gather_state.day_metrics(work.store, tenant.id)
+
+        def decided(billing: pl.DataFrame, day: state.Day) -> tuple[pl.DataFrame, Decided]:
+            failed = construct.failed_metrics(tenant, fetched, day.charge_date)
+            # Who there is on a day is said by its usage: what was found on other days changes nothing.
+            facts = DayFacts(empty(RESOURCES), empty(IDENTITIES), usage_of(work, day.charge_date), failed)
+            found = decide_products(billing, given, facts)
+            return found.lines, found.decided
+
+        return decided
+
+    return _Recipe(
+        gathering=(("gather", lambda work, summary: construct.gather(work, tenant, summary)),),
+        again=(("construct", again),),
+        replaying=(("construct", again),),
+        inputs=given,
+        causes=lambda store, days: _causes_of_cost_model(store, tenant, days),
+        decisions=decisions,
+        entities=lambda work, summary: _entities_of_cost_model(work, tenant, summary),
     )
 
 
@@ -345,6 +392,22 @@ def _causes_of_products(
         )
         measured = usage[day.charge_date].digest if day.charge_date in usage else ""
         text = "\n".join([common, day.billing_digest, measured, facts_digest(charge_date, alive)])
+        causes[key] = hashlib.sha256(text.encode()).hexdigest()
+    return causes
+
+
+def _causes_of_cost_model(
+    store: state.State, tenant: CostModelTenant, days: dict[state.DayKey, state.Day]
+) -> dict[state.DayKey, str]:
+    """A day's billing, usage, and metrics that were given up, under the rules."""
+    common = _common_cause(tenant, rules.resolve(tenant))
+    usage = gather_state.usage_days(store, tenant.id)
+    fetched = gather_state.day_metrics(store, tenant.id)
+    causes = {}
+    for key, day in days.items():
+        measured = usage[day.charge_date].digest if day.charge_date in usage else ""
+        failed = ",".join(sorted(construct.failed_metrics(tenant, fetched, day.charge_date)))
+        text = "\n".join([common, day.billing_digest, measured, failed])
         causes[key] = hashlib.sha256(text.encode()).hexdigest()
     return causes
 
@@ -565,6 +628,26 @@ def _entities_of_products(work: Work, tenant: ConfluentTenant, summary: Summary)
     measured = lake.scan(work.root, USAGE, tenant.id)
     found = identities.with_principals(facts.identities, measured, tenant.id, operator=names.operator(tenant))
     _put_entities(work, found, facts.resources)
+    state.commit_entities(work.store, tenant.id, cause)
+    return summary
+
+
+def _entities_of_cost_model(work: Work, tenant: CostModelTenant, summary: Summary) -> Summary:
+    """The cluster and what answers name in it; whom the configuration names, and whom metrics do."""
+    resources, named = construct.entities(work, tenant)
+    usage = gather_state.usage_days(work.store, tenant.id).values()
+    causes = [tenant.operator or "", *map(digests.digest, (resources, named)), *(day.digest for day in usage)]
+    cause = hashlib.sha256("\n".join(causes).encode()).hexdigest()
+    if _entities_are_of(work, cause):
+        return summary
+    measured = lake.scan(work.root, USAGE, tenant.id)
+    found = identities.with_principals(empty(IDENTITIES), measured, tenant.id, operator=names.operator(tenant))
+    shown_as = found.join(named.rename({"display_name": "_name"}), on="id", how="left", validate="1:1")
+    _put_entities(
+        work,
+        shown_as.with_columns(display_name=pl.coalesce("_name", "display_name")).select(IDENTITIES.columns),
+        resources,
+    )
     state.commit_entities(work.store, tenant.id, cause)
     return summary
 

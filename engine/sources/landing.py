@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,12 @@ class Landing:
         with _store_errors(self.folder):
             found = [file.name for file in self.folder.iterdir()] if self.folder.exists() else []
         return sorted(name.removesuffix(_SUFFIX) for name in found if name.endswith(_SUFFIX))
+
+    def remove(self) -> None:
+        """Take the folder away with all that was landed in it; StoreError if that cannot be done."""
+        with _store_errors(self.folder):
+            if self.folder.exists():
+                shutil.rmtree(self.folder)
 
     def write(self, name: str, pages: Iterable[Answer]) -> int:
         """Land the pages, as they come, whole or not at all; how many there were.

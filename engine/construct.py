@@ -1,0 +1,446 @@
+"""Tenants without a bill: days are made from a cost model, and from what Prometheus answers to its questions.
+
+Answers are landed first. A question that was answered for a day is not asked again, so a rate that changes asks
+nothing; what a day is made from is kept as a digest, so that a cost model that changes makes those days anew that it
+touches, and no others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, timedelta
+from fractions import Fraction
+from itertools import groupby
+from typing import NamedTuple
+
+import polars as pl
+
+from engine import gather_state, metrics, state
+from engine.config import CostModelTenant, Prometheus
+from engine.errors import ContractError, SourceError, fault
+from engine.frames import RESOURCES
+from engine.gather_state import ConstructedDay, DayMetric, MetricFetch, MetricsFlag
+from engine.metrics import Key
+from engine.sources import cost_model, cost_questions, prometheus
+from engine.sources.cost_questions import Question
+from engine.sources.http import Client
+from engine.sources.prometheus import Samples, Window
+from engine.text import counted
+from engine.work import (
+    Summary,
+    Work,
+    clock_of,
+    known_days,
+    lost_billing,
+    publish_billing,
+    publish_usage,
+    withdraw,
+)
+
+RESIDUE_DECIMALS = 24
+
+
+def window(tenant: CostModelTenant, today: date) -> Window:
+    """The days that a run of today makes."""
+    return today - timedelta(days=tenant.lookback_days), today - timedelta(days=tenant.cutoff_days)
+
+
+def gather(work: Work, tenant: CostModelTenant, summary: Summary) -> Summary:
+    """Ask what has not been answered yet, and make the days that are made of something else than before."""
+    days = _days(*window(tenant, work.now().date()))
+    requests = _fetch(work, tenant, days)
+    _forget_old(work, tenant)
+    return rebuild(work, tenant, summary._replace(requests=summary.requests + requests), days)
+
+
+def _days(first: date, end: date) -> list[date]:
+    return [first + timedelta(days=number) for number in range((end - first).days)]
+
+
+# Questions
+
+
+class Open(NamedTuple):
+    """A question and the days on which it is yet to be answered."""
+
+    question: Question
+    days: tuple[date, ...]
+
+
+def open_questions(work: Work, tenant: CostModelTenant, days: Sequence[date]) -> list[Open]:
+    """What is to be asked: what was not answered, and what came incomplete where the day waits for more."""
+    known = gather_state.day_metrics(work.store, tenant.id)
+    landed = {name for name in gather_state.metric_fetches(work.store, tenant.id) if _is_landed(work, tenant, name)}
+    found = []
+    for one in cost_questions.questions(tenant):
+        wanted = [
+            day
+            for day in days
+            if cost_model.charges(tenant.source, day)
+            and is_open(tenant, one, known.get((str(day), one.name)), landed, lift=work.request.lift)
+        ]
+        if wanted:
+            found.append(Open(one, tuple(wanted)))
+    return found
+
+
+def is_open(
+    tenant: CostModelTenant, question: Question, known: DayMetric | None, landed: set[int], *, lift: bool = False
+) -> bool:
+    """Whether a question is to be asked for a day of which this is known."""
+    if known is None or known.ids != (question.digest,):
+        return True
+    if known.status == "given_up":
+        return lift
+    return known.status == "failed" or known.fetch_id not in landed or is_incomplete(tenant, known)
+
+
+def is_incomplete(tenant: CostModelTenant, known: DayMetric) -> bool:
+    """Whether too few of the expected samples came for the day to be calculated."""
+    expected = known.rows + known.gaps
+    return known.status == "fetched" and expected > 0 and known.rows < tenant.incomplete_below * expected
+
+
+def _is_landed(work: Work, tenant: CostModelTenant, fetch_id: int) -> bool:
+    return metrics.landing_of(work.root, tenant, fetch_id).folder.is_dir()
+
+
+def _fetch(work: Work, tenant: CostModelTenant, days: Sequence[date]) -> int:
+    """Ask in as few pieces as may be. What fails is told, and leaves its days waiting. How many requests were sent."""
+    asked = open_questions(work, tenant, days)
+    given = tenant.metrics
+    if not asked or given is None:
+        return 0
+    failed = dict[str, None]()
+    with Client(metrics.endpoint(work, tenant, given), clock_of(work), work.hooks.stop) as client:
+        try:
+            version, unreachable = prometheus.buildinfo(client), ""
+        except (SourceError, ContractError) as error:
+            # Every question would wait as long for the same.
+            version, unreachable = prometheus.Version("", left_open=False), str(error)
+        stretches = _stretches(asked, given.days_per_query)
+        for number, (span, pieces) in enumerate(stretches, start=1):
+            work.stop_if_asked()
+            answered = 0
+            for piece in pieces:
+                try:
+                    if unreachable:
+                        raise SourceError(unreachable)
+                    _land(work, tenant, given, client, version, piece)
+                    answered += 1
+                except (SourceError, ContractError) as error:
+                    failed[_told(piece, error, unreachable)] = None
+                    _record_failure(work, tenant, piece, str(error))
+            if not answered and not unreachable and len(pieces) > 1:
+                unreachable = f"not asked, since nothing was answered for {span[0]} to before {span[1]}"
+            work.log(f"metrics {number} of {len(stretches)}: {span[0]} to before {span[1]}")
+        requests = client.requests
+    if failed:
+        work.problems.append(SourceError(failed))
+    return requests
+
+
+def _told(piece: Open, error: Exception, unreachable: str) -> str:
+    """A failure for people: a line each, but one for all questions of a server that cannot be had at all."""
+    what = "metrics" if unreachable else f"metrics: {piece.question.name}"
+    return fault(what, str(error).splitlines()[0], "an answer; the next run asks again")
+
+
+def _stretches(asked: Sequence[Open], days_per_query: int) -> list[tuple[Window, list[Open]]]:
+    """The open questions in stretches of at most so many days, those of all questions together."""
+    rest, found = sorted({day for one in asked for day in one.days}), list[tuple[Window, list[Open]]]()
+    while rest:
+        end = rest[0] + timedelta(days=days_per_query)
+        within = [day for day in rest if day < end]
+        rest = rest[len(within) :]
+        chosen = set(within)
+        pieces = [Open(one.question, tuple(day for day in one.days if day in chosen)) for one in asked]
+        found.append(((within[0], within[-1] + timedelta(days=1)), [piece for piece in pieces if piece.days]))
+    return found
+
+
+def _land(
+    work: Work, tenant: CostModelTenant, given: Prometheus, client: Client, version: prometheus.Version, piece: Open
+) -> None:
+    """Ask one question for some days, land the answers, and record what came."""
+    question, days = piece.question, (piece.days[0], piece.days[-1] + timedelta(days=1))
+    fetch_id = gather_state.next_fetch_id(work.store, tenant.id)
+    landing = metrics.landing_of(work.root, tenant, fetch_id)
+    for query in (question.values, question.counts):
+        if query is not None:
+            prometheus.fetch_days(client, landing, query, days, version)
+    fetch = MetricFetch(fetch_id, question.name, str(days[0]), str(days[1]), (question.digest,), work.hooks.now())
+    samples = _samples(work, tenant, question, fetch)
+    came = _came(work, tenant, question, fetch, samples, given.scrape_seconds)
+    dropped = dict(samples.dropped.group_by("window").agg(pl.col("points").sum()).rows())
+    expected = question.expected(given.scrape_seconds)
+    rows = [
+        DayMetric(
+            *(str(day), question.name, "fetched", (question.digest,), "", fetch_id),
+            rows=came.get(str(day), 0),
+            dropped=dropped.get(str(day), 0),
+            gaps=max(expected - came.get(str(day), 0), 0),
+        )
+        for day in piece.days
+    ]
+    for text in samples.warnings:
+        work.warn(f"{question.name}: {text}")
+    with work.store.transaction():
+        gather_state.record_fetch(work.store, tenant.id, fetch)
+        gather_state.save_day_metrics(work.store, tenant.id, rows)
+        _fold_resources(work, tenant, cost_model.resources(tenant, {question.name: samples}))
+
+
+def _samples(work: Work, tenant: CostModelTenant, question: Question, fetch: MetricFetch) -> Samples:
+    days = date.fromisoformat(fetch.first_day), date.fromisoformat(fetch.end_day)
+    landing = metrics.landing_of(work.root, tenant, fetch.fetch_id)
+    return cost_model.parse(question, landing.read(prometheus.landed_name(question.values, days)), days)
+
+
+def _came(
+    work: Work,
+    tenant: CostModelTenant,
+    question: Question,
+    fetch: MetricFetch,
+    samples: Samples,
+    scrape_seconds: int,
+) -> dict[str, int]:
+    """Day -> how many of the expected samples came, or for what nobody expects anything, how many series."""
+    if question.counts is None:
+        return dict(samples.values.group_by("window").agg(came=pl.col("points").sum()).rows())
+    days = date.fromisoformat(fetch.first_day), date.fromisoformat(fetch.end_day)
+    landing = metrics.landing_of(work.root, tenant, fetch.fetch_id)
+    counts = cost_model.parse_counts(question, landing.read(prometheus.landed_name(question.counts, days)), days)
+    return {day: min(count, question.expected(scrape_seconds)) for day, count in counts.items()}
+
+
+def _record_failure(work: Work, tenant: CostModelTenant, piece: Open, error: str) -> None:
+    """Count the failure on each of the days. What was answered before, if incompletely, stays."""
+    known, rows = gather_state.day_metrics(work.store, tenant.id), list[DayMetric]()
+    question = piece.question
+    for day in piece.days:
+        before = known.get((str(day), question.name))
+        same = before is not None and before.ids == (question.digest,)
+        if before is not None and same and before.status == "fetched" and before.fetch_id is not None:
+            continue
+        attempts = before.attempts + 1 if before is not None and same else 1
+        status: gather_state.Status = "given_up" if attempts >= tenant.allocation_retry_limit else "failed"
+        rows.append(DayMetric(str(day), question.name, status, (question.digest,), "", attempts=attempts, error=error))
+    gather_state.save_day_metrics(work.store, tenant.id, rows)
+    gone = [row.charge_date for row in rows if row.status == "given_up"]
+    if gone:
+        lost = "its lines are left out" if not question.metrics else "what it splits goes to UNALLOCATED"
+        days = counted(len(gone), "day")
+        work.warn(f"{question.name}: given up for {days} from {gone[0]} on; {lost}; `prorata run --force` asks again")
+
+
+def _fold_resources(work: Work, tenant: CostModelTenant, found: pl.DataFrame) -> None:
+    """What answers name, added to what is known: first and last seen on the first and the last of all days."""
+    if not found.height:
+        return
+    known = gather_state.entities(work.store, RESOURCES, tenant.id)
+    same = [name for name in RESOURCES.columns if not name.endswith("_seen_at")]
+    folded = (
+        pl.concat([known, found])
+        .group_by(same, maintain_order=True)
+        .agg(pl.col("first_seen_at").min(), pl.col("last_seen_at").max())
+        .select(RESOURCES.columns)
+        .sort(RESOURCES.key)
+    )
+    gather_state.replace_entities(work.store, RESOURCES, tenant.id, folded)
+
+
+def _forget_old(work: Work, tenant: CostModelTenant) -> None:
+    """Remove raw answers that need not be kept any more. Their days stay as they were made last."""
+    limit = str(work.now().date() - timedelta(days=tenant.retention_days))
+    old = [
+        one.fetch_id for one in gather_state.metric_fetches(work.store, tenant.id).values() if one.fetched_at < limit
+    ]
+    for fetch_id in old:
+        metrics.landing_of(work.root, tenant, fetch_id).remove()
+    gather_state.forget_fetches(work.store, tenant.id, old)
+
+
+# Days
+
+
+def rebuild(
+    work: Work, tenant: CostModelTenant, summary: Summary, days: Sequence[date] = (), *, redo: bool = False
+) -> Summary:
+    """Make the days anew that are made of something else than before; with `redo` all that are asked for."""
+    known = _Known(work, tenant)
+    wanted = sorted({*map(str, days), *known.made})
+    due = [
+        day
+        for day in wanted
+        if known.can_be_made(day) and (known.has_changed(day) or (redo and work.request.covers(day)))
+    ]
+    changed = removed = 0
+    for fetches, group in groupby(due, key=known.fetches_of):
+        work.stop_if_asked()
+        done = _make(work, tenant, known, fetches, list(group))
+        changed, removed = changed + done[0], removed + done[1]
+    _settle(work, tenant, known, wanted)
+    if due:
+        work.log(f"cost model: {counted(len(due), 'day')} made, {changed} changed, {removed} without lines")
+    return summary._replace(days_gathered=summary.days_gathered + changed, days_removed=summary.days_removed + removed)
+
+
+class _Known:
+    """What is known of a tenant's days when they are made; a class only to read each table once."""
+
+    def __init__(self, work: Work, tenant: CostModelTenant) -> None:
+        self.tenant = tenant
+        self.questions = {one.name: one for one in cost_questions.questions(tenant)}
+        self.day_metrics = gather_state.day_metrics(work.store, tenant.id)
+        found = gather_state.metric_fetches(work.store, tenant.id).items()
+        self.fetches = {number: one for number, one in found if _is_landed(work, tenant, number)}
+        self.made = gather_state.constructed_days(work.store, tenant.id)
+        self.billed = {day for _, day in state.days(work.store, tenant.id)}
+        self.lost = {day for _, day in lost_billing(work)} | metrics.lost_usage(work.root, work.store, tenant.id)
+
+    def metric(self, day: str, name: str) -> DayMetric | None:
+        """What is known of a question that is asked now; None of another one."""
+        known = self.day_metrics.get((day, name))
+        return known if known is not None and known.ids == (self.questions[name].digest,) else None
+
+    def can_be_made(self, day: str) -> bool:
+        """Not where answers are not kept any more, or are waited for by a day that was made of older ones."""
+        if not cost_model.charges(self.tenant.source, date.fromisoformat(day)):
+            return True
+        for name in self.questions:
+            known = self.metric(day, name)
+            if known is not None and known.status == "fetched":
+                if known.fetch_id not in self.fetches:
+                    return False
+            elif (known is None or known.status == "failed") and day in self.billed:
+                return False
+        return True
+
+    def fetches_of(self, day: str) -> tuple[tuple[str, int], ...]:
+        """The questions that were answered for a day, and under which numbers the answers are landed."""
+        found = ((name, self.metric(day, name)) for name in self.questions)
+        return tuple((name, one.fetch_id) for name, one in found if one is not None and one.fetch_id is not None)
+
+    def cause(self, day: str) -> str:
+        """A digest of all that a day's lines and usage are made of."""
+        content = [cost_model.model_digest(self.tenant, date.fromisoformat(day)), *map(str, self.fetches_of(day))]
+        return hashlib.sha256("\n".join(content).encode()).hexdigest()
+
+    def has_changed(self, day: str) -> bool:
+        """Whether a day is to be made of something else than it was."""
+        before = self.made.get(day)
+        return before is None or before.cause != self.cause(day) or day in self.lost
+
+
+def _make(
+    work: Work, tenant: CostModelTenant, known: _Known, fetches: tuple[tuple[str, int], ...], days: Sequence[str]
+) -> tuple[int, int]:
+    """Days that are made of the same answers -> the lake, then the state. How many changed, and have lines no more."""
+    answers = {name: _samples(work, tenant, known.questions[name], known.fetches[number]) for name, number in fetches}
+    dates = [date.fromisoformat(day) for day in days]
+    made = cost_model.bill(tenant, dates, answers)
+    usage = cost_model.usage(tenant, [day for day in dates if cost_model.charges(tenant.source, day)], answers)
+    lines_of = made.billing.partition_by("charge_date", as_dict=True, maintain_order=True)
+    usage_of = usage.partition_by("window", as_dict=True, maintain_order=True)
+    stored, there = state.days(work.store, tenant.id), known_days(work)
+    billing, measured, gone = list[state.BillingDay](), list[gather_state.UsageDay](), list[state.DayKey]()
+    for day, charge_date in zip(days, dates, strict=True):
+        key = (day[:7], day)
+        lines = lines_of.get((charge_date,))
+        if lines is None:
+            gone += [key] if key in there else []
+        else:
+            gathered = stored[key].metrics_gathered if key in stored else 1
+            billing.append(publish_billing(work, key, lines)._replace(metrics_gathered=gathered))
+        published = publish_usage(work, day, usage_of.get((day,), usage.clear()))
+        measured += [published] if published else []
+        work.hooks.progress("cost model", len(billing), len(days))
+    without = sorted(set(days) - {one.charge_date for one in measured})
+    causes = [ConstructedDay(day, known.cause(day), _text(made.residues.get(day, Fraction(0)))) for day in days]
+    with work.store.transaction():
+        changed = state.upsert_billing_days(work.store, billing)
+        gather_state.save_usage_days(work.store, tenant.id, measured, without)
+        gather_state.save_constructed_days(work.store, tenant.id, causes)
+    return changed, withdraw(work, gone)
+
+
+def _text(residue: Fraction) -> str:
+    """A residue to 24 decimals; the rest is below what anybody could tell."""
+    units = round(residue * 10**RESIDUE_DECIMALS)
+    whole, rest = divmod(abs(units), 10**RESIDUE_DECIMALS)
+    text = f"{whole}.{rest:0{RESIDUE_DECIMALS}d}".rstrip("0").rstrip(".")
+    return f"-{text}" if units < 0 else text
+
+
+def _settle(work: Work, tenant: CostModelTenant, known: _Known, days: Iterable[str]) -> None:
+    """Say of every day whether it has what it is calculated from, and if not, why it waits."""
+    flags = [_flag(tenant, known, day) for day in days if cost_model.charges(tenant.source, date.fromisoformat(day))]
+    gather_state.set_metrics_gathered(work.store, tenant.id, flags)
+    _tell_incomplete(work, incomplete(tenant, known.day_metrics, {flag.charge_date for flag in flags}))
+
+
+def _flag(tenant: CostModelTenant, known: _Known, day: str) -> MetricsFlag:
+    errors, attempts = list[str](), 0
+    for name in known.questions:
+        one = known.metric(day, name)
+        if one is None or one.status == "failed":
+            errors.append(f"{name}: {one.error if one is not None and one.error else 'not answered yet'}")
+            attempts = max(attempts, one.attempts if one is not None else 0)
+        elif is_incomplete(tenant, one):
+            errors.append(f"{name}: {one.rows} of {one.rows + one.gaps} samples")
+    return MetricsFlag(day, int(not errors), attempts, "; ".join(errors) or None)
+
+
+class Incomplete(NamedTuple):
+    """A day of which samples are missing: of which question how many came, and how many were expected."""
+
+    charge_date: str
+    question: str
+    came: int
+    expected: int
+
+
+def incomplete(
+    tenant: CostModelTenant, known: Mapping[Key, DayMetric], days: set[str] | None = None
+) -> list[Incomplete]:  # fmt: skip
+    """The days, of these or of all, on which not all of the expected samples came, in order."""
+    asked = {one.name: one.digest for one in cost_questions.questions(tenant)}
+    return [
+        Incomplete(day, name, one.rows, one.rows + one.gaps)
+        for (day, name), one in sorted(known.items())
+        if one.gaps and one.ids == (asked.get(name),) and (days is None or day in days)
+    ]
+
+
+def _tell_incomplete(work: Work, found: Sequence[Incomplete]) -> None:
+    """One warning a question: how many days lack samples, and which lacks most."""
+    for question, group in groupby(sorted(found, key=lambda one: one.question), key=lambda one: one.question):
+        days = list(group)
+        worst = min(days, key=lambda one: (Fraction(one.came, one.expected), one.charge_date))
+        work.warn(
+            f"{question}: samples are missing on {counted(len(days), 'day')}, most on {worst.charge_date}"
+            f" ({worst.came} of {worst.expected} came)"
+        )
+
+
+# What days are calculated with
+
+
+def failed_metrics(tenant: CostModelTenant, known: Mapping[Key, DayMetric], charge_date: str) -> frozenset[str]:
+    """The metrics of USAGE that a day lacks since their questions were given up."""
+    given_up = metrics.given_up(known, charge_date)
+    return frozenset(
+        metric for one in cost_questions.questions(tenant) if one.name in given_up for metric in one.metrics
+    )
+
+
+def entities(work: Work, tenant: CostModelTenant) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """RESOURCES (the cluster, and what is in it), and id and display name of the identities that are named."""
+    found = gather_state.entities(work.store, RESOURCES, tenant.id)
+    own = pl.concat([cost_model.cluster(tenant), found.filter(pl.col("parent") == tenant.source.cluster_id)])
+    named = cost_model.names(tenant.source)
+    return own.sort(RESOURCES.key), pl.DataFrame(
+        list(named.items()), schema={"id": pl.String, "display_name": pl.String}, orient="row"
+    )
