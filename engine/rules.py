@@ -282,7 +282,8 @@ def _product_rules(tenant: ProductTenant) -> Rules:
         rule_id: ResolvedProduct(tuple(_named_parts(rule_id, product, ladders)), product.partial_life)
         for rule_id, product in given.items()
     }
-    products[MALFORMED] = ResolvedProduct((ResolvedPart(Decimal(1), "malformed"),))
+    if "malformed" in ladders:
+        products[MALFORMED] = ResolvedProduct((ResolvedPart(Decimal(1), "malformed"),))
     operator = names.operator(tenant)
     rows = [
         row
@@ -348,7 +349,7 @@ def match_products(lines: pl.LazyFrame, rules: Rules) -> pl.LazyFrame:
     by_product = pl.concat_str(pl.lit("product:"), pl.col("product_type").cast(pl.String))
     resource = pl.col("resource_id").cast(pl.String)
     return lines.with_columns(
-        rule_id=pl.when(resource.str.starts_with(f"{MALFORMED}_"))
+        rule_id=pl.when(resource.str.starts_with(f"{MALFORMED}_") & (MALFORMED in rules.products))
         .then(pl.lit(MALFORMED))
         .when(by_product.is_in(list(rules.products)))
         .then(by_product)
