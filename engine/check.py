@@ -6,15 +6,15 @@ bad value in the last line is found before a run meets it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import polars as pl
 
-from engine import decide, gather, gather_state, lake, pipeline, rules, state, warehouse
-from engine.config import AwsTenant, Config, ConfluentTenant, Tenant
+from engine import construct, decide, gather, gather_state, lake, pipeline, rules, state, warehouse
+from engine.config import AwsTenant, Config, ConfluentTenant, CostModelTenant, Tenant
 from engine.errors import LedgerError, ProrataError, fault, shown
 from engine.frames import BILLING, USAGE, empty
 from engine.sources import aws_cur
@@ -40,9 +40,14 @@ def check(config: Config, tenant: Tenant, environment: Mapping[str, str]) -> Ite
     if isinstance(tenant, AwsTenant):
         for step in (_bills, _keys):
             yield from _as_findings(tenant, lambda step=step: step(config.root, tenant, matched))  # type: ignore[misc]
-    else:
-        yield from _credentials(tenant, environment)
+    elif isinstance(tenant, ConfluentTenant):
+        yield from _credentials(tenant, environment, gather.variables(tenant))
+        if tenant.metrics is None:
+            yield _warning(tenant, "no metrics are configured: nothing is split by usage")
         yield from _as_findings(tenant, lambda: _gathering(config.root, tenant))
+    else:
+        yield from _credentials(tenant, environment, construct.variables(tenant))
+        yield from _as_findings(tenant, lambda: _samples(config.root, tenant))
     yield from _as_findings(tenant, lambda: _stored(config.root, tenant, matched))
     if isinstance(tenant, AwsTenant):
         yield from _pools(tenant, matched)
@@ -68,10 +73,12 @@ def _errors(tenant: Tenant, error: ProrataError) -> Iterator[Finding]:
     return (Finding(tenant.id, "error", text, error.exit_code) for text in error.faults)
 
 
-def _credentials(tenant: ConfluentTenant, environment: Mapping[str, str]) -> Iterator[Finding]:
+def _credentials(
+    tenant: Tenant, environment: Mapping[str, str], variables: Sequence[tuple[str, str]]
+) -> Iterator[Finding]:
     """Every variable that the tenant names; not whether what is in it opens anything."""
     missing = 0
-    for where, variable in gather.variables(tenant):
+    for where, variable in variables:
         try:
             secret(variable, environment, where)
         except ProrataError as error:
@@ -79,8 +86,6 @@ def _credentials(tenant: ConfluentTenant, environment: Mapping[str, str]) -> Ite
             yield from _errors(tenant, error)
     if not missing:
         yield _ok(tenant, "credentials: every variable is set")
-    if tenant.metrics is None:
-        yield _warning(tenant, "no metrics are configured: nothing is split by usage")
 
 
 def _gathering(root: Path, tenant: ConfluentTenant) -> Iterator[Finding]:
@@ -96,6 +101,16 @@ def _gathering(root: Path, tenant: ConfluentTenant) -> Iterator[Finding]:
     else:
         told = f" ({last.error.splitlines()[0]})" if last.error else ""
         yield _warning(tenant, f"gather: {last.started_at} is {last.status}{told}")
+
+
+def _samples(root: Path, tenant: CostModelTenant) -> Iterator[Finding]:
+    """Whether all samples came of all days."""
+    with state.open_state(root, write=False) as store:
+        found = construct.incomplete(tenant, gather_state.day_metrics(store, tenant.id))
+    for text in construct.told_incomplete(found):
+        yield _warning(tenant, text)
+    if not found:
+        yield _ok(tenant, "samples: none are missing")
 
 
 def _bills(root: Path, tenant: AwsTenant, matched: set[str]) -> Iterator[Finding]:

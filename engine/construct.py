@@ -8,18 +8,19 @@ touches, and no others.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from fractions import Fraction
 from itertools import groupby
+from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
 
-from engine import gather_state, metrics, state
+from engine import gather_state, lake, metrics, state
 from engine.config import CostModelTenant, Prometheus
 from engine.errors import ContractError, SourceError, fault
-from engine.frames import RESOURCES
+from engine.frames import BILLING, RESOURCES
 from engine.gather_state import ConstructedDay, DayMetric, MetricFetch, MetricsFlag
 from engine.metrics import Key
 from engine.sources import cost_model, cost_questions, prometheus
@@ -32,7 +33,6 @@ from engine.work import (
     Work,
     clock_of,
     known_days,
-    lost_billing,
     publish_billing,
     publish_usage,
     withdraw,
@@ -58,6 +58,12 @@ def _days(first: date, end: date) -> list[date]:
     return [first + timedelta(days=number) for number in range((end - first).days)]
 
 
+def variables(tenant: CostModelTenant) -> list[tuple[str, str]]:
+    """(where, variable) of every secret that a tenant's configuration names."""
+    named = ((name, getattr(tenant.metrics, name, None)) for name in ("username", "password", "bearer"))
+    return [(f"tenant {tenant.id}: metrics: {name}", variable) for name, variable in named if variable]
+
+
 # Questions
 
 
@@ -68,32 +74,14 @@ class Open(NamedTuple):
     days: tuple[date, ...]
 
 
-def open_questions(work: Work, tenant: CostModelTenant, days: Sequence[date]) -> list[Open]:
+def _open_questions(work: Work, tenant: CostModelTenant, days: Sequence[date]) -> list[Open]:
     """What is to be asked: what was not answered, and what came incomplete where the day waits for more."""
-    known = gather_state.day_metrics(work.store, tenant.id)
-    landed = {name for name in gather_state.metric_fetches(work.store, tenant.id) if _is_landed(work, tenant, name)}
-    found = []
-    for one in cost_questions.questions(tenant):
-        wanted = [
-            day
-            for day in days
-            if cost_model.charges(tenant.source, day)
-            and is_open(tenant, one, known.get((str(day), one.name)), landed, lift=work.request.lift)
-        ]
-        if wanted:
-            found.append(Open(one, tuple(wanted)))
-    return found
-
-
-def is_open(
-    tenant: CostModelTenant, question: Question, known: DayMetric | None, landed: set[int], *, lift: bool = False
-) -> bool:
-    """Whether a question is to be asked for a day of which this is known."""
-    if known is None or known.ids != (question.digest,):
-        return True
-    if known.status == "given_up":
-        return lift
-    return known.status == "failed" or known.fetch_id not in landed or is_incomplete(tenant, known)
+    known = Known(work.root, work.store, tenant)
+    found = [
+        Open(one, tuple(day for day in days if known.is_open(one, str(day), lift=work.request.lift)))
+        for one in known.questions.values()
+    ]
+    return [one for one in found if one.days]
 
 
 def is_incomplete(tenant: CostModelTenant, known: DayMetric) -> bool:
@@ -102,13 +90,13 @@ def is_incomplete(tenant: CostModelTenant, known: DayMetric) -> bool:
     return known.status == "fetched" and expected > 0 and known.rows < tenant.incomplete_below * expected
 
 
-def _is_landed(work: Work, tenant: CostModelTenant, fetch_id: int) -> bool:
-    return metrics.landing_of(work.root, tenant, fetch_id).folder.is_dir()
+def _is_landed(root: Path, tenant: CostModelTenant, fetch_id: int) -> bool:
+    return metrics.landing_of(root, tenant, fetch_id).folder.is_dir()
 
 
 def _fetch(work: Work, tenant: CostModelTenant, days: Sequence[date]) -> int:
     """Ask in as few pieces as may be. What fails is told, and leaves its days waiting. How many requests were sent."""
-    asked = open_questions(work, tenant, days)
+    asked = _open_questions(work, tenant, days)
     given = tenant.metrics
     if not asked or given is None:
         return 0
@@ -269,7 +257,7 @@ def rebuild(
     work: Work, tenant: CostModelTenant, summary: Summary, days: Sequence[date] = (), *, redo: bool = False
 ) -> Summary:
     """Make the days anew that are made of something else than before; with `redo` all that are asked for."""
-    known = _Known(work, tenant)
+    known = Known(work.root, work.store, tenant)
     wanted = sorted({*map(str, days), *known.made})
     due = [
         day
@@ -287,23 +275,49 @@ def rebuild(
     return summary._replace(days_gathered=summary.days_gathered + changed, days_removed=summary.days_removed + removed)
 
 
-class _Known:
+class Known:
     """What is known of a tenant's days when they are made; a class only to read each table once."""
 
-    def __init__(self, work: Work, tenant: CostModelTenant) -> None:
+    def __init__(self, root: Path, store: state.State, tenant: CostModelTenant) -> None:
         self.tenant = tenant
         self.questions = {one.name: one for one in cost_questions.questions(tenant)}
-        self.day_metrics = gather_state.day_metrics(work.store, tenant.id)
-        found = gather_state.metric_fetches(work.store, tenant.id).items()
-        self.fetches = {number: one for number, one in found if _is_landed(work, tenant, number)}
-        self.made = gather_state.constructed_days(work.store, tenant.id)
-        self.billed = {day for _, day in state.days(work.store, tenant.id)}
-        self.lost = {day for _, day in lost_billing(work)} | metrics.lost_usage(work.root, work.store, tenant.id)
+        self.day_metrics = gather_state.day_metrics(store, tenant.id)
+        found = gather_state.metric_fetches(store, tenant.id).items()
+        self.fetches = {number: one for number, one in found if _is_landed(root, tenant, number)}
+        self.made = gather_state.constructed_days(store, tenant.id)
+        days, sizes = state.days(store, tenant.id), lake.sizes(root, BILLING, tenant.id)
+        self.billed = {day for _, day in days}
+        unread = {key[1] for key, row in days.items() if sizes.get(key) != row.billing_bytes}
+        self.lost = unread | metrics.lost_usage(root, store, tenant.id)
+
+    def is_open(self, question: Question, day: str, *, lift: bool = False) -> bool:
+        """Whether a question is to be asked for a day."""
+        known = self.metric(day, question.name)
+        if known is None:
+            return bool(cost_model.charges(self.tenant.source, date.fromisoformat(day)))
+        if known.status == "given_up":
+            return lift
+        return known.status == "failed" or known.fetch_id not in self.fetches or is_incomplete(self.tenant, known)
 
     def metric(self, day: str, name: str) -> DayMetric | None:
         """What is known of a question that is asked now; None of another one."""
         known = self.day_metrics.get((day, name))
         return known if known is not None and known.ids == (self.questions[name].digest,) else None
+
+    def waits(self, day: str) -> tuple[str, str] | None:
+        """Why a day is not to be calculated yet, as a code and in words; None if it is."""
+        if not cost_model.charges(self.tenant.source, date.fromisoformat(day)):
+            return None
+        for name in self.questions:
+            one = self.metric(day, name)
+            if one is None:
+                return "metrics_wanted", ""
+            if one.status == "failed":
+                limit = self.tenant.allocation_retry_limit
+                return "metrics_failed", f"{name}, attempt {one.attempts} of {limit}: {one.error}"
+            if is_incomplete(self.tenant, one):
+                return "incomplete", f"{name}: {one.rows} of {one.rows + one.gaps} samples"
+        return None
 
     def can_be_made(self, day: str) -> bool:
         """Not where answers are not kept any more, or are waited for by a day that was made of older ones."""
@@ -335,7 +349,7 @@ class _Known:
 
 
 def _make(
-    work: Work, tenant: CostModelTenant, known: _Known, fetches: tuple[tuple[str, int], ...], days: Sequence[str]
+    work: Work, tenant: CostModelTenant, known: Known, fetches: tuple[tuple[str, int], ...], days: Sequence[str]
 ) -> tuple[int, int]:
     """Days that are made of the same answers -> the lake, then the state. How many changed, and have lines no more."""
     answers = {name: _samples(work, tenant, known.questions[name], known.fetches[number]) for name, number in fetches}
@@ -374,23 +388,20 @@ def _text(residue: Fraction) -> str:
     return f"-{text}" if units < 0 else text
 
 
-def _settle(work: Work, tenant: CostModelTenant, known: _Known, days: Iterable[str]) -> None:
+def _settle(work: Work, tenant: CostModelTenant, known: Known, days: Iterable[str]) -> None:
     """Say of every day whether it has what it is calculated from, and if not, why it waits."""
-    flags = [_flag(tenant, known, day) for day in days if cost_model.charges(tenant.source, date.fromisoformat(day))]
+    flags = [_flag(known, day) for day in days if cost_model.charges(tenant.source, date.fromisoformat(day))]
     gather_state.set_metrics_gathered(work.store, tenant.id, flags)
-    _tell_incomplete(work, incomplete(tenant, known.day_metrics, {flag.charge_date for flag in flags}))
+    for text in told_incomplete(incomplete(tenant, known.day_metrics, {flag.charge_date for flag in flags})):
+        work.warn(text)
 
 
-def _flag(tenant: CostModelTenant, known: _Known, day: str) -> MetricsFlag:
-    errors, attempts = list[str](), 0
-    for name in known.questions:
-        one = known.metric(day, name)
-        if one is None or one.status == "failed":
-            errors.append(f"{name}: {one.error if one is not None and one.error else 'not answered yet'}")
-            attempts = max(attempts, one.attempts if one is not None else 0)
-        elif is_incomplete(tenant, one):
-            errors.append(f"{name}: {one.rows} of {one.rows + one.gaps} samples")
-    return MetricsFlag(day, int(not errors), attempts, "; ".join(errors) or None)
+def _flag(known: Known, day: str) -> MetricsFlag:
+    reason = known.waits(day)
+    if reason is None:
+        return MetricsFlag(day, 1, 0, None)
+    found = [one for one in (known.metric(day, name) for name in known.questions) if one is not None]
+    return MetricsFlag(day, 0, max((one.attempts for one in found), default=0), reason[1] or "not answered yet")
 
 
 class Incomplete(NamedTuple):
@@ -414,12 +425,12 @@ def incomplete(
     ]
 
 
-def _tell_incomplete(work: Work, found: Sequence[Incomplete]) -> None:
-    """One warning a question: how many days lack samples, and which lacks most."""
+def told_incomplete(found: Sequence[Incomplete]) -> Iterator[str]:
+    """A line a question: on how many days samples are missing, and on which most."""
     for question, group in groupby(sorted(found, key=lambda one: one.question), key=lambda one: one.question):
         days = list(group)
         worst = min(days, key=lambda one: (Fraction(one.came, one.expected), one.charge_date))
-        work.warn(
+        yield (
             f"{question}: samples are missing on {counted(len(days), 'day')}, most on {worst.charge_date}"
             f" ({worst.came} of {worst.expected} came)"
         )

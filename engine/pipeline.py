@@ -642,6 +642,8 @@ def _entities_of_cost_model(work: Work, tenant: CostModelTenant, summary: Summar
         return summary
     measured = lake.scan(work.root, USAGE, tenant.id)
     found = identities.with_principals(empty(IDENTITIES), measured, tenant.id, operator=names.operator(tenant))
+    # Those stand for owners in an inventory, which such a tenant has not.
+    found = found.filter(~pl.col("id").is_in(sorted(identities.SENTINELS)))
     shown_as = found.join(named.rename({"display_name": "_name"}), on="id", how="left", validate="1:1")
     _put_entities(
         work,

@@ -10,8 +10,8 @@ from datetime import date, timedelta
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from engine import decide, gather, gather_state, metrics, pipeline, rules, state
-from engine.config import AwsTenant, Config, ConfluentTenant, Tenant
+from engine import construct, decide, gather, gather_state, metrics, pipeline, rules, state
+from engine.config import AwsTenant, Config, ConfluentTenant, CostModelTenant, Tenant
 from engine.errors import ProrataError
 from engine.frames import USAGE, empty
 from engine.sources import aws_cur
@@ -23,6 +23,9 @@ GATHER = {
     "before_window": "older than lookback_days; what is stored stays",
     "too_recent": "younger than cutoff_days",
     "suspended": "gathering is suspended",
+    "model_changed": "its cost model changed, or the answers it is made of",
+    "made": "is made of what its cost model and the answers say",
+    "answers_gone": "its answers are no longer kept; what is stored stays",
     "bill_new": "its bill has not been read yet",
     "bill_changed": "its bill is another than the one that was read",
     "bill_unfinished": "not all days of its bill were published",
@@ -39,14 +42,17 @@ CALCULATE = {
     "calculation_failed": "its calculation failed",
     "metrics_wanted": "metrics are to be fetched first",
     "metrics_failed": "metrics failed and are to be fetched again first",
+    "incomplete": "waits for samples that are missing",
     "inventory_failed": "waits until the inventory is gathered whole",
     "cannot_tell": "what it depends on cannot be read",
     "given_up": "up to date, without metrics that were given up",
     "up_to_date": "up to date",
 }
 """Why the chargeback of a day is calculated or not: codes and their words."""
-WAITING = frozenset({"metrics_wanted", "metrics_failed", "inventory_failed"})
-_GATHERED = frozenset({"in_window", "gather_unfinished", "bill_new", "bill_changed", "bill_unfinished"})
+WAITING = frozenset({"metrics_wanted", "metrics_failed", "incomplete", "inventory_failed"})
+_GATHERED = frozenset(
+    {"in_window", "model_changed", "gather_unfinished", "bill_new", "bill_changed", "bill_unfinished"}
+)
 _CALCULATED = frozenset({"never_calculated", "billing_changed", "inputs_changed", "calculation_failed"})
 
 
@@ -82,10 +88,15 @@ class TenantPlan(NamedTuple):
 def plan(config: Config, tenants: Sequence[Tenant], today: date) -> list[TenantPlan]:
     """The plan of a run of today; StoreError if the state is there and cannot be read."""
     with state.open_state(config.root, write=False) as store:
-        return [
-            _of_bills(config, one, store) if isinstance(one, AwsTenant) else _of_products(config, one, store, today)
-            for one in tenants
-        ]
+        return [_of_tenant(config, one, store, today) for one in tenants]
+
+
+def _of_tenant(config: Config, tenant: Tenant, store: state.State, today: date) -> TenantPlan:
+    if isinstance(tenant, AwsTenant):
+        return _of_bills(config, tenant, store)
+    if isinstance(tenant, ConfluentTenant):
+        return _of_products(config, tenant, store, today)
+    return _of_cost_model(config, tenant, store, today)
 
 
 def _of_bills(config: Config, tenant: AwsTenant, store: state.State) -> TenantPlan:
@@ -188,6 +199,31 @@ def _waiting(
 def _inventory_errors(store: state.State, tenant: ConfluentTenant) -> str:
     last = gather_state.last_gather(store, tenant.id)
     return "; ".join(last.inventory_errors.values()) if last else ""
+
+
+def _of_cost_model(config: Config, tenant: CostModelTenant, store: state.State, today: date) -> TenantPlan:
+    days, notes = state.days(store, tenant.id), list[str]()
+    first, end = construct.window(tenant, today)
+    reasons = {key[1]: reason for key, reason in _calculations(config, tenant, store, days, notes).items()}
+    known = construct.Known(config.root, store, tenant)
+    window = {str(first + timedelta(days=number)) for number in range((today - first).days + 1)}
+
+    def making(day: str) -> str:
+        if day >= str(end):
+            return "too_recent"
+        is_open = any(known.is_open(one, day) for one in known.questions.values())
+        if day >= str(first) and is_open:
+            return "in_window"
+        if not known.can_be_made(day):
+            return "answers_gone"
+        return "model_changed" if known.has_changed(day) and (day >= str(first) or day in known.made) else "made"
+
+    def calculating(day: str) -> _Reason:
+        waits = known.waits(day) if day >= str(first) and day < str(end) else None
+        return waits or reasons.get(day, ("no_billing", ""))
+
+    plans = [DayPlan(day[:7], day, making(day), *calculating(day)) for day in sorted({*window, *reasons, *known.made})]
+    return TenantPlan(tenant.id, tenant.ecosystem, tuple(notes), tuple(plans))
 
 
 def as_json(found: TenantPlan) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from engine import gather, gather_state, pipeline, state
-from engine.config import AwsTenant, Config, ConfluentTenant, Tenant
+from engine import construct, gather, gather_state, pipeline, state
+from engine.config import AwsTenant, Config, ConfluentTenant, ProductTenant, Tenant
 from engine.errors import ProrataError
 from engine.frames import IDENTITIES
 from engine.sources import aws_cur
@@ -72,7 +72,8 @@ class Gathers(NamedTuple):
     """What a tenant's API was asked for: its last gather, and what days wait for.
 
     `suspended` says why it is not gathered any more. `metrics_failed` and `metrics_given_up` count days and metrics;
-    `dropped` values were no numbers, `gaps` are samples that were not scraped.
+    `dropped` values were no numbers, `gaps` are samples that were not scraped. `incomplete`: each day and question of
+    a cost model of which not all samples came.
     """
 
     last: gather_state.Gather | None
@@ -89,6 +90,7 @@ class Gathers(NamedTuple):
     gaps: int
     resources: int
     identities: int
+    incomplete: tuple[construct.Incomplete, ...] = ()
 
 
 class TenantStatus(NamedTuple):
@@ -139,18 +141,21 @@ def _tenant_status(root: Path, tenant: Tenant, store: state.State) -> TenantStat
     )
 
 
-def _gathers(store: state.State, tenant: ConfluentTenant, days: dict[state.DayKey, state.Day]) -> Gathers:
+def _gathers(store: state.State, tenant: ProductTenant, days: dict[state.DayKey, state.Day]) -> Gathers:
     last = gather_state.last_gather(store, tenant.id)
     windows = gather_state.windows(store, tenant.id, last.gather_id) if last else []
     fetched = gather_state.day_metrics(store, tenant.id).values()
     open_ = [one for one in fetched if one.status != "fetched"]
-    counts = (gather_state.counts(store, name, tenant.id) for name in ("resources", "identities"))
+    residues = [window.rounding_residue for window in windows]
+    residues += [one.rounding_residue for one in gather_state.constructed_days(store, tenant.id).values()]
+    known = gather_state.day_metrics(store, tenant.id)
+    incomplete = () if isinstance(tenant, ConfluentTenant) else construct.incomplete(tenant, known)
     return Gathers(
         last,
         gather.suspension(store, tenant.id),
         sum(window.records for window in windows),
         sum(window.malformed for window in windows),
-        f"{sum((Decimal(window.rounding_residue) for window in windows), Decimal(0)):f}",
+        f"{sum(map(Decimal, residues), Decimal(0)):f}",
         sum(not day.resources_gathered for day in days.values()),
         sum(not day.metrics_gathered for day in days.values()),
         sum(one.status == "failed" for one in open_),
@@ -158,7 +163,9 @@ def _gathers(store: state.State, tenant: ConfluentTenant, days: dict[state.DayKe
         open_[0].error if open_ else None,
         sum(one.dropped for one in fetched),
         sum(one.gaps for one in fetched),
-        *counts,
+        gather_state.counts(store, "resources", tenant.id),
+        gather_state.counts(store, "identities", tenant.id),
+        tuple(incomplete),
     )
 
 
@@ -282,7 +289,8 @@ def as_json(found: TenantStatus) -> dict[str, Any]:
 
 
 def _gathers_json(found: Gathers) -> dict[str, Any]:
-    return {**found._asdict(), "last": found.last._asdict() if found.last else None}
+    incomplete = [one._asdict() for one in found.incomplete]
+    return {**found._asdict(), "last": found.last._asdict() if found.last else None, "incomplete": incomplete}
 
 
 def lines(one: TenantStatus) -> Iterator[str]:
@@ -338,6 +346,7 @@ def _gather_lines(one: Gathers) -> Iterator[str]:
         )
     if one.dropped or one.gaps:
         yield f"metrics: {one.dropped:,} value(s) that are no numbers, {one.gaps:,} sample(s) not scraped"
+    yield from construct.told_incomplete(one.incomplete)
 
 
 def _bill_rows(one: TenantStatus) -> Iterator[Sequence[str]]:
