@@ -7,26 +7,26 @@ touches, and no others.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
 from fractions import Fraction
 from itertools import groupby
-from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
 
-from engine import gather_state, lake, metrics, state
+from engine import gather_state, metrics, state
 from engine.config import CostModelTenant, Prometheus
+from engine.cost_days import Known, incomplete, landed_in, told_incomplete, window
 from engine.errors import ContractError, SourceError, fault
-from engine.frames import BILLING, RESOURCES
+from engine.frames import RESOURCES
 from engine.gather_state import ConstructedDay, DayMetric, MetricFetch, MetricsFlag
-from engine.metrics import Key
-from engine.sources import cost_model, cost_questions, prometheus
+from engine.sources import cost_model, cost_rates, prometheus
 from engine.sources.cost_questions import Question
 from engine.sources.http import Client
-from engine.sources.prometheus import Samples, Window
+from engine.sources.landing import Landing
+from engine.sources.prometheus import Samples
+from engine.sources.promql import Window
 from engine.text import counted
 from engine.work import (
     Summary,
@@ -41,11 +41,6 @@ from engine.work import (
 RESIDUE_DECIMALS = 24
 
 
-def window(tenant: CostModelTenant, today: date) -> Window:
-    """The days that a run of today makes."""
-    return today - timedelta(days=tenant.lookback_days), today - timedelta(days=tenant.cutoff_days)
-
-
 def gather(work: Work, tenant: CostModelTenant, summary: Summary) -> Summary:
     """Ask what has not been answered yet, and make the days that are made of something else than before."""
     days = _days(*window(tenant, work.now().date()))
@@ -56,12 +51,6 @@ def gather(work: Work, tenant: CostModelTenant, summary: Summary) -> Summary:
 
 def _days(first: date, end: date) -> list[date]:
     return [first + timedelta(days=number) for number in range((end - first).days)]
-
-
-def variables(tenant: CostModelTenant) -> list[tuple[str, str]]:
-    """(where, variable) of every secret that a tenant's configuration names."""
-    named = ((name, getattr(tenant.metrics, name, None)) for name in ("username", "password", "bearer"))
-    return [(f"tenant {tenant.id}: metrics: {name}", variable) for name, variable in named if variable]
 
 
 # Questions
@@ -82,16 +71,6 @@ def _open_questions(work: Work, tenant: CostModelTenant, days: Sequence[date]) -
         for one in known.questions.values()
     ]
     return [one for one in found if one.days]
-
-
-def is_incomplete(tenant: CostModelTenant, known: DayMetric) -> bool:
-    """Whether too few of the expected samples came for the day to be calculated."""
-    expected = known.rows + known.gaps
-    return known.status == "fetched" and expected > 0 and known.rows < tenant.incomplete_below * expected
-
-
-def _is_landed(root: Path, tenant: CostModelTenant, fetch_id: int) -> bool:
-    return metrics.landing_of(root, tenant, fetch_id).folder.is_dir()
 
 
 def _fetch(work: Work, tenant: CostModelTenant, days: Sequence[date]) -> int:
@@ -154,7 +133,7 @@ def _land(
     """Ask one question for some days, land the answers, and record what came."""
     question, days = piece.question, (piece.days[0], piece.days[-1] + timedelta(days=1))
     fetch_id = gather_state.next_fetch_id(work.store, tenant.id)
-    landing = metrics.landing_of(work.root, tenant, fetch_id)
+    landing = _landing(work, tenant, fetch_id)
     for query in (question.values, question.counts):
         if query is not None:
             prometheus.fetch_days(client, landing, query, days, version)
@@ -180,9 +159,13 @@ def _land(
         _fold_resources(work, tenant, cost_model.resources(tenant, {question.name: samples}))
 
 
+def _landing(work: Work, tenant: CostModelTenant, fetch_id: int) -> Landing:
+    return Landing(landed_in(work.root, tenant, fetch_id))
+
+
 def _samples(work: Work, tenant: CostModelTenant, question: Question, fetch: MetricFetch) -> Samples:
     days = date.fromisoformat(fetch.first_day), date.fromisoformat(fetch.end_day)
-    landing = metrics.landing_of(work.root, tenant, fetch.fetch_id)
+    landing = _landing(work, tenant, fetch.fetch_id)
     return cost_model.parse(question, landing.read(prometheus.landed_name(question.values, days)), days)
 
 
@@ -198,7 +181,7 @@ def _came(
     if question.counts is None:
         return dict(samples.values.group_by("window").agg(came=pl.col("points").sum()).rows())
     days = date.fromisoformat(fetch.first_day), date.fromisoformat(fetch.end_day)
-    landing = metrics.landing_of(work.root, tenant, fetch.fetch_id)
+    landing = _landing(work, tenant, fetch.fetch_id)
     counts = cost_model.parse_counts(question, landing.read(prometheus.landed_name(question.counts, days)), days)
     return {day: min(count, question.expected(scrape_seconds)) for day, count in counts.items()}
 
@@ -246,7 +229,7 @@ def _forget_old(work: Work, tenant: CostModelTenant) -> None:
         one.fetch_id for one in gather_state.metric_fetches(work.store, tenant.id).values() if one.fetched_at < limit
     ]
     for fetch_id in old:
-        metrics.landing_of(work.root, tenant, fetch_id).remove()
+        _landing(work, tenant, fetch_id).remove()
     gather_state.forget_fetches(work.store, tenant.id, old)
 
 
@@ -275,79 +258,6 @@ def rebuild(
     return summary._replace(days_gathered=summary.days_gathered + changed, days_removed=summary.days_removed + removed)
 
 
-class Known:
-    """What is known of a tenant's days when they are made; a class only to read each table once."""
-
-    def __init__(self, root: Path, store: state.State, tenant: CostModelTenant) -> None:
-        self.tenant = tenant
-        self.questions = {one.name: one for one in cost_questions.questions(tenant)}
-        self.day_metrics = gather_state.day_metrics(store, tenant.id)
-        found = gather_state.metric_fetches(store, tenant.id).items()
-        self.fetches = {number: one for number, one in found if _is_landed(root, tenant, number)}
-        self.made = gather_state.constructed_days(store, tenant.id)
-        days, sizes = state.days(store, tenant.id), lake.sizes(root, BILLING, tenant.id)
-        self.billed = {day for _, day in days}
-        unread = {key[1] for key, row in days.items() if sizes.get(key) != row.billing_bytes}
-        self.lost = unread | metrics.lost_usage(root, store, tenant.id)
-
-    def is_open(self, question: Question, day: str, *, lift: bool = False) -> bool:
-        """Whether a question is to be asked for a day."""
-        known = self.metric(day, question.name)
-        if known is None:
-            return bool(cost_model.charges(self.tenant.source, date.fromisoformat(day)))
-        if known.status == "given_up":
-            return lift
-        return known.status == "failed" or known.fetch_id not in self.fetches or is_incomplete(self.tenant, known)
-
-    def metric(self, day: str, name: str) -> DayMetric | None:
-        """What is known of a question that is asked now; None of another one."""
-        known = self.day_metrics.get((day, name))
-        return known if known is not None and known.ids == (self.questions[name].digest,) else None
-
-    def waits(self, day: str) -> tuple[str, str] | None:
-        """Why a day is not to be calculated yet, as a code and in words; None if it is."""
-        if not cost_model.charges(self.tenant.source, date.fromisoformat(day)):
-            return None
-        for name in self.questions:
-            one = self.metric(day, name)
-            if one is None:
-                return "metrics_wanted", ""
-            if one.status == "failed":
-                limit = self.tenant.allocation_retry_limit
-                return "metrics_failed", f"{name}, attempt {one.attempts} of {limit}: {one.error}"
-            if is_incomplete(self.tenant, one):
-                return "incomplete", f"{name}: {one.rows} of {one.rows + one.gaps} samples"
-        return None
-
-    def can_be_made(self, day: str) -> bool:
-        """Not where answers are not kept any more, or are waited for by a day that was made of older ones."""
-        if not cost_model.charges(self.tenant.source, date.fromisoformat(day)):
-            return True
-        for name in self.questions:
-            known = self.metric(day, name)
-            if known is not None and known.status == "fetched":
-                if known.fetch_id not in self.fetches:
-                    return False
-            elif (known is None or known.status == "failed") and day in self.billed:
-                return False
-        return True
-
-    def fetches_of(self, day: str) -> tuple[tuple[str, int], ...]:
-        """The questions that were answered for a day, and under which numbers the answers are landed."""
-        found = ((name, self.metric(day, name)) for name in self.questions)
-        return tuple((name, one.fetch_id) for name, one in found if one is not None and one.fetch_id is not None)
-
-    def cause(self, day: str) -> str:
-        """A digest of all that a day's lines and usage are made of."""
-        content = [cost_model.model_digest(self.tenant, date.fromisoformat(day)), *map(str, self.fetches_of(day))]
-        return hashlib.sha256("\n".join(content).encode()).hexdigest()
-
-    def has_changed(self, day: str) -> bool:
-        """Whether a day is to be made of something else than it was."""
-        before = self.made.get(day)
-        return before is None or before.cause != self.cause(day) or day in self.lost
-
-
 def _make(
     work: Work, tenant: CostModelTenant, known: Known, fetches: tuple[tuple[str, int], ...], days: Sequence[str]
 ) -> tuple[int, int]:
@@ -355,7 +265,7 @@ def _make(
     answers = {name: _samples(work, tenant, known.questions[name], known.fetches[number]) for name, number in fetches}
     dates = [date.fromisoformat(day) for day in days]
     made = cost_model.bill(tenant, dates, answers)
-    usage = cost_model.usage(tenant, [day for day in dates if cost_model.charges(tenant.source, day)], answers)
+    usage = cost_model.usage(tenant, [day for day in dates if cost_rates.charges(tenant.source, day)], answers)
     lines_of = made.billing.partition_by("charge_date", as_dict=True, maintain_order=True)
     usage_of = usage.partition_by("window", as_dict=True, maintain_order=True)
     stored, there = state.days(work.store, tenant.id), known_days(work)
@@ -390,7 +300,7 @@ def _text(residue: Fraction) -> str:
 
 def _settle(work: Work, tenant: CostModelTenant, known: Known, days: Iterable[str]) -> None:
     """Say of every day whether it has what it is calculated from, and if not, why it waits."""
-    flags = [_flag(known, day) for day in days if cost_model.charges(tenant.source, date.fromisoformat(day))]
+    flags = [_flag(known, day) for day in days if cost_rates.charges(tenant.source, date.fromisoformat(day))]
     gather_state.set_metrics_gathered(work.store, tenant.id, flags)
     for text in told_incomplete(incomplete(tenant, known.day_metrics, {flag.charge_date for flag in flags})):
         work.warn(text)
@@ -402,56 +312,3 @@ def _flag(known: Known, day: str) -> MetricsFlag:
         return MetricsFlag(day, 1, 0, None)
     found = [one for one in (known.metric(day, name) for name in known.questions) if one is not None]
     return MetricsFlag(day, 0, max((one.attempts for one in found), default=0), reason[1] or "not answered yet")
-
-
-class Incomplete(NamedTuple):
-    """A day of which samples are missing: of which question how many came, and how many were expected."""
-
-    charge_date: str
-    question: str
-    came: int
-    expected: int
-
-
-def incomplete(
-    tenant: CostModelTenant, known: Mapping[Key, DayMetric], days: set[str] | None = None
-) -> list[Incomplete]:  # fmt: skip
-    """The days, of these or of all, on which not all of the expected samples came, in order."""
-    asked = {one.name: one.digest for one in cost_questions.questions(tenant)}
-    return [
-        Incomplete(day, name, one.rows, one.rows + one.gaps)
-        for (day, name), one in sorted(known.items())
-        if one.gaps and one.ids == (asked.get(name),) and (days is None or day in days)
-    ]
-
-
-def told_incomplete(found: Sequence[Incomplete]) -> Iterator[str]:
-    """A line a question: on how many days samples are missing, and on which most."""
-    for question, group in groupby(sorted(found, key=lambda one: one.question), key=lambda one: one.question):
-        days = list(group)
-        worst = min(days, key=lambda one: (Fraction(one.came, one.expected), one.charge_date))
-        yield (
-            f"{question}: samples are missing on {counted(len(days), 'day')}, most on {worst.charge_date}"
-            f" ({worst.came} of {worst.expected} came)"
-        )
-
-
-# What days are calculated with
-
-
-def failed_metrics(tenant: CostModelTenant, known: Mapping[Key, DayMetric], charge_date: str) -> frozenset[str]:
-    """The metrics of USAGE that a day lacks since their questions were given up."""
-    given_up = metrics.given_up(known, charge_date)
-    return frozenset(
-        metric for one in cost_questions.questions(tenant) if one.name in given_up for metric in one.metrics
-    )
-
-
-def entities(work: Work, tenant: CostModelTenant) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """RESOURCES (the cluster, and what is in it), and id and display name of the identities that are named."""
-    found = gather_state.entities(work.store, RESOURCES, tenant.id)
-    own = pl.concat([cost_model.cluster(tenant), found.filter(pl.col("parent") == tenant.source.cluster_id)])
-    named = cost_model.names(tenant.source)
-    return own.sort(RESOURCES.key), pl.DataFrame(
-        list(named.items()), schema={"id": pl.String, "display_name": pl.String}, orient="row"
-    )

@@ -17,8 +17,8 @@ from engine.config import (
 )
 from engine.errors import fault, shown
 from engine.frames import UNALLOCATED
-from engine.sources.cost_model import named, ordered
 from engine.sources.cost_questions import IDENTITIES_SEEN, matchers, priced
+from engine.sources.cost_rates import named, ordered
 
 _RESERVED_LABELS = ("window", "value", "points")
 

@@ -6,132 +6,28 @@ Prometheus answered, as an exact decimal, and its amount that quantity times the
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import date, datetime
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple, TypeAlias
 
 import polars as pl
 
-from engine.config import (
-    CostModelTenant,
-    Dated,
-    GenericCostModel,
-    KafkaCostModel,
-    KafkaPrices,
-    KafkaTenant,
-    StaticIdentity,
-)
+from engine.config import CostModelTenant, KafkaTenant
 from engine.errors import ContractError, fault
 from engine.frames import BILLING, RESOURCES, USAGE, check_rows
 from engine.money import AMOUNT, UNITS, UNITS_MAX, to_amount
 from engine.sources import prometheus
 from engine.sources.answers import Answer
-from engine.sources.cost_questions import HOURS, IDENTITIES_SEEN, Question, Use, quantity_of, questions
+from engine.sources.cost_questions import HOURS, IDENTITIES_SEEN, Question, questions
+from engine.sources.cost_rates import LINE_KEY, Charge, charges, identity_source, plain, static
 from engine.sources.lines import line_id, tags_json
 from engine.sources.prometheus import Samples, Window
 
 GIB = 2**30
-LINE_KEY = ("billing_period", "charge_date", "resource_id", "product_category", "product_type", "unit", "currency")
-"""The columns of BILLING that make a line, and its id (`line_id`)."""
 STATIC = "static_identities"
 """The metric of USAGE that says whom a Kafka cluster's configuration names."""
-
-Source: TypeAlias = KafkaCostModel | GenericCostModel
-
-
-class Charge(NamedTuple):
-    """What a line of a day is made of: a rate, and a number for 24 hours or the answer to a question."""
-
-    product_type: str
-    product_category: str
-    unit: str
-    rate: Decimal
-    number: Decimal | None = None
-    question: str = ""
-    use: Use = "sum"
-
-
-def charges(source: Source, day: date) -> tuple[Charge, ...]:
-    """The lines that a day may have under the rates that hold on it; none on a day without rates."""
-    return tuple(_kafka_charges(source, day) if isinstance(source, KafkaCostModel) else _generic_charges(source, day))
-
-
-def _kafka_charges(source: KafkaCostModel, day: date) -> Iterator[Charge]:
-    rates = next((one for one in source.rates if one.covers(day)), None)
-    if rates is None:
-        return
-    prices = _in_region(rates, rates.region_overrides.get(source.region or ""))
-    brokers = next((one.count for one in source.broker_count if one.covers(day)), None)
-    if brokers is not None and prices["compute_hourly_rate"] is not None:
-        rate = prices["compute_hourly_rate"]
-        yield Charge("SELF_KAFKA_COMPUTE", "kafka", "broker-hours", rate, number=Decimal(brokers))
-    for product_type, unit, price, question, use in _KAFKA_MEASURED:
-        measured = prices[price]
-        if measured is not None:
-            yield Charge(product_type, "kafka", unit, measured, question=question, use=use)
-
-
-_KAFKA_MEASURED: tuple[tuple[str, str, str, str, Use], ...] = (
-    ("SELF_KAFKA_STORAGE", "GiB-hours", "storage_per_gib_hourly", "storage", "mean"),
-    ("SELF_KAFKA_NETWORK_INGRESS", "GiB", "network_ingress_per_gib", "ingress", "sum"),
-    ("SELF_KAFKA_NETWORK_EGRESS", "GiB", "network_egress_per_gib", "egress", "sum"),
-)
-
-
-def _in_region(rates: KafkaPrices, override: KafkaPrices | None) -> dict[str, Decimal | None]:
-    """A region's prices where it has its own, the others where not."""
-    found: dict[str, Decimal | None] = {}
-    for name in KafkaPrices.model_fields:
-        own: Decimal | None = getattr(override, name) if override is not None else None
-        found[name] = own if own is not None else getattr(rates, name)
-    return found
-
-
-def _generic_charges(source: GenericCostModel, day: date) -> Iterator[Charge]:
-    for one in source.cost_types:
-        dated = next((rate for rate in one.rate if rate.covers(day)), None)
-        if dated is None:
-            continue
-        rate = dated.region_overrides.get(source.region or "", dated.rate)
-        if one.quantity.fixed is not None:
-            yield Charge(one.name, one.product_category, "hours", rate, number=one.quantity.fixed)
-        elif one.quantity.storage_gib is not None:
-            question = quantity_of(one.name)
-            yield Charge(one.name, one.product_category, "GiB-hours", rate, question=question, use="mean")
-        else:
-            yield Charge(one.name, one.product_category, "GiB", rate, question=quantity_of(one.name), use="sum")
-
-
-def model_digest(tenant: CostModelTenant, day: date) -> str:
-    """A digest of what of the cost model a day's billing and usage depend on, however its numbers are written."""
-    source = tenant.source
-    made = [
-        [*one[:3], _plain(one.rate), "" if one.number is None else _plain(one.number), one.question, one.use]
-        for one in charges(source, day)
-    ]
-    labels = [tenant.id, source.cluster_id, source.region, source.currency, LINE_KEY]
-    content = [labels, made, _identity_source(source), _static(source)]
-    return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
-
-
-def _plain(number: Decimal) -> str:
-    """A decimal in one form, however it was written: 0.5 for 0.500."""
-    text = f"{number:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _static(source: Source) -> list[str]:
-    """The ids of the identities that a source names, if it is to look at them."""
-    return sorted(one.id for one in named(source)) if _identity_source(source) != "prometheus" else []
-
-
-def _identity_source(source: Source) -> str:
-    return source.identity_source if isinstance(source, KafkaCostModel) else source.identity_source.source
-
 
 Answers: TypeAlias = Mapping[str, Samples]
 """Question -> what was answered, for some days."""
@@ -224,8 +120,8 @@ def _row(
         raise ContractError(fault(where, f"{float(quantity.amount):.3g} {charge.unit}", "an amount below 1e26"))
     return (
         *(tenant.id, tenant.ecosystem, day, source.cluster_id, charge.product_category, charge.product_type),
-        *(source.region or "", charge.unit, source.currency, _plain(charge.rate)),
-        *(("", "") if quantity.bytes is None else (_plain(quantity.bytes), str(quantity.answers))),
+        *(source.region or "", charge.unit, source.currency, plain(charge.rate)),
+        *(("", "") if quantity.bytes is None else (plain(quantity.bytes), str(quantity.answers))),
         *(size, units),
     )
 
@@ -256,7 +152,7 @@ def usage(tenant: CostModelTenant, days: Sequence[date], answers: Answers) -> pl
     asked = [one for one in questions(tenant) if one.name in answers]
     found = [_usage_rows(answers[one.name], one.values.by[0], one.metrics[0]) for one in asked if one.use == "weights"]
     static = pl.DataFrame(
-        [(str(day), principal) for day in days for principal in _static(source) if charges(source, day)],
+        [(str(day), principal) for day in days for principal in static(source) if charges(source, day)],
         schema={"window": pl.String, "principal": pl.String},
         orient="row",
     )
@@ -265,7 +161,7 @@ def usage(tenant: CostModelTenant, days: Sequence[date], answers: Answers) -> pl
     else:
         discovered = [_usage_rows(answers[one.name], one.values.by[0], "") for one in asked if one.use == "identities"]
         seen = pl.concat([frame.select("window", "principal") for frame in [static, *found, *discovered]])
-        only = _identity_source(source) == "static"
+        only = identity_source(source) == "static"
         found.append(_present(static if only else seen.unique(), IDENTITIES_SEEN))
     wanted = [str(day) for day in days]
     return (
@@ -317,54 +213,3 @@ def resources(tenant: CostModelTenant, answers: Answers) -> pl.DataFrame:
         .select(RESOURCES.columns)
         .sort(RESOURCES.key)
     )
-
-
-def cluster(tenant: CostModelTenant) -> pl.DataFrame:
-    """The cluster itself as RESOURCES: there from the first of its rates to the end of the last."""
-    source = tenant.source
-    first, end = _life(source)
-    kind = "kafka_cluster" if isinstance(tenant, KafkaTenant) else "cluster"
-    row: dict[str, object] = {
-        "tenant_id": tenant.id,
-        "id": source.cluster_id,
-        "type": kind,
-        "display_name": source.display_name or source.cluster_id,
-        "parent": "",
-        "owner": "",
-        "scope": source.region or "",
-        "created_at": _midnight(first),
-        "deleted_at": _midnight(end),
-    }
-    return pl.DataFrame([{**dict.fromkeys(RESOURCES.columns), **row}], schema=RESOURCES.schema)
-
-
-def _midnight(day: date | None) -> datetime | None:
-    return datetime(day.year, day.month, day.day) if day is not None else None  # noqa: DTZ001  # UTC, as everywhere
-
-
-def _life(source: Source) -> tuple[date | None, date | None]:
-    dated: list[Sequence[Dated]] = (
-        [source.rates] if isinstance(source, KafkaCostModel) else [one.rate for one in source.cost_types]
-    )
-    firsts, ends = [row[0].first for row in map(ordered, dated)], [row[-1].end for row in map(ordered, dated)]
-    return (
-        None if None in firsts else min(day for day in firsts if day is not None),
-        None if None in ends else max(day for day in ends if day is not None),
-    )
-
-
-def ordered(dated: Sequence[Dated]) -> list[Dated]:
-    """What is dated, in the order of time."""
-    return sorted(dated, key=lambda one: one.first or date.min)
-
-
-def named(source: Source) -> Sequence[StaticIdentity]:
-    """The identities that a source names, whether or not it looks at them."""
-    if isinstance(source, KafkaCostModel):
-        return source.static_identities
-    return source.identity_source.static_identities
-
-
-def names(source: Source) -> dict[str, str]:
-    """Id -> display name of the identities that a source names."""
-    return {one.id: one.name or one.id for one in named(source)}

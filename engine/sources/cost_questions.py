@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple, TypeAlias
 
 from engine.config import CostModelTenant, GenericCostModel, KafkaCostModel, KafkaPrices, KafkaTenant
-from engine.sources import prometheus
-from engine.sources.prometheus import Query
+from engine.sources.promql import DAY_SECONDS, Query, quoted
 
 HOURS = 24
 """Of a UTC day, always."""
@@ -48,7 +47,7 @@ class Question(NamedTuple):
         """How many samples a whole day has; 0 where nobody counts them."""
         if self.use not in {"mean", "sum"}:
             return 0
-        return prometheus.DAY_SECONDS // scrape_seconds if self.counts else HOURS
+        return DAY_SECONDS // scrape_seconds if self.counts else HOURS
 
 
 def questions(tenant: CostModelTenant) -> tuple[Question, ...]:
@@ -173,7 +172,7 @@ def matchers(selector: str) -> str:
             raise ValueError(selector[place:]) from None
         if "{range}" in text or "{matcher}" in text:
             raise ValueError(selector[place:])
-        found.append(f"{match['label']}{match['is']}{prometheus.quoted(text)}")
+        found.append(f"{match['label']}{match['is']}{quoted(text)}")
         place = match.end()
         if place < len(selector):
             if selector[place] != "," or not selector[place + 1 :].strip():

@@ -8,10 +8,9 @@ What could not be asked raises SourceError; a series that is not there is only m
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
-from datetime import date, datetime, time, timedelta
+from datetime import datetime, time, timedelta
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -22,15 +21,12 @@ from engine.money import check_sum_fits, largest, parse_amount, to_amount, to_un
 from engine.sources.answers import Answer
 from engine.sources.http import Client
 from engine.sources.landing import Landing
+from engine.sources.promql import DAY_SECONDS, Query, Window, quoted
 
-DAY_SECONDS = 86_400
 POINTS_MAX = 11_000
 """Points a series that Prometheus gives in one answer."""
 SERIES_MAX = 100_000
 """Series in one answer, unless the caller says otherwise: what bounds the memory that an answer takes."""
-
-Window = tuple[date, date]
-"""The days from the first one to before the second."""
 
 _MILLISECOND = timedelta(milliseconds=1)
 _PLACEHOLDER = re.compile(r"\{matcher\}|\{range\}")
@@ -52,21 +48,6 @@ class Version(NamedTuple):
 
     text: str
     left_open: bool
-
-
-class Query(NamedTuple):
-    """What is asked of a Prometheus.
-
-    `expression` is PromQL in which `{matcher}` stands for the braces that choose the ids to be asked for, by their
-    label `id_label`, and `{range}` for a step: `sum by (id) (sum_over_time(x{matcher}[{range}]))`. `by` are the labels
-    that are kept. There is one point a step, and those of a day are summed.
-    """
-
-    name: str
-    expression: str
-    by: tuple[str, ...]
-    id_label: str = ""
-    step_seconds: int = DAY_SECONDS
 
 
 class Samples(NamedTuple):
@@ -240,11 +221,6 @@ def re2_literal(text: str) -> str:
     if not text:
         raise ContractError(fault("an id to ask for", "''", "a text that is not empty"))
     return _RE2_SPECIAL.sub(r"\\\g<0>", text)
-
-
-def quoted(text: str) -> str:
-    """A string of PromQL, whose escapes are Go's; JSON's are among them."""
-    return json.dumps(text, ensure_ascii=False)
 
 
 def _answer(client: Client, form: dict[str, str], where: str, series_max: int) -> Answer:
