@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import polars as pl
 
-from engine import decide, gather, gather_state, lake, pipeline, rules, state, warehouse
+from engine import decide, gather_state, lake, pipeline, rules, state, wanted, warehouse
 from engine.config import AwsTenant, Config, ConfluentTenant, Tenant
 from engine.errors import LedgerError, ProrataError, fault, shown
 from engine.frames import BILLING, USAGE, empty
@@ -71,7 +71,7 @@ def _errors(tenant: Tenant, error: ProrataError) -> Iterator[Finding]:
 def _credentials(tenant: ConfluentTenant, environment: Mapping[str, str]) -> Iterator[Finding]:
     """Every variable that the tenant names; not whether what is in it opens anything."""
     missing = 0
-    for where, variable in gather.variables(tenant):
+    for where, variable in wanted.variables(tenant):
         try:
             secret(variable, environment, where)
         except ProrataError as error:
@@ -86,7 +86,7 @@ def _credentials(tenant: ConfluentTenant, environment: Mapping[str, str]) -> Ite
 def _gathering(root: Path, tenant: ConfluentTenant) -> Iterator[Finding]:
     """Whether the last gather went well."""
     with state.open_state(root, write=False) as store:
-        last, suspended = gather_state.last_gather(store, tenant.id), gather.suspension(store, tenant.id)
+        last, suspended = gather_state.last_gather(store, tenant.id), wanted.suspension(store, tenant.id)
     if suspended:
         yield _warning(tenant, f"{suspended}; `prorata run --force` tries again")
     elif last is None:

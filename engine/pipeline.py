@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeAlias
 
 import polars as pl
 
-from engine import allocate, bills, digests, gather, gather_state, identities, lake, metrics, names, rules, state
+from engine import allocate, bills, digests, gather_state, identities, lake, names, rules, state, wanted
 from engine.config import AwsTenant, Config, ConfluentTenant, Tenant, load
 from engine.decide import (
     MEASURES_OF,
@@ -138,18 +138,30 @@ def _of_bills(tenant: AwsTenant) -> _Recipe:
 
 def _of_products(tenant: ConfluentTenant) -> _Recipe:
     """A tenant whose bill comes from an API, and whose products have ladders."""
+    # What asks the network takes long to import, and who only looks does not need it.
 
     def given() -> Inputs:
         return Inputs(tenant, rules.resolve(tenant), empty(USAGE))
 
     def fetch(work: Work, summary: Summary) -> Summary:
+        from engine import metrics  # noqa: PLC0415
+
         return settle(work, metrics.gather(work, tenant, given(), summary))
 
+    def pass_over(work: Work, summary: Summary) -> Summary:
+        from engine import gather  # noqa: PLC0415
+
+        return gather.gather(work, tenant, summary)
+
     def settle(work: Work, summary: Summary) -> Summary:
+        from engine import metrics  # noqa: PLC0415
+
         metrics.settle(work, tenant, given())
         return summary
 
     def replay(work: Work, summary: Summary) -> Summary:
+        from engine import gather, metrics  # noqa: PLC0415
+
         summary = gather.replay(work, tenant, summary)
         metrics.replay(work, tenant)
         return settle(work, summary)
@@ -160,7 +172,7 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
 
         def decided(billing: pl.DataFrame, day: state.Day) -> tuple[pl.DataFrame, Decided]:
             todays = facts._replace(
-                usage=usage_of(work, day.charge_date), failed=metrics.given_up(fetched, day.charge_date)
+                usage=usage_of(work, day.charge_date), failed=wanted.given_up(fetched, day.charge_date)
             )
             found = decide_products(billing, given, todays)
             work.unknown_products.append(found.unknown_products)
@@ -169,7 +181,7 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
         return decided
 
     return _Recipe(
-        gathering=(("gather", lambda work, summary: gather.gather(work, tenant, summary)), ("metrics", fetch)),
+        gathering=(("gather", pass_over), ("metrics", fetch)),
         again=(("metrics", settle),),
         replaying=(("replay", replay),),
         inputs=given,
@@ -341,7 +353,7 @@ def _causes_of_products(
         alive = facts._replace(
             resources=identities.alive(facts.resources, charge_date),
             identities=identities.alive(facts.identities, charge_date),
-            failed=metrics.given_up(fetched, day.charge_date),
+            failed=wanted.given_up(fetched, day.charge_date),
         )
         measured = usage[day.charge_date].digest if day.charge_date in usage else ""
         text = "\n".join([common, day.billing_digest, measured, facts_digest(charge_date, alive)])

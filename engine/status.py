@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from engine import gather, gather_state, pipeline, state
+from engine import gather_state, pipeline, state, wanted
 from engine.config import AwsTenant, Config, ConfluentTenant, Tenant
 from engine.errors import ProrataError
 from engine.frames import IDENTITIES
@@ -147,7 +147,7 @@ def _gathers(store: state.State, tenant: ConfluentTenant, days: dict[state.DayKe
     counts = (gather_state.counts(store, name, tenant.id) for name in ("resources", "identities"))
     return Gathers(
         last,
-        gather.suspension(store, tenant.id),
+        wanted.suspension(store, tenant.id),
         sum(window.records for window in windows),
         sum(window.malformed for window in windows),
         f"{sum((Decimal(window.rounding_residue) for window in windows), Decimal(0)):f}",
