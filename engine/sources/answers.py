@@ -67,7 +67,7 @@ def canonical(value: Any) -> str:
 
 def clean(text: str) -> str:
     """The text, with a question mark for every half of a surrogate pair: such are allowed in JSON, and nowhere else."""
-    return text.encode(errors="replace").decode()
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def shown_value(value: Any) -> str:
