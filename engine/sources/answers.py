@@ -85,5 +85,5 @@ def listed(answer: Answer) -> list[Any]:
         body = None
     data = body.get("data", 0) if isinstance(body, dict) else 0
     if not isinstance(data, list | None):
-        raise ContractError(fault(f"answer to {answer.url}", shown(answer.text), "an object with a list, data"))
+        raise ContractError(fault(f"answer to {answer.url}", "is of another form", "an object with a list, data"))
     return data or []

@@ -13,7 +13,7 @@ import polars as pl
 
 from engine.errors import ContractError, SourceError, fault, shown
 from engine.frames import IDENTITY_SNAPSHOT, RESOURCE_SNAPSHOT, USAGE, Table, check_rows
-from engine.sources.answers import Answer, canonical, clean, listed, shown_value
+from engine.sources.answers import Answer, canonical, clean, listed
 from engine.sources.http import Client, joined
 from engine.sources.landing import Landing
 
@@ -307,7 +307,7 @@ def _connectors(page: Answer) -> dict[str, Any]:
     """The connectors of a cluster by name; ContractError if the answer is of another form."""
     body = page.body if page.status != 404 else {}
     if not isinstance(body, dict) and body != []:
-        raise ContractError(fault(f"answer to {page.url}", shown_value(page.text), "an object of connectors by name"))
+        raise ContractError(fault(f"answer to {page.url}", "is of another form", "an object of connectors by name"))
     return body or {}
 
 
