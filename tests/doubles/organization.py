@@ -143,7 +143,7 @@ class Organization:
         self.costs[day] = []
 
     def retier(self, record_id: str, tiers: Sequence[tuple[Decimal, Decimal]]) -> None:
-        """Put rows of (quantity, price) in the place of the rows of the record's line; one row is a line without tiers."""
+        """Put rows of (quantity, price) in the place of the rows of the record's line; one row has no tier."""
         day, record = self.found(record_id)
         rows = []
         for number, (quantity, price) in enumerate(tiers):
