@@ -187,11 +187,15 @@ FAULTS: dict[str, Fault] = {
     "dropped": confluent_cloud.dropped(),
     "cut short": confluent_cloud.cut_short(),
     "silent": confluent_cloud.silent(0.7),
-    "slow": confluent_cloud.slow(1.2),
+    "slow": confluent_cloud.slow(0.8),
     "truncated": confluent_cloud.truncated(),
     "a page for people": confluent_cloud.html(),
     "an echo": confluent_cloud.echoing(503),
 }
+
+
+PLACES = ((confluent_cloud.COSTS, 1), ("/cmk", 1), ("/connect", 0), ("/flink", 0), ("/iam", 2))
+"""Where each happens, and how many requests there go well before."""
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
@@ -200,8 +204,11 @@ def test_what_passes_leaves_no_trace(tmp_path: Path, fault: Fault) -> None:
         window = [(FIRST, FIRST + timedelta(days=3))]
         (expected,) = costs(server, tmp_path / "undisturbed", window)
         _, inventory_expected = inventory(server, tmp_path / "undisturbed")
+        undisturbed = server.counted()
         server.forget()
-        for prefix, after in ((confluent_cloud.COSTS, 1), ("/cmk", 1), ("/connect", 0), ("/flink", 0), ("/iam", 2)):
+        # What takes its time happens once only.
+        places = PLACES[:1] if fault in {FAULTS["silent"], FAULTS["slow"]} else PLACES
+        for prefix, after in places:
             server.script(prefix, fault, after=after)
         (disturbed,) = costs(server, tmp_path / "disturbed", window)
         failed, found = inventory(server, tmp_path / "disturbed")
@@ -211,7 +218,8 @@ def test_what_passes_leaves_no_trace(tmp_path: Path, fault: Fault) -> None:
         assert_frame_equal(found.identities, inventory_expected.identities)
         for name in Landing(tmp_path / "disturbed").names():
             assert Landing(tmp_path / "disturbed").read(name) == Landing(tmp_path / "undisturbed").read(name)
-        assert sum(not one.whole for one in server.requests) >= (0 if fault is FAULTS["silent"] else 4)
+        # A slow answer is an answer, as long as bytes come and the whole is there in time.
+        assert server.counted() == undisturbed + (0 if fault is FAULTS["slow"] else len(places))
 
 
 @pytest.mark.parametrize(
@@ -289,13 +297,15 @@ def test_a_redirect_gets_no_credentials(server: Server, tmp_path: Path) -> None:
         assert elsewhere.counted() == 0
 
 
-def test_no_secret_is_landed_logged_or_said(
-    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_no_secret_is_landed_logged_or_said(server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     said = []
     bad = [confluent_cloud.echoing(code) for code in (400, 401, 403, 500)]
-    bad += [confluent_cloud.truncated(0.9), confluent_cloud.cut_short(0.9), confluent_cloud.changed(lambda page: [page])]
+    bad += [
+        confluent_cloud.truncated(0.9),
+        confluent_cloud.cut_short(0.9),
+        confluent_cloud.changed(lambda page: [page]),
+    ]
     for number, fault in enumerate(bad):
         server.script("/", fault, times=1000)
         try:
