@@ -62,7 +62,10 @@ class Asking:
 
     def __init__(self, server: Server, *, key: tuple[str, str] | None = None, timeout: float = 5) -> None:
         auth = key or server.organization.credential
-        self.http = httpx.Client(base_url=server.url, auth=(auth[0], auth[1]), timeout=timeout, trust_env=False)
+        # There are no certificates, and to load those of the system takes longer than most tests.
+        self.http = httpx.Client(
+            base_url=server.url, auth=(auth[0], auth[1]), timeout=timeout, trust_env=False, verify=False
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -525,7 +528,7 @@ def test_each_change_by_chance_follows_from_its_seed(change: str) -> None:
         told = [organization.drift(Random(2), change) for _ in range(3)]
         assert all(text.startswith(change) for text in told)
     assert one == other
-    assert one != before
+    assert (one == before) == (change == "reappearance")
 
 
 def test_histories_end_in_something_that_can_still_be_served() -> None:
