@@ -39,6 +39,9 @@ DEFAULT_STATES: Mapping[tuple[str, int], str] = {
     ("lfcp-prod1", 6): ZERO,
     ("lfcp-prod1", 7): MISSING,
     ("lkc-prod1", 9): MISSING,
+    # Before there was the pool.
+    ("lfcp-test1", 0): MISSING,
+    ("lfcp-test1", 1): MISSING,
     **{("lkc-test1", number): MISSING for number in range(20, 30)},
 }
 """(resource, number of the day) -> what there is then; all others are present."""
@@ -131,8 +134,9 @@ class Metrics:
         midnight = datetime.combine(self.first + timedelta(days=number), datetime.min.time(), UTC)
         start = int(midnight.timestamp()) // 60
         value = str(self._value(name, resource, principal, number))
-        noon = start + DAY_MINUTES // 2 if self._nan_at(name, resource, principal, number) else -1
-        for minute in range(start, start + DAY_MINUTES, self.step_minutes):
+        minutes = range(start, start + DAY_MINUTES, self.step_minutes)
+        noon = minutes[len(minutes) // 2] if self._nan_at(name, resource, principal, number) else None
+        for minute in minutes:
             yield Sample(name, labels, minute, "NaN" if minute == noon else value)
 
     def _state(self, resource: str, number: int) -> str:
