@@ -74,7 +74,8 @@ class Samples(NamedTuple):
 
     `values` has the columns window (YYYY-MM-DD), those of `by` ('' where a series lacks the label), value (the sum of
     the points that are numbers, DECIMAL(38,12)) and points (how many they are), in key order. `dropped` has the same
-    but for value: the points that are no numbers (NaN, +Inf, -Inf). `warnings` are in Prometheus's own words.
+    but for value: the points that are no numbers (NaN, +Inf, -Inf). One such sample makes the point that sums it no
+    number either; smaller steps lose less. `warnings` are in Prometheus's own words.
     """
 
     values: pl.DataFrame
@@ -97,9 +98,7 @@ def increases(name: str, series: str, by: Sequence[str], id_label: str, *, step_
     return _aggregated(name, "sum", "increase", series, by, id_label)._replace(step_seconds=step_seconds)
 
 
-def _aggregated(
-    name: str, aggregation: str, function: str, series: str, by: Sequence[str], id_label: str
-) -> Query:  # fmt: skip
+def _aggregated(name: str, aggregation: str, function: str, series: str, by: Sequence[str], id_label: str) -> Query:
     if not _METRIC.fullmatch(series):
         raise ValueError(f"{series!r} is not the name of a metric")
     expression = f"{aggregation} by ({', '.join(by)}) ({function}({series}{{matcher}}[{{range}}]))"
