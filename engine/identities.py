@@ -296,21 +296,19 @@ def _resource_owners(asked: pl.DataFrame, resources: pl.DataFrame, statements: p
     """
     there = asked.join(
         resources.select("type", "owner", resource_id="id"), on="resource_id", how="left", validate="1:1"
-    )
-    owned = pl.col("type").is_in(list(OWNER_UNKNOWN))
-    gone = there.filter(pl.col("type").is_null()).with_columns(identity_id=_gone(pl.col("resource_id")))
+    ).with_columns(identity_id=pl.when(pl.col("type").is_null()).then(_gone(pl.col("resource_id"))))
+    has_one = pl.col("type").is_in(list(OWNER_UNKNOWN)).fill_null(value=False)
+    is_gone = pl.col("identity_id").is_not_null()
+    others = there.filter(~has_one & ~is_gone).select("resource_id")
+    keys = who.known.filter(pl.col("type") == "api_key").select(resource_id="scope", identity_id="owner")
     found = [
-        _one_owner(there.filter(owned), who),
-        gone.filter(pl.col("identity_id").is_not_null()),
-        there.join(statements, on="resource_id", how="inner").rename({"statement_owner": "identity_id"}),
-        there.filter(~owned.fill_null(value=False)).join(
-            who.known.filter(pl.col("type") == "api_key").select(resource_id="scope", identity_id="owner"),
-            on="resource_id",
-            how="inner",
-        ),
+        there.filter(is_gone),
+        _one_owner(there.filter(has_one), who),
+        others.join(keys, on="resource_id", how="inner"),
+        others.join(statements, on="resource_id", how="inner").rename({"statement_owner": "identity_id"}),
     ]
-    keys = ["resource_id", "identity_id"]
-    return who.resolved(pl.concat([frame.select(keys) for frame in found])).unique().sort(keys)
+    columns = ["resource_id", "identity_id"]
+    return who.resolved(pl.concat([frame.select(columns) for frame in found])).unique().sort(columns)
 
 
 def _gone(resource_id: pl.Expr) -> pl.Expr:

@@ -192,9 +192,7 @@ def _frame(table: Table, rows: Sequence[Mapping[str, object]]) -> pl.DataFrame:
         pl.Datetime("us"): lambda column: column.str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="us"),
         AMOUNT: parse_amount,
     }
-    return texts.with_columns(
-        parsed[dtype](pl.col(name)) for name, dtype in table.schema.items() if dtype in parsed
-    )
+    return texts.with_columns(parsed[dtype](pl.col(name)) for name, dtype in table.schema.items() if dtype in parsed)
 
 
 def billing(lines: Sequence[Row]) -> pl.DataFrame:
