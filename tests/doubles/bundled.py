@@ -81,7 +81,7 @@ def bundled(first: date, days: int = 40, *, principals: int = 0) -> Organization
     always = f"{first - timedelta(days=400)}T09:00:00Z"
     _add_resources(organization, always, first)
     _add_connectors(organization)
-    _add_statements(organization, always)
+    _add_statements(organization, always, first)
     _add_identities(organization, always, first)
     for number in range(principals):
         account = f"sa-p{number:05}"
@@ -163,7 +163,8 @@ def _add_connectors(organization: Organization) -> None:
         organization.add("connectors", Entity(connector, (CLUSTERS[cluster], cluster), body | {"status": status}))
 
 
-def _add_statements(organization: Organization, always: str) -> None:
+def _add_statements(organization: Organization, always: str, first: date) -> None:
+    created_at = {"lfcp-prod1": always, "lfcp-test1": f"{first + timedelta(days=2)}T12:30:00Z"}
     places = {"lfcp-prod1": (*US, PROD), "lfcp-test1": (*EU, TEST)}
     for number, (name, (pool, owner, phase)) in enumerate(STATEMENTS.items()):
         uid = f"5f0e1d2c-0000-4000-8000-{number:012}"
@@ -181,7 +182,7 @@ def _add_statements(organization: Organization, always: str) -> None:
             "environment_id": places[pool][2],
             "spec": spec,
             "status": {"phase": phase, "detail": f"{SETTING}-{name}-3"},
-            "metadata": _metadata(always) | {"uid": uid},
+            "metadata": _metadata(created_at[pool]) | {"uid": uid},
         }
         organization.add("flink_statements", Entity(uid, places[pool], body))
 

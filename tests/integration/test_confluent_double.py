@@ -60,11 +60,15 @@ TINY = 0.03
 class Asking:
     """A client as simple as can be."""
 
-    def __init__(self, server: Server, *, key: tuple[str, str] | None = None, timeout: float = 5) -> None:
+    def __init__(self, server: Server, *, key: tuple[str, str] | None = None, timeout: float = 30) -> None:
         auth = key or server.organization.credential
         # There are no certificates, and to load those of the system takes longer than most tests.
         self.http = httpx.Client(
-            base_url=server.url, auth=(auth[0], auth[1]), timeout=timeout, trust_env=False, verify=False
+            base_url=server.url,
+            auth=(auth[0], auth[1]),
+            timeout=httpx.Timeout(30, read=timeout),
+            trust_env=False,
+            verify=False,
         )
 
     def __enter__(self) -> Self:
@@ -198,20 +202,18 @@ def test_the_bill_has_everything_that_is_hard(asking: Asking) -> None:
 
 
 def test_the_bill_has_every_product(asking: Asking) -> None:
-    lines = ROOT / "engine" / "rulebook" / "confluent_cloud.yaml"
-    assert {row["line_type"] for row in asking.costs()} >= PRODUCTS
-    assert not lines.exists() or all(product in lines.read_text() for product in PRODUCTS - UNKNOWN)
+    assert {row["line_type"] for row in asking.costs()} == PRODUCTS == set(planned_totals(DAYS))
 
 
-UNKNOWN = {
+PRODUCTS = {
+    # Those for which there are no rules.
+    "AGENT_DREAM_HOURS",
+    "CONNECT_NUM_RECORDS",
     "KAFKA_REST_PRODUCE",
     "KAFKA_STREAMS",
-    "CONNECT_NUM_RECORDS",
-    "USM_CONNECTED_NODE",
     "PROMO_CREDIT",
-    "AGENT_DREAM_HOURS",
-}
-PRODUCTS = UNKNOWN | {
+    "USM_CONNECTED_NODE",
+    # Those for which there are.
     "KAFKA_NETWORK_WRITE",
     "KAFKA_NETWORK_READ",
     "KAFKA_PARTITION",
