@@ -391,8 +391,7 @@ def _stopping() -> Iterator[threading.Event]:
 def _hooks(
     tenant_id: str, tell: Tell, stop: threading.Event, today: date | None, environment: dict[str, str]
 ) -> Hooks:  # fmt: skip
-    from engine.sources.http import Clock
-    from engine.work import Hooks
+    from engine.work import Clock, Hooks
 
     def progress(stage: str, done: int, total: int) -> None:
         tell.progress(f"{tenant_id}: {stage}", done, total)

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import polars as pl
 
-from engine import construct, decide, gather, gather_state, lake, pipeline, rules, state, warehouse
+from engine import cost_days, decide, gather_state, lake, pipeline, rules, state, wanted, warehouse
 from engine.config import AwsTenant, Config, ConfluentTenant, CostModelTenant, Tenant
 from engine.errors import LedgerError, ProrataError, fault, shown
 from engine.frames import BILLING, USAGE, empty
@@ -41,12 +41,12 @@ def check(config: Config, tenant: Tenant, environment: Mapping[str, str]) -> Ite
         for step in (_bills, _keys):
             yield from _as_findings(tenant, lambda step=step: step(config.root, tenant, matched))  # type: ignore[misc]
     elif isinstance(tenant, ConfluentTenant):
-        yield from _credentials(tenant, environment, gather.variables(tenant))
+        yield from _credentials(tenant, environment, wanted.variables(tenant))
         if tenant.metrics is None:
             yield _warning(tenant, "no metrics are configured: nothing is split by usage")
         yield from _as_findings(tenant, lambda: _gathering(config.root, tenant))
     else:
-        yield from _credentials(tenant, environment, construct.variables(tenant))
+        yield from _credentials(tenant, environment, cost_days.variables(tenant))
         yield from _as_findings(tenant, lambda: _samples(config.root, tenant))
     yield from _as_findings(tenant, lambda: _stored(config.root, tenant, matched))
     if isinstance(tenant, AwsTenant):
@@ -91,7 +91,7 @@ def _credentials(
 def _gathering(root: Path, tenant: ConfluentTenant) -> Iterator[Finding]:
     """Whether the last gather went well."""
     with state.open_state(root, write=False) as store:
-        last, suspended = gather_state.last_gather(store, tenant.id), gather.suspension(store, tenant.id)
+        last, suspended = gather_state.last_gather(store, tenant.id), wanted.suspension(store, tenant.id)
     if suspended:
         yield _warning(tenant, f"{suspended}; `prorata run --force` tries again")
     elif last is None:
@@ -106,8 +106,8 @@ def _gathering(root: Path, tenant: ConfluentTenant) -> Iterator[Finding]:
 def _samples(root: Path, tenant: CostModelTenant) -> Iterator[Finding]:
     """Whether all samples came of all days."""
     with state.open_state(root, write=False) as store:
-        found = construct.incomplete(tenant, gather_state.day_metrics(store, tenant.id))
-    for text in construct.told_incomplete(found):
+        found = cost_days.incomplete(tenant, gather_state.day_metrics(store, tenant.id))
+    for text in cost_days.told_incomplete(found):
         yield _warning(tenant, text)
     if not found:
         yield _ok(tenant, "samples: none are missing")

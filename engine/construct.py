@@ -23,7 +23,7 @@ from engine.frames import RESOURCES
 from engine.gather_state import ConstructedDay, DayMetric, MetricFetch, MetricsFlag
 from engine.sources import cost_model, cost_rates, prometheus
 from engine.sources.cost_questions import Question
-from engine.sources.http import Client
+from engine.sources.http import Client, Clock
 from engine.sources.landing import Landing
 from engine.sources.prometheus import Samples
 from engine.sources.promql import Window
@@ -80,7 +80,7 @@ def _fetch(work: Work, tenant: CostModelTenant, days: Sequence[date]) -> int:
     if not asked or given is None:
         return 0
     failed = dict[str, None]()
-    with Client(metrics.endpoint(work, tenant, given), clock_of(work), work.hooks.stop) as client:
+    with Client(metrics.endpoint(work, tenant, given), Clock(*clock_of(work)), work.hooks.stop) as client:
         try:
             version, unreachable = prometheus.buildinfo(client), ""
         except (SourceError, ContractError) as error:

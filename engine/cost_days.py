@@ -1,4 +1,4 @@
-"""The days of a tenant without a bill, as far as they are stored: what they are made of, wait for and lack. Asks nobody."""
+"""The days of a tenant without a bill, as far as they are stored: what they are made of, and lack. Asks nobody."""
 
 from __future__ import annotations
 

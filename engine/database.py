@@ -224,14 +224,17 @@ def _version(connection: sqlite3.Connection, file: Path, kind: str) -> int:
 
 
 def _migrate(connection: sqlite3.Connection, file: Path, kind: str) -> None:
-    """Apply the migrations that are missing, each in one transaction; each sets `user_version` to its own number."""
+    """Apply the migrations that are missing, each in one transaction; each sets `user_version` to its own number.
+
+    A new file gets all of them in one, so that nobody who reads it meanwhile sees one that is old already.
+    """
     version = _version(connection, file, kind)
-    for name in names(kind):
-        if int(name) > version:
+    missing = [name for name in names(kind) if int(name) > version]
+    for group in [missing] if not version else [[name] for name in missing]:
+        with _transaction(connection):
             # Not executescript, which would commit before it starts.
-            with _transaction(connection):
-                for statement in _statements(read_sql(kind, name)):
-                    connection.execute(statement)
+            for statement in (one for name in group for one in _statements(read_sql(kind, name))):
+                connection.execute(statement)
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -24,9 +24,10 @@ from engine.frames import IDENTITIES, RESOURCES, USAGE, empty
 from engine.sources import confluent, confluent_inventory
 from engine.sources.confluent import Window
 from engine.sources.confluent_inventory import Inventory
-from engine.sources.http import Client, Endpoint
+from engine.sources.http import Client, Clock, Endpoint
 from engine.sources.landing import Landing
 from engine.text import counted
+from engine.wanted import suspension, window
 from engine.work import (
     Summary,
     Work,
@@ -49,39 +50,6 @@ RUNNING = "running_statements"
 def landing_of(root: Path, tenant: ConfluentTenant, gather_id: int) -> Landing:
     """Where one gather lands."""
     return Landing(raw_folder(root, tenant) / "gathers" / f"{gather_id:06}")
-
-
-def window(tenant: ConfluentTenant, today: date) -> Window:
-    """The days that a gather of today covers."""
-    return today - timedelta(days=tenant.lookback_days), today - timedelta(days=tenant.cutoff_days)
-
-
-def suspension(store: state.State, tenant_id: str) -> str | None:
-    """Why a tenant is not gathered any more; None if it is."""
-    found = gather_state.failures(store, tenant_id)
-    if found is None or found.suspended_at is None:
-        return None
-    return (
-        f"gathering is suspended since {found.suspended_at}, after {counted(found.failures, 'failure')} in a row; the"
-        f" last was: {found.error.splitlines()[0]}"
-    )
-
-
-def variables(tenant: ConfluentTenant) -> list[tuple[str, str]]:
-    """(where, variable) of every secret that a tenant's configuration names."""
-    source, metrics = tenant.source, tenant.metrics
-    where = f"tenant {tenant.id}: source"
-    found = [(f"{where}: {name}", variable) for name, variable in _named(source)]
-    for region, keys in sorted((source.flink.keys if source.flink else {}).items()):
-        found += [(f"{where}: flink {region}: {name}", variable) for name, variable in _named(keys)]
-    for name in ("username", "password", "bearer"):
-        if variable := getattr(metrics, name, None):
-            found.append((f"tenant {tenant.id}: metrics: {name}", variable))
-    return found
-
-
-def _named(keys: ConfluentCloud | Credentials) -> list[tuple[str, str]]:
-    return [("api_key", keys.api_key), ("api_secret", keys.api_secret)]
 
 
 def gather(work: Work, tenant: ConfluentTenant, summary: Summary) -> Summary:
@@ -139,7 +107,7 @@ class _Clients:
         self.api = self._by_url[api.url]
 
     def _entered(self, endpoint: Endpoint) -> Client:
-        return self._stack.enter_context(Client(endpoint, clock_of(self._work), self._work.hooks.stop))
+        return self._stack.enter_context(Client(endpoint, Clock(*clock_of(self._work)), self._work.hooks.stop))
 
     def flink(self, region: str, cloud: str) -> Client | None:
         """Who asks for statements in a region; None if the configuration has no key for it."""

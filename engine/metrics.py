@@ -14,67 +14,18 @@ from typing import NamedTuple
 import polars as pl
 from pydantic import SecretStr
 
-from engine import decide, gather_state, lake, state
+from engine import gather_state, state
 from engine.config import ConfluentTenant, CostModelTenant, Prometheus
 from engine.decide import Inputs
 from engine.errors import ContractError, SourceError, fault
-from engine.frames import BILLING, USAGE
 from engine.gather_state import DayMetric
 from engine.sources import confluent_metrics, prometheus
 from engine.sources.confluent_metrics import METRICS
-from engine.sources.http import Client, Endpoint
+from engine.sources.http import Client, Clock, Endpoint
 from engine.sources.landing import Landing
 from engine.text import counted
+from engine.wanted import Key, Need, is_open, lost_usage, needs
 from engine.work import Summary, Work, clock_of, publish_usage, raw_folder, secret, usage_of
-
-Key = tuple[str, str]
-"""(charge date, metric)"""
-
-
-class Need(NamedTuple):
-    """What a day asks for: a metric of some resources, for the billing that it has."""
-
-    charge_date: str
-    metric: str
-    ids: tuple[str, ...]
-    billing_digest: str
-
-    def is_the_question_of(self, known: DayMetric) -> bool:
-        """Whether what is known of it is still about the same."""
-        return (self.ids, self.billing_digest) == (known.ids, known.billing_digest)
-
-    def is_answered_by(self, known: DayMetric | None) -> bool:
-        """Whether nothing more is to be waited for."""
-        if known is None:
-            return False
-        if known.status == "fetched":
-            return set(self.ids) <= set(known.ids)
-        return known.status == "given_up" and self.is_the_question_of(known)
-
-
-def needs(root: Path, store: state.State, tenant: ConfluentTenant, given: Inputs) -> dict[Key, Need]:
-    """What the stored days ask for; nothing if no metrics are configured."""
-    if tenant.metrics is None:
-        return {}
-    digests = {key[1]: day.billing_digest for key, day in state.days(store, tenant.id).items()}
-    asked = decide.metrics_by_day(lake.scan(root, BILLING, tenant.id), given)
-    return {
-        (str(day), metric): Need(str(day), metric, tuple(ids), digests[str(day)])
-        for day, metric, ids in asked.rows()
-        if str(day) in digests
-    }
-
-
-def given_up(known: Mapping[Key, DayMetric], charge_date: str) -> frozenset[str]:
-    """The metrics of a day that could not be had, and that nobody waits for any more."""
-    return frozenset(metric for (day, metric), one in known.items() if day == charge_date and one.status == "given_up")
-
-
-def lost_usage(root: Path, store: state.State, tenant_id: str) -> set[str]:
-    """Days whose usage in the lake is not what was published."""
-    sizes = {charge_date: size for (_, charge_date), size in lake.sizes(root, USAGE, tenant_id).items()}
-    published = {day: row.size for day, row in gather_state.usage_days(store, tenant_id).items()}
-    return {day for day in {*sizes, *published} if sizes.get(day) != published.get(day)}
 
 
 def gather(work: Work, tenant: ConfluentTenant, given: Inputs, summary: Summary) -> Summary:
@@ -82,7 +33,7 @@ def gather(work: Work, tenant: ConfluentTenant, given: Inputs, summary: Summary)
     asked = _asked(work, tenant, given)
     if not asked or tenant.metrics is None:
         return summary
-    with Client(endpoint(work, tenant, tenant.metrics), clock_of(work), work.hooks.stop) as client:
+    with Client(endpoint(work, tenant, tenant.metrics), Clock(*clock_of(work)), work.hooks.stop) as client:
         failed = _fetch_all(work, tenant, tenant.metrics, client, asked)
         requests = client.requests
     _tell_failures(work, failed)
@@ -98,11 +49,6 @@ def _asked(work: Work, tenant: ConfluentTenant, given: Inputs) -> list[Need]:
         for key, need in sorted(wanted.items())
         if is_open(need, known.get(key), lost) or (work.request.lift and known[key].status == "given_up")
     ]
-
-
-def is_open(need: Need, known: DayMetric | None, lost: set[str]) -> bool:
-    """Whether a day still waits for what it asks for."""
-    return need.charge_date in lost or not need.is_answered_by(known)
 
 
 def endpoint(work: Work, tenant: ConfluentTenant | CostModelTenant, given: Prometheus) -> Endpoint:
@@ -222,7 +168,7 @@ def _fetched(
     return _read(landing, tenant, question, fetch_id, work.hooks.now())
 
 
-def landing_of(root: Path, tenant: ConfluentTenant | CostModelTenant, fetch_id: int) -> Landing:
+def landing_of(root: Path, tenant: ConfluentTenant, fetch_id: int) -> Landing:
     """Where the answers to one question are landed."""
     return Landing(raw_folder(root, tenant) / "metrics" / f"{fetch_id:06}")
 

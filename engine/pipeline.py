@@ -18,20 +18,7 @@ from typing import NamedTuple, TypeAlias
 
 import polars as pl
 
-from engine import (
-    allocate,
-    bills,
-    construct,
-    digests,
-    gather,
-    gather_state,
-    identities,
-    lake,
-    metrics,
-    names,
-    rules,
-    state,
-)
+from engine import allocate, bills, cost_days, digests, gather_state, identities, lake, names, rules, state, wanted
 from engine.config import AwsTenant, Config, ConfluentTenant, CostModelTenant, Tenant, load
 from engine.decide import (
     MEASURES_OF,
@@ -153,18 +140,30 @@ def _of_bills(tenant: AwsTenant) -> _Recipe:
 
 def _of_products(tenant: ConfluentTenant) -> _Recipe:
     """A tenant whose bill comes from an API, and whose products have ladders."""
+    # What asks the network takes long to import, and who only looks does not need it.
 
     def given() -> Inputs:
         return Inputs(tenant, rules.resolve(tenant), empty(USAGE))
 
     def fetch(work: Work, summary: Summary) -> Summary:
+        from engine import metrics  # noqa: PLC0415
+
         return settle(work, metrics.gather(work, tenant, given(), summary))
 
+    def pass_over(work: Work, summary: Summary) -> Summary:
+        from engine import gather  # noqa: PLC0415
+
+        return gather.gather(work, tenant, summary)
+
     def settle(work: Work, summary: Summary) -> Summary:
+        from engine import metrics  # noqa: PLC0415
+
         metrics.settle(work, tenant, given())
         return summary
 
     def replay(work: Work, summary: Summary) -> Summary:
+        from engine import gather, metrics  # noqa: PLC0415
+
         summary = gather.replay(work, tenant, summary)
         metrics.replay(work, tenant)
         return settle(work, summary)
@@ -175,7 +174,7 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
 
         def decided(billing: pl.DataFrame, day: state.Day) -> tuple[pl.DataFrame, Decided]:
             todays = facts._replace(
-                usage=usage_of(work, day.charge_date), failed=metrics.given_up(fetched, day.charge_date)
+                usage=usage_of(work, day.charge_date), failed=wanted.given_up(fetched, day.charge_date)
             )
             found = decide_products(billing, given, todays)
             work.unknown_products.append(found.unknown_products)
@@ -184,7 +183,7 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
         return decided
 
     return _Recipe(
-        gathering=(("gather", lambda work, summary: gather.gather(work, tenant, summary)), ("metrics", fetch)),
+        gathering=(("gather", pass_over), ("metrics", fetch)),
         again=(("metrics", settle),),
         replaying=(("replay", replay),),
         inputs=given,
@@ -200,14 +199,21 @@ def _of_cost_model(tenant: CostModelTenant) -> _Recipe:
     def given() -> Inputs:
         return Inputs(tenant, rules.resolve(tenant), empty(USAGE))
 
+    def make(work: Work, summary: Summary) -> Summary:
+        from engine import construct  # noqa: PLC0415
+
+        return construct.gather(work, tenant, summary)
+
     def again(work: Work, summary: Summary) -> Summary:
+        from engine import construct  # noqa: PLC0415
+
         return construct.rebuild(work, tenant, summary, redo=work.request.force)
 
     def decisions(work: Work, given: Inputs, _billing_period: str) -> _Decide:
         fetched = gather_state.day_metrics(work.store, tenant.id)
 
         def decided(billing: pl.DataFrame, day: state.Day) -> tuple[pl.DataFrame, Decided]:
-            failed = construct.failed_metrics(tenant, fetched, day.charge_date)
+            failed = cost_days.failed_metrics(tenant, fetched, day.charge_date)
             # Who there is on a day is said by its usage: what was found on other days changes nothing.
             facts = DayFacts(empty(RESOURCES), empty(IDENTITIES), usage_of(work, day.charge_date), failed)
             found = decide_products(billing, given, facts)
@@ -216,7 +222,7 @@ def _of_cost_model(tenant: CostModelTenant) -> _Recipe:
         return decided
 
     return _Recipe(
-        gathering=(("gather", lambda work, summary: construct.gather(work, tenant, summary)),),
+        gathering=(("gather", make),),
         again=(("construct", again),),
         replaying=(("construct", again),),
         inputs=given,
@@ -388,7 +394,7 @@ def _causes_of_products(
         alive = facts._replace(
             resources=identities.alive(facts.resources, charge_date),
             identities=identities.alive(facts.identities, charge_date),
-            failed=metrics.given_up(fetched, day.charge_date),
+            failed=wanted.given_up(fetched, day.charge_date),
         )
         measured = usage[day.charge_date].digest if day.charge_date in usage else ""
         text = "\n".join([common, day.billing_digest, measured, facts_digest(charge_date, alive)])
@@ -406,7 +412,7 @@ def _causes_of_cost_model(
     causes = {}
     for key, day in days.items():
         measured = usage[day.charge_date].digest if day.charge_date in usage else ""
-        failed = ",".join(sorted(construct.failed_metrics(tenant, fetched, day.charge_date)))
+        failed = ",".join(sorted(cost_days.failed_metrics(tenant, fetched, day.charge_date)))
         text = "\n".join([common, day.billing_digest, measured, failed])
         causes[key] = hashlib.sha256(text.encode()).hexdigest()
     return causes
@@ -634,7 +640,7 @@ def _entities_of_products(work: Work, tenant: ConfluentTenant, summary: Summary)
 
 def _entities_of_cost_model(work: Work, tenant: CostModelTenant, summary: Summary) -> Summary:
     """The cluster and what answers name in it; whom the configuration names, and whom metrics do."""
-    resources, named = construct.entities(work, tenant)
+    resources, named = cost_days.entities(work.store, tenant)
     usage = gather_state.usage_days(work.store, tenant.id).values()
     causes = [tenant.operator or "", *map(digests.digest, (resources, named)), *(day.digest for day in usage)]
     cause = hashlib.sha256("\n".join(causes).encode()).hexdigest()

@@ -10,7 +10,7 @@ from datetime import date, timedelta
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from engine import construct, decide, gather, gather_state, metrics, pipeline, rules, state
+from engine import cost_days, decide, gather_state, pipeline, rules, state, wanted
 from engine.config import AwsTenant, Config, ConfluentTenant, CostModelTenant, Tenant
 from engine.errors import ProrataError
 from engine.frames import USAGE, empty
@@ -151,8 +151,8 @@ def _why(day: state.Day, due: bool) -> _Reason:
 
 def _of_products(config: Config, tenant: ConfluentTenant, store: state.State, today: date) -> TenantPlan:
     days = {key[1]: day for key, day in state.days(store, tenant.id).items()}
-    first, end = gather.window(tenant, today)
-    suspended = gather.suspension(store, tenant.id)
+    first, end = wanted.window(tenant, today)
+    suspended = wanted.suspension(store, tenant.id)
     last = gather_state.last_gather(store, tenant.id)
     goes_on = last is not None and last.status == "open" and (last.first_day, last.end_day) == (str(first), str(end))
     notes = [suspended] if suspended else []
@@ -178,14 +178,14 @@ def _waiting(
 ) -> dict[str, _Reason]:
     """Days that wait for something, or do no more, with what for."""
     given = decide.Inputs(tenant, rules.resolve(tenant), empty(USAGE))
-    wanted = metrics.needs(config.root, store, tenant, given)
+    asked = wanted.needs(config.root, store, tenant, given)
     known = gather_state.day_metrics(store, tenant.id)
-    lost = metrics.lost_usage(config.root, store, tenant.id)
+    lost = wanted.lost_usage(config.root, store, tenant.id)
     reasons: dict[str, _Reason] = {}
-    for key, need in sorted(wanted.items()):
+    for key, need in sorted(asked.items()):
         one = known.get(key)
         told = f"{need.metric}, attempt {one.attempts} of {tenant.allocation_retry_limit}: {one.error}" if one else ""
-        if not metrics.is_open(need, one, lost):
+        if not wanted.is_open(need, one, lost):
             if one is not None and one.status == "given_up" and need.charge_date not in reasons:
                 reasons[need.charge_date] = "given_up", told
         elif one is not None and one.status == "failed":
@@ -203,9 +203,9 @@ def _inventory_errors(store: state.State, tenant: ConfluentTenant) -> str:
 
 def _of_cost_model(config: Config, tenant: CostModelTenant, store: state.State, today: date) -> TenantPlan:
     days, notes = state.days(store, tenant.id), list[str]()
-    first, end = construct.window(tenant, today)
+    first, end = cost_days.window(tenant, today)
     reasons = {key[1]: reason for key, reason in _calculations(config, tenant, store, days, notes).items()}
-    known = construct.Known(config.root, store, tenant)
+    known = cost_days.Known(config.root, store, tenant)
     window = {str(first + timedelta(days=number)) for number in range((today - first).days + 1)}
 
     def making(day: str) -> str:

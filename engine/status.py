@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from engine import construct, gather, gather_state, pipeline, state
+from engine import cost_days, gather_state, pipeline, state, wanted
 from engine.config import AwsTenant, Config, ConfluentTenant, ProductTenant, Tenant
 from engine.errors import ProrataError
 from engine.frames import IDENTITIES
@@ -90,7 +90,7 @@ class Gathers(NamedTuple):
     gaps: int
     resources: int
     identities: int
-    incomplete: tuple[construct.Incomplete, ...] = ()
+    incomplete: tuple[cost_days.Incomplete, ...] = ()
 
 
 class TenantStatus(NamedTuple):
@@ -149,10 +149,10 @@ def _gathers(store: state.State, tenant: ProductTenant, days: dict[state.DayKey,
     residues = [window.rounding_residue for window in windows]
     residues += [one.rounding_residue for one in gather_state.constructed_days(store, tenant.id).values()]
     known = gather_state.day_metrics(store, tenant.id)
-    incomplete = () if isinstance(tenant, ConfluentTenant) else construct.incomplete(tenant, known)
+    incomplete = () if isinstance(tenant, ConfluentTenant) else cost_days.incomplete(tenant, known)
     return Gathers(
         last,
-        gather.suspension(store, tenant.id),
+        wanted.suspension(store, tenant.id),
         sum(window.records for window in windows),
         sum(window.malformed for window in windows),
         f"{sum(map(Decimal, residues), Decimal(0)):f}",
@@ -346,7 +346,7 @@ def _gather_lines(one: Gathers) -> Iterator[str]:
         )
     if one.dropped or one.gaps:
         yield f"metrics: {one.dropped:,} value(s) that are no numbers, {one.gaps:,} sample(s) not scraped"
-    yield from construct.told_incomplete(one.incomplete)
+    yield from cost_days.told_incomplete(one.incomplete)
 
 
 def _bill_rows(one: TenantStatus) -> Iterator[Sequence[str]]:

@@ -15,7 +15,13 @@ from engine import gather_state, lake, state
 from engine.config import ConfluentTenant, CostModelTenant, Tenant
 from engine.errors import ConfigError, ProrataError, StoppedError, fault
 from engine.frames import BILLING, CHARGEBACK, EMPTY_KEYS, USAGE, Table, check_rows, empty, encoded
-from engine.sources.http import Clock
+
+
+class Clock(NamedTuple):
+    """The time in seconds: as it is, and to measure with."""
+
+    unix: Callable[[], float]
+    monotonic: Callable[[], float]
 
 
 class Hooks(NamedTuple):

@@ -67,7 +67,7 @@ def canonical(value: Any) -> str:
 
 def clean(text: str) -> str:
     """The text, with a question mark for every half of a surrogate pair: such are allowed in JSON, and nowhere else."""
-    return text.encode(errors="replace").decode()
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def shown_value(value: Any) -> str:
@@ -85,5 +85,5 @@ def listed(answer: Answer) -> list[Any]:
         body = None
     data = body.get("data", 0) if isinstance(body, dict) else 0
     if not isinstance(data, list | None):
-        raise ContractError(fault(f"answer to {answer.url}", shown(answer.text), "an object with a list, data"))
+        raise ContractError(fault(f"answer to {answer.url}", "is of another form", "an object with a list, data"))
     return data or []

@@ -7,7 +7,9 @@ not asked for again, so a landing is for one gather.
 from __future__ import annotations
 
 import hashlib
+import operator
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from decimal import Decimal
@@ -134,10 +136,10 @@ class _Record(NamedTuple):
     list_amount: str
     description: str
     display_name: str
-    tier: str
     tiered: bool
     one_day: bool
     error: str
+    tier: str = ""
 
 
 _RECORDS: dict[str, pl.DataType] = dict.fromkeys(_Record._fields, pl.String()) | {
@@ -157,9 +159,7 @@ def parse_costs(pages: Sequence[Answer], tenant_id: str, window: Window, currenc
     """
     where = f"costs {window[0]} to {window[1]}"
     values, repeated = _distinct(pages, where)
-    read = pl.DataFrame(
-        [_record(value, place, window) for place, value in values], schema=_RECORDS, orient="row"
-    ).with_columns(
+    read = pl.DataFrame(_records(values, window), schema=_RECORDS, orient="row").with_columns(
         amount=to_units(parse_amount(pl.col("amount"))),
         amount_text=pl.col("amount"),
         residue=rounding_residue(pl.col("amount")),
@@ -229,6 +229,23 @@ def _check_amounts(read: pl.DataFrame) -> None:
         raise ContractError(limited(faults))
 
 
+def _records(values: Sequence[tuple[str, Mapping[str, Any]]], window: Window) -> list[_Record]:
+    """The records, those of them with their tier that are not a line by themselves."""
+    records = [_record(value, place, window) for place, value in values]
+    lines = Counter(map(_line, records))
+    return [
+        record._replace(tier=_tier(value)) if record.tiered or lines[_line(record)] > 1 else record
+        for record, (_, value) in zip(records, values, strict=True)
+    ]
+
+
+_line = operator.attrgetter(*(name for name in LINE_KEY if name in _Record._fields))
+
+
+def _tier(value: Mapping[str, Any]) -> str:
+    return clean(canonical({name: value[name] for name in _TIER if value.get(name) not in _ABSENT}))
+
+
 def _record(value: Mapping[str, Any], place: str, window: Window) -> _Record:
     """A record as it is booked: where it belongs, or under a name of its own with the reason in `error`."""
     faults = list[str]()
@@ -259,7 +276,6 @@ def _record(value: Mapping[str, Any], place: str, window: Window) -> _Record:
         list_amount=_plain(value.get("original_amount")),
         description=_plain(value.get("description")),
         display_name=_plain(resource.get("display_name")),
-        tier=clean(canonical({name: value[name] for name in _TIER if value.get(name) not in _ABSENT})),
         tiered=value.get("tier_dimensions") not in _ABSENT,
         one_day=_is_one_day(value, day),
         error="; ".join(faults),
@@ -320,7 +336,6 @@ def _plain(value: Any) -> str:
 
 def _billing(records: pl.DataFrame, tenant_id: str, currency: str, where: str) -> pl.DataFrame:
     """Records inside the window -> BILLING: one row per day and LINE_KEY."""
-    several = (pl.len() > 1) | pl.col("tiered").any()
     billing = (
         records.lazy()
         .with_columns(billing_period=pl.col("charge_date").str.slice(0, 7), currency=pl.lit(currency))
@@ -329,8 +344,9 @@ def _billing(records: pl.DataFrame, tenant_id: str, currency: str, where: str) -
             pl.col("amount").sum(),
             *(_whole_sum(name) for name in ("list_amount", "quantity")),
             *(pl.col(name).filter(pl.col(name) != "").min() for name in ("description", "display_name", "error")),
-            tiers=pl.when(several).then(pl.concat_str(pl.lit("["), pl.col("tier").sort().str.join(","), pl.lit("]"))),
+            tiers=pl.col("tier").sort().str.join(","),
         )
+        .with_columns(tiers=pl.when(pl.col("tiers") != "").then(pl.format("[{}]", "tiers")))
         .with_columns(
             tenant_id=pl.lit(tenant_id),
             ecosystem=pl.lit(ECOSYSTEM),

@@ -13,7 +13,7 @@ import polars as pl
 
 from engine.errors import ContractError, SourceError, fault, shown
 from engine.frames import IDENTITY_SNAPSHOT, RESOURCE_SNAPSHOT, USAGE, Table, check_rows
-from engine.sources.answers import Answer, canonical, clean, listed, shown_value
+from engine.sources.answers import Answer, canonical, clean, listed
 from engine.sources.http import Client, joined
 from engine.sources.landing import Landing
 
@@ -122,7 +122,9 @@ def _asked_connectors(clusters: Sequence[Answer], client: Client, access: str) -
     found = {(entity.scope, entity.id) for entity in _entities("clusters", clusters) if entity.id}
     for environment, cluster in sorted(found):
         path = f"{KINDS['connectors'].path}/{joined('environments', environment, 'clusters', cluster, 'connectors')}"
-        yield client.get(path, {"expand": "info,status,id"}, absent_ok=True, access=access)
+        answer = client.get(path, {"expand": "info,status,id"}, absent_ok=True, access=access)
+        _connectors(answer)
+        yield answer
 
 
 class _Place(NamedTuple):
@@ -295,8 +297,6 @@ def _text(value: Any, *path: str) -> str:
 def _values(name: str, pages: Sequence[Answer]) -> Iterator[tuple[Answer, Any]]:
     """(page, value) of every entity of a kind; a connector's value knows its name."""
     for page in pages:
-        if page.status == 404:
-            continue
         if name == "connectors":
             yield from ((page, {"name": key, "value": value}) for key, value in _connectors(page).items())
         else:
@@ -304,9 +304,10 @@ def _values(name: str, pages: Sequence[Answer]) -> Iterator[tuple[Answer, Any]]:
 
 
 def _connectors(page: Answer) -> dict[str, Any]:
-    body = page.body
+    """The connectors of a cluster by name; ContractError if the answer is of another form."""
+    body = page.body if page.status != 404 else {}
     if not isinstance(body, dict) and body != []:
-        raise ContractError(fault(f"answer to {page.url}", shown_value(page.text), "an object of connectors by name"))
+        raise ContractError(fault(f"answer to {page.url}", "is of another form", "an object of connectors by name"))
     return body or {}
 
 

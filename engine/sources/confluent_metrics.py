@@ -13,7 +13,7 @@ import polars as pl
 from engine.frames import USAGE
 from engine.sources import prometheus
 from engine.sources.answers import Answer
-from engine.sources.prometheus import Query, Window
+from engine.sources.promql import Query, Window
 
 _CFU = "confluent_flink_num_cfu"
 _CFU_MINUTES = "confluent_flink_statement_utilization_cfu_minutes_consumed"

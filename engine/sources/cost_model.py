@@ -23,7 +23,8 @@ from engine.sources.answers import Answer
 from engine.sources.cost_questions import HOURS, IDENTITIES_SEEN, Question, questions
 from engine.sources.cost_rates import LINE_KEY, Charge, charges, identity_source, plain, static
 from engine.sources.lines import line_id, tags_json
-from engine.sources.prometheus import Samples, Window
+from engine.sources.prometheus import Samples
+from engine.sources.promql import Window
 
 GIB = 2**30
 STATIC = "static_identities"
@@ -151,18 +152,18 @@ def usage(tenant: CostModelTenant, days: Sequence[date], answers: Answers) -> pl
     source = tenant.source
     asked = [one for one in questions(tenant) if one.name in answers]
     found = [_usage_rows(answers[one.name], one.values.by[0], one.metrics[0]) for one in asked if one.use == "weights"]
-    static = pl.DataFrame(
+    named = pl.DataFrame(
         [(str(day), principal) for day in days for principal in static(source) if charges(source, day)],
         schema={"window": pl.String, "principal": pl.String},
         orient="row",
     )
     if isinstance(tenant, KafkaTenant):
-        found.append(_present(static, STATIC))
+        found.append(_present(named, STATIC))
     else:
         discovered = [_usage_rows(answers[one.name], one.values.by[0], "") for one in asked if one.use == "identities"]
-        seen = pl.concat([frame.select("window", "principal") for frame in [static, *found, *discovered]])
+        seen = pl.concat([frame.select("window", "principal") for frame in [named, *found, *discovered]])
         only = identity_source(source) == "static"
-        found.append(_present(static if only else seen.unique(), IDENTITIES_SEEN))
+        found.append(_present(named if only else seen.unique(), IDENTITIES_SEEN))
     wanted = [str(day) for day in days]
     return (
         pl.concat([_USAGE_EMPTY, *found])

@@ -1,4 +1,4 @@
-"""Cost models by the day: the rates that hold on it, the lines it may have, and who is named. Nothing is measured here."""
+"""Cost models by the day: the rates that hold on it, the lines it may have, and who is named. Pure."""
 
 from __future__ import annotations
 

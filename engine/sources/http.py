@@ -185,9 +185,7 @@ class Client:
         data = body.get("data", 0) if isinstance(body, dict) else 0
         metadata = (body.get("metadata") or {}) if isinstance(body, dict) else {}
         if not (data is None or isinstance(data, list)) or not isinstance(metadata, dict):
-            raise SourceError(
-                fault(self._place(answer), f"answer {self._shown(answer.text)}", "an object with a list, data")
-            )
+            raise SourceError(fault(self._place(answer), "an answer of another form", "an object with a list, data"))
         following = metadata.get("next")
         if following is None or following == "":
             return None
@@ -305,7 +303,9 @@ class Client:
         try:
             answer.body  # noqa: B018 - that it can be read is the point
         except (ValueError, RecursionError):
-            raise _AgainError(f"an answer that is not JSON or was cut short: {self._shown(text)}") from None
+            # Of pages for people the beginning says most; of anything else it may say too much.
+            what = self._shown(text) if text.lstrip().startswith("<") else f"{len(text):,} characters"
+            raise _AgainError(f"an answer that is not JSON, or was cut short: {what}") from None
         return answer
 
     def _asked_wait(self, response: httpx.Response, seen: str, where: str) -> float | None:

@@ -55,7 +55,8 @@ class Samples(NamedTuple):
 
     `values` has the columns window (YYYY-MM-DD), those of `by` ('' where a series lacks the label), value (the sum of
     the points that are numbers, DECIMAL(38,12)) and points (how many they are), in key order. `dropped` has the same
-    but for value: the points that are no numbers (NaN, +Inf, -Inf). `warnings` are in Prometheus's own words.
+    but for value: the points that are no numbers (NaN, +Inf, -Inf). One such sample makes the point that sums it no
+    number either; smaller steps lose less. `warnings` are in Prometheus's own words.
     """
 
     values: pl.DataFrame
@@ -78,9 +79,7 @@ def increases(name: str, series: str, by: Sequence[str], id_label: str, *, step_
     return _aggregated(name, "sum", "increase", series, by, id_label)._replace(step_seconds=step_seconds)
 
 
-def _aggregated(
-    name: str, aggregation: str, function: str, series: str, by: Sequence[str], id_label: str
-) -> Query:  # fmt: skip
+def _aggregated(name: str, aggregation: str, function: str, series: str, by: Sequence[str], id_label: str) -> Query:
     if not _METRIC.fullmatch(series):
         raise ValueError(f"{series!r} is not the name of a metric")
     expression = f"{aggregation} by ({', '.join(by)}) ({function}({series}{{matcher}}[{{range}}]))"
@@ -271,42 +270,51 @@ def parse_days(pages: Iterable[Answer], query: Query, window: Window) -> Samples
     points = _points(series, query, where)
     _check_points(points, window, where)
     key = ("window", *query.by)
-    is_number = pl.col("number").is_not_null()
+    is_number = pl.col(".number").is_not_null()
     dropped = points.filter(~is_number).group_by(key).agg(points=pl.len()).sort(key)
     return Samples(_summed(points.filter(is_number), key, where), dropped, tuple(warnings))
 
 
 def _points(series: list[Any], query: Query, where: str) -> pl.DataFrame:
-    """The points of all series: window, the labels of `by`, text and number (null where the text is none)."""
+    """The points of all series: window, the labels of `by`, `.date`, `.text` and `.number` (null where text is none).
+
+    Columns with a point in front are never labels.
+    """
     try:
         labels = {label: [one["metric"].get(label, "") for one in series] for label in query.by}
-        times = [[int(moment * 1000) for moment, _ in one["values"]] for one in series]
+        times = [[int(seconds * 1000) for seconds, _ in one["values"]] for one in series]
         texts = [[text for _, text in one["values"]] for one in series]
         frame = pl.DataFrame(
-            {**labels, "_time": times, "text": texts},
+            {**labels, ".time": times, ".text": texts},
             schema={
                 **dict.fromkeys(query.by, pl.String()),
-                "_time": pl.List(pl.Int64()),
-                "text": pl.List(pl.String()),
+                ".time": pl.List(pl.Int64()),
+                ".text": pl.List(pl.String()),
             },
         )
     except (KeyError, TypeError, ValueError, AttributeError, pl.exceptions.PolarsError) as error:
         raise ContractError(fault(where, "series without labels or values", "a matrix of Prometheus")) from error
-    return frame.explode("_time", "text").select(
-        *query.by,
-        "text",
-        date=pl.from_epoch("_time", time_unit="ms").dt.date(),
-        number=parse_amount(pl.col("text")),
-        window=pl.from_epoch("_time", time_unit="ms").dt.strftime("%Y-%m-%d"),
+    moment = pl.from_epoch(".time", time_unit="ms")
+    return (
+        frame.filter(pl.col(".time").list.len() > 0)
+        .explode(".time", ".text")
+        .select(
+            moment.dt.strftime("%Y-%m-%d").alias("window"),
+            *query.by,
+            moment.dt.date().alias(".date"),
+            ".text",
+            parse_amount(pl.col(".text")).alias(".number"),
+        )
     )
 
 
 def _check_points(points: pl.DataFrame, window: Window, where: str) -> None:
-    bad = points.filter(pl.col("number").is_null() & ~pl.col("text").is_in(_NOT_NUMBERS))
-    outside = points.filter(~pl.col("date").is_between(window[0], window[1], closed="left"))
+    known = pl.col(".text").is_in(_NOT_NUMBERS).fill_null(value=False)
+    bad = points.filter(pl.col(".number").is_null() & ~known)
+    outside = points.filter(~pl.col(".date").is_between(*window, closed="left"))
     faults = []
     if bad.height:
-        example = f"{bad.height} value(s) like {shown(bad['text'][0])}"
+        example = f"{bad.height} value(s) like {shown(bad['.text'][0])}"
         faults.append(fault(where, example, "decimal numbers of at most 26 digits before the point"))
     if outside.height:
         faults.append(fault(where, f"{outside.height} point(s) like one of {outside['window'][0]}", "these days only"))
@@ -315,10 +323,10 @@ def _check_points(points: pl.DataFrame, window: Window, where: str) -> None:
 
 
 def _summed(points: pl.DataFrame, key: Sequence[str], where: str) -> pl.DataFrame:
-    units = points.select(*key, units=to_units(pl.col("number")))
-    summed = units.group_by(key).agg(pl.col("units").sum(), points=pl.len()).sort(key)
-    check_sum_fits(where, largest(units["units"]), max(summed["points"], default=0))
-    return summed.select(*key, to_amount(pl.col("units")).alias("value"), "points")
+    units = points.select(*key, to_units(pl.col(".number")).alias(".units"))
+    summed = units.group_by(key).agg(pl.col(".units").sum(), points=pl.len()).sort(key)
+    check_sum_fits(where, largest(units[".units"]), max(summed["points"], default=0))
+    return summed.select(*key, to_amount(pl.col(".units")).alias("value"), "points")
 
 
 def absent(samples: Samples, query: Query, window: Window, ids: Iterable[str]) -> pl.DataFrame:

@@ -1,10 +1,10 @@
-"""A local HTTP server that gives the answers of a script, one after the other, and notes what it was asked."""
+"""A local HTTP server that answers as it is told, and notes what it was asked."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
@@ -29,25 +29,32 @@ class Request(NamedTuple):
 
 
 class Script(NamedTuple):
-    """The server's URL, what it was asked so far, and the replies still to be given (the last one stays)."""
+    """The server's URL, and what it was asked so far."""
 
     url: str
     asked: list[Request]
-    replies: list[Reply]
+
+
+def serving(*replies: Reply) -> AbstractContextManager[Script]:
+    """Gives one reply after the other, the last one for ever."""
+    left = list(replies)
+    return answering(lambda _: left.pop(0) if len(left) > 1 else left[0])
 
 
 @contextmanager
-def serving(*replies: Reply) -> Iterator[Script]:
-    asked, left, lock = list[Request](), list(replies), threading.Lock()
+def answering(answer: Callable[[Request], Reply]) -> Iterator[Script]:
+    """Gives to each request what `answer` says."""
+    asked, lock = list[Request](), threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1
 
         def do_GET(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
             with lock:
                 asked.append(Request(self.command, self.path, dict(self.headers), body))
-                reply = left.pop(0) if len(left) > 1 else left[0]
+                reply = answer(asked[-1])
             if reply.before is not None:
                 reply.before()
             content = reply.body.encode() if isinstance(reply.body, str) else reply.body
@@ -71,7 +78,7 @@ def serving(*replies: Reply) -> Iterator[Script]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
-        yield Script(f"http://127.0.0.1:{server.server_address[1]}", asked, left)
+        yield Script(f"http://127.0.0.1:{server.server_address[1]}", asked)
     finally:
         server.shutdown()
         server.server_close()

@@ -308,6 +308,15 @@ def test_no_secret_is_ever_said_even_if_the_server_says_it(
     assert [secret for secret in echo.split() if secret in everything] == []
 
 
+@pytest.mark.parametrize("body", ['{"config": "canary', '["canary"]', '{"data": "canary"}'])
+def test_answers_are_not_quoted_unless_they_are_errors(body: str) -> None:
+    with serving(Reply(body=body)) as server, client(server.url) as http, pytest.raises(SourceError) as caught:
+        list(http.pages("x"))
+    assert "canary" not in str(caught.value)
+    with serving(Reply(body="<html>Sign in</html>")) as server:
+        assert "was cut short: '<html>Sign in</html>' (3 attempts)" in failure(server.url)
+
+
 def test_a_secret_of_ours_in_an_answer_is_not_passed_on() -> None:
     credentials = {"key": SecretStr(KEY), "secret": SecretStr(SECRET)}
     with serving(Reply(body=f'{{"data": ["{SECRET}"]}}')) as server, client(server.url, **credentials) as http:

@@ -277,6 +277,19 @@ def test_a_value_that_is_no_number_is_an_error_not_0(text: str) -> None:
     assert str(caught.value).isprintable()
 
 
+def test_a_value_that_is_nothing_is_an_error() -> None:
+    with pytest.raises(ContractError, match=r"1 value\(s\) like None"):
+        parsed(matrix({"metric": {}, "values": [[FIRST_END, None]]}))
+
+
+def test_labels_may_have_any_name_but_those_of_our_columns() -> None:
+    query = Query("q", "x", ("text", "number", "date", "units", "time", "__name__"))
+    found = parsed(
+        matrix(series({"text": "a", "number": "b", "date": "c", "units": "d"}, (FIRST_END, "1"))), query=query
+    )
+    assert found.values.rows() == [("2025-10-01", "a", "b", "c", "d", "", "", Decimal(1), 1)]
+
+
 def test_points_that_are_no_numbers_are_dropped_and_counted() -> None:
     labels = [{"kafka_id": "lkc-a", "principal_id": f"sa-{number}"} for number in range(4)]
     found = parsed(
@@ -322,6 +335,7 @@ def test_the_pages_of_several_batches_are_one_and_warnings_are_passed_on_once() 
 def test_nothing_known_is_no_rows_and_no_error() -> None:
     for found in (parsed(), parsed(matrix()), parsed(matrix(series({"kafka_id": "a"})))):
         assert found.values.is_empty()
+        assert found.dropped.is_empty()
         assert found.values.columns == ["window", "kafka_id", "principal_id", "value", "points"]
 
 
@@ -339,6 +353,7 @@ def test_a_point_of_another_day_is_an_error(moment: float) -> None:
         {"metric": {}, "values": [[FIRST_END]]},
         {"metric": {}, "values": [[FIRST_END, 1]]},
         {"metric": {}, "values": [["soon", "1"]]},
+        {"metric": {}, "values": [[None, "1"]]},
         {"metric": [], "values": [[FIRST_END, "1"]]},
         {"metric": {"kafka_id": 7}, "values": [[FIRST_END, "1"]]},
         {"metric": {}, "values": [[FIRST_END, "1"], None]},

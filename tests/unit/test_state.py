@@ -111,12 +111,21 @@ def test_a_new_state_has_the_newest_schema_and_is_durable(tmp_path: Path) -> Non
     assert dict(tables) == dict.fromkeys(
         [
             "claims",
+            "day_metrics",
             "emission_records",
+            "gather_failures",
+            "gathers",
+            "identities",
             "ingestion_assemblies",
             "ingestion_files",
+            "landed_windows",
+            "metric_fetches",
             "pipeline_runs",
             "pipeline_state",
+            "resources",
             "tenant_entities",
+            "usage_days",
+            "zero_gathers",
         ],
         1,
     )

@@ -1,0 +1,102 @@
+"""What a tenant's API and its metrics are to be asked for, as it follows from what is stored. Asks nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from engine import decide, gather_state, lake, state
+from engine.config import ConfluentCloud, ConfluentTenant, Credentials
+from engine.decide import Inputs
+from engine.frames import BILLING, USAGE
+from engine.gather_state import DayMetric
+from engine.text import counted
+
+Key = tuple[str, str]
+"""(charge date, metric)"""
+
+
+def window(tenant: ConfluentTenant, today: date) -> tuple[date, date]:
+    """The days that a gather of today covers: from the first to before the second."""
+    return today - timedelta(days=tenant.lookback_days), today - timedelta(days=tenant.cutoff_days)
+
+
+def suspension(store: state.State, tenant_id: str) -> str | None:
+    """Why a tenant is not gathered any more; None if it is."""
+    found = gather_state.failures(store, tenant_id)
+    if found is None or found.suspended_at is None:
+        return None
+    return (
+        f"gathering is suspended since {found.suspended_at}, after {counted(found.failures, 'failure')} in a row; the"
+        f" last was: {found.error.splitlines()[0]}"
+    )
+
+
+def variables(tenant: ConfluentTenant) -> list[tuple[str, str]]:
+    """(where, variable) of every secret that a tenant's configuration names."""
+    source, metrics = tenant.source, tenant.metrics
+    where = f"tenant {tenant.id}: source"
+    found = [(f"{where}: {name}", variable) for name, variable in _named(source)]
+    for region, keys in sorted((source.flink.keys if source.flink else {}).items()):
+        found += [(f"{where}: flink {region}: {name}", variable) for name, variable in _named(keys)]
+    for name in ("username", "password", "bearer"):
+        if variable := getattr(metrics, name, None):
+            found.append((f"tenant {tenant.id}: metrics: {name}", variable))
+    return found
+
+
+def _named(keys: ConfluentCloud | Credentials) -> list[tuple[str, str]]:
+    return [("api_key", keys.api_key), ("api_secret", keys.api_secret)]
+
+
+class Need(NamedTuple):
+    """What a day asks for: a metric of some resources, for the billing that it has."""
+
+    charge_date: str
+    metric: str
+    ids: tuple[str, ...]
+    billing_digest: str
+
+    def is_the_question_of(self, known: DayMetric) -> bool:
+        """Whether what is known of it is still about the same."""
+        return (self.ids, self.billing_digest) == (known.ids, known.billing_digest)
+
+    def is_answered_by(self, known: DayMetric | None) -> bool:
+        """Whether nothing more is to be waited for."""
+        if known is None:
+            return False
+        if known.status == "fetched":
+            return set(self.ids) <= set(known.ids)
+        return known.status == "given_up" and self.is_the_question_of(known)
+
+
+def needs(root: Path, store: state.State, tenant: ConfluentTenant, given: Inputs) -> dict[Key, Need]:
+    """What the stored days ask for; nothing if no metrics are configured."""
+    if tenant.metrics is None:
+        return {}
+    digests = {key[1]: day.billing_digest for key, day in state.days(store, tenant.id).items()}
+    asked = decide.metrics_by_day(lake.scan(root, BILLING, tenant.id), given)
+    return {
+        (str(day), metric): Need(str(day), metric, tuple(ids), digests[str(day)])
+        for day, metric, ids in asked.rows()
+        if str(day) in digests
+    }
+
+
+def given_up(known: Mapping[Key, DayMetric], charge_date: str) -> frozenset[str]:
+    """The metrics of a day that could not be had, and that nobody waits for any more."""
+    return frozenset(metric for (day, metric), one in known.items() if day == charge_date and one.status == "given_up")
+
+
+def lost_usage(root: Path, store: state.State, tenant_id: str) -> set[str]:
+    """Days whose usage in the lake is not what was published."""
+    sizes = {charge_date: size for (_, charge_date), size in lake.sizes(root, USAGE, tenant_id).items()}
+    published = {day: row.size for day, row in gather_state.usage_days(store, tenant_id).items()}
+    return {day for day in {*sizes, *published} if sizes.get(day) != published.get(day)}
+
+
+def is_open(need: Need, known: DayMetric | None, lost: set[str]) -> bool:
+    """Whether a day still waits for what it asks for."""
+    return need.charge_date in lost or not need.is_answered_by(known)
