@@ -1,0 +1,485 @@
+"""Tenants without a bill against a real Prometheus: what a day costs, what is missing, and what fails and heals."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from datetime import date, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from tests.doubles.exporter import (
+    BYTES_IN,
+    BYTES_OUT,
+    DAY,
+    GIB,
+    HOUR,
+    LOG_SIZE,
+    MINUTE,
+    SECOND,
+    Cluster,
+    gauge,
+)
+from tests.doubles.front import front
+from tests.doubles.prometheus import Row, prometheus
+from tests.integration.cost_tenants import FIRST, RATES, Between, Root, kafka, metrics
+from tests.unit.scripted import Reply
+
+pytestmark = pytest.mark.xdist_group("cost_models")
+
+DAYS = 30
+COMPUTE, STORAGE, INGRESS, EGRESS = (
+    f"SELF_KAFKA_{name}" for name in ("COMPUTE", "STORAGE", "NETWORK_INGRESS", "NETWORK_EGRESS")
+)
+
+
+def day(number: int) -> date:
+    return FIRST + timedelta(days=number)
+
+
+def strange_rows() -> Iterator[Row]:
+    """Edges of days, values that are no numbers, zeros, and series without principals."""
+    edge = {"cluster": "edge", "broker": "1", "topic": "t", "principal": "p"}
+    moments = range(0, 2 * DAY + MINUTE, MINUTE)
+    # 1 GiB comes in between the last scrape of the first day and the one at midnight; the size doubles at midnight.
+    yield from gauge(BYTES_IN, edge, ((moment, 0 if moment < DAY else GIB) for moment in moments))
+    yield from gauge(LOG_SIZE, edge, ((moment, GIB if moment < DAY else 2 * GIB) for moment in moments))
+    nan = {"cluster": "nan", "broker": "1", "topic": "t", "principal": "p"}
+    for moment in range(0, DAY + MINUTE, MINUTE):
+        bad = 5 * HOUR <= moment < 6 * HOUR
+        yield from gauge(LOG_SIZE, nan, [(moment, "NaN" if bad else 10 * GIB)])
+        yield from gauge(BYTES_IN, nan, [(moment, "NaN" if bad else moment // MINUTE * 60)])
+    zero = {"cluster": "zero", "broker": "1", "topic": "t"}
+    for moment in range(0, DAY + MINUTE, MINUTE):
+        yield from gauge(BYTES_IN, {**zero, "principal": "p"}, [(moment, 7)])
+        yield from gauge(BYTES_OUT, zero, [(moment, moment // MINUTE * GIB)])
+    for name, size in (("shop", 75), ("crm", 25)):
+        for moment in range(0, DAY, MINUTE):
+            labels = {"server": "pg", "datname": name}
+            yield from gauge("pg_database_size_bytes", labels, [(moment, size * GIB)])
+
+
+def not_there(moment: int) -> bool:
+    return 2 * HOUR <= moment < 4 * HOUR
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    clusters = [
+        Cluster("eu", DAYS, step=5 * MINUTE),
+        Cluster("us", DAYS, step=7 * MINUTE, offset=17_123),
+        Cluster("minute", 2),
+        Cluster("odd", 2, offset=17_123),
+        Cluster("reset", 1, reset=11 * HOUR + 30 * MINUTE + 30 * SECOND),
+        Cluster("gap", 1, missing=not_there),
+    ]
+    rows = chain(strange_rows(), *(one.rows() for one in clusters))
+    with prometheus(rows, tmp_path_factory.mktemp("prometheus"), prefix="/some/where") as found:
+        yield found
+
+
+def test_thirty_days_of_two_clusters_in_one_prometheus(url: str, tmp_path: Path) -> None:
+    five, seven = {"scrape_seconds": "300"}, {"scrape_seconds": "420"}
+    root = Root(
+        tmp_path,
+        kafka("eu", url, metrics=five, lookback_days=str(DAYS)),
+        kafka("us", url, metrics=seven, lookback_days=str(DAYS), source={"broker_count": "5"}),
+    )
+    for number in (0, 1):
+        summary = root.run(day(DAYS), number=number)
+        assert (summary.faults, summary.days_calculated, summary.days_pending) == ((), DAYS, 0)
+    billing = root.table("billing")
+    eu, us = (billing.filter(pl.col("tenant_id") == name) for name in ("eu", "us"))
+    by_product = dict(eu.group_by("product_type").agg(pl.col("amount").sum()).rows())
+    # Every scrape is on the full hour: not a byte is estimated.
+    assert by_product == {COMPUTE: 30 * Decimal("7.2"), STORAGE: 36, INGRESS: Decimal("7.2"), EGRESS: Decimal("28.8")}
+    assert eu.filter(pl.col("product_type") == INGRESS)["quantity"].unique().to_list() == [24]
+    assert set(us.filter(pl.col("product_type") == COMPUTE)["amount"]) == {Decimal(12)}
+    for quantity in us.filter(pl.col("product_type") == INGRESS)["quantity"]:
+        assert abs(Fraction(quantity) / 24 - 1) < Fraction(1, 10**6)
+    charges = root.table("chargeback").filter(pl.col("tenant_id") == "eu")
+    shares = (
+        charges.group_by("product_type", "identity_id").agg(pl.col("amount").sum()).sort("product_type", "identity_id")
+    )
+    assert [row for row in shares.rows() if row[0] == INGRESS] == [
+        (INGRESS, "User:alice", Decimal("5.4")),
+        (INGRESS, "User:bob", Decimal("1.8")),
+    ]
+    assert charges["amount"].sum() == eu["amount"].sum()
+    resources = root.table("resources").filter(pl.col("tenant_id") == "eu").select("id", "type", "parent")
+    assert resources.rows() == [
+        ("eu", "kafka_cluster", ""),
+        ("eu/broker/1", "broker", "eu"),
+        ("eu/broker/2", "broker", "eu"),
+        ("eu/topic/orders", "topic", "eu"),
+    ]
+    identities = root.table("identities").filter(pl.col("tenant_id") == "eu").select("id", "type")
+    assert identities.rows() == [
+        ("UNALLOCATED", "system"),
+        ("User:alice", "principal"),
+        ("User:bob", "principal"),
+    ]
+
+
+def one_day(url: str, folder: Path, cluster: str, **settings: Any) -> Root:
+    """A root with the first day of a cluster."""
+    root = Root(folder, kafka(cluster, url, lookback_days="1", **settings))
+    assert root.run(day(1)).faults == ()
+    return root
+
+
+def test_a_gibibyte_an_hour_scraped_on_the_minute_is_24_and_not_25(url: str, tmp_path: Path) -> None:
+    root = one_day(url, tmp_path, "minute")
+    assert root.lines("product_type", "quantity", "amount") == [
+        (COMPUTE, 72, Decimal("7.2")),
+        (EGRESS, 48, Decimal("0.96")),
+        (INGRESS, 24, Decimal("0.24")),
+        (STORAGE, 12000, Decimal("1.2")),
+    ]
+    assert root.incomplete() == []
+    tags = [json.loads(tags) for [tags] in root.lines("tags", product=INGRESS)]
+    assert tags == [{"answers": "24", "bytes": str(24 * GIB), "rate": "0.01"}]
+
+
+def test_odd_scrapes_are_within_a_millionth(url: str, tmp_path: Path) -> None:
+    root = Root(tmp_path, kafka("odd", url, lookback_days="2"))
+    root.run(day(2))
+    for [quantity] in root.lines("quantity", product=INGRESS):
+        assert abs(Fraction(quantity) / 24 - 1) < Fraction(1, 10**6)
+    assert [quantity for [quantity] in root.lines("quantity", product=STORAGE)] == [12000, 12000]
+
+
+def test_a_counter_that_is_set_back_is_neither_negative_nor_doubled(url: str, tmp_path: Path) -> None:
+    [[quantity]] = one_day(url, tmp_path, "reset").lines("quantity", product=INGRESS)
+    # What came in between the last scrape before and the reset, half a minute of it, nobody has seen.
+    assert Fraction(24) - Fraction(1, 60) <= Fraction(quantity) <= 24
+
+
+def test_what_happens_at_midnight_counts_once(url: str, tmp_path: Path) -> None:
+    root = Root(tmp_path, kafka("edge", url, lookback_days="2"))
+    root.run(day(2))
+    # What came in before the sample at midnight came in on the first day; what lies there from midnight on, on the second.
+    assert root.lines("charge_date", "quantity", product=INGRESS) == [(day(0), 1), (day(1), 0)]
+    assert root.lines("charge_date", "quantity", product=STORAGE) == [(day(0), 24), (day(1), 48)]
+
+
+def test_missing_hours_are_told_and_what_is_stored_is_their_mean(url: str, tmp_path: Path) -> None:
+    root = one_day(url, tmp_path, "gap")
+    assert root.amounts(day(0)) == {
+        COMPUTE: Decimal("7.2"),
+        STORAGE: Decimal("1.2"),
+        # The hour after the gap has a scrape at its start, but the one before it none at its end.
+        INGRESS: root.amounts(day(0))[INGRESS],
+        EGRESS: 4 * root.amounts(day(0))[INGRESS],
+    }
+    assert abs(root.lines("quantity", product=INGRESS)[0][0] - 22) < Decimal("1e-6")
+    assert [tuple(one) for one in root.incomplete()] == [
+        (str(day(0)), name, 1320, 1440) for name in ("egress", "ingress", "storage")
+    ]
+    assert any(
+        "ingress: samples are missing on 1 day" in text and "(1320 of 1440 came)" in text for text in root.logged
+    )
+
+
+def test_an_incomplete_day_waits_if_it_is_to(url: str, tmp_path: Path) -> None:
+    root = Root(tmp_path, kafka("gap", url, lookback_days="1", incomplete_below="0.95"))
+    summary = root.run(day(1))
+    assert (summary.faults, summary.days_calculated, summary.days_pending) == ((), 0, 1)
+    assert root.days("gap")[str(day(0))].error == "storage: 1320 of 1440 samples"
+    assert root.plan(day(1))[str(day(0))].calculate_reason == "incomplete"
+    # It is asked for again, in case more has come; a threshold that is kept lets it pass.
+    assert root.run(day(1)).requests > 1
+    root.write(kafka("gap", url, lookback_days="1", incomplete_below="0.9"))
+    summary = root.run(day(1))
+    assert (summary.requests, summary.days_calculated, summary.days_pending) == (0, 1, 0)
+
+
+def test_what_is_no_number_is_dropped_and_counted(url: str, tmp_path: Path) -> None:
+    root = one_day(url, tmp_path, "nan")
+    [[size, tags]] = root.lines("quantity", "tags", product=STORAGE)
+    assert (size, json.loads(tags)["answers"]) == (240, "23")
+    [[rise]] = root.lines("quantity", product=INGRESS)
+    assert 0 < rise < Decimal(24 * 3600) / GIB
+    assert root.days("nan")[str(day(0))].chargeback_calculated
+
+
+def test_a_day_without_samples_costs_its_brokers(url: str, tmp_path: Path) -> None:
+    root = one_day(url, tmp_path, "nowhere")
+    assert root.amounts(day(0)) == {COMPUTE: Decimal("7.2")}
+    assert root.table("chargeback").select("identity_id", "allocation_detail").rows() == [
+        ("UNALLOCATED", "no_identities_located")
+    ]
+    assert {one.came for one in root.incomplete()} == {0}
+
+
+def test_zeros_and_series_without_principals(url: str, tmp_path: Path) -> None:
+    settings = {"identity_source": "both", "static_identities": ["a", "b"], "rates": {**RATES}}
+    root = one_day(url, tmp_path, "zero", source=settings)
+    charges = root.table("chargeback").filter(pl.col("product_type").is_in([INGRESS, EGRESS]))
+    found = charges.select("product_type", "identity_id", "amount", "allocation_detail").sort(
+        "product_type", "identity_id"
+    )
+    assert found.rows() == [
+        (EGRESS, "a", Decimal("14.4"), "no_metrics_located"),
+        (EGRESS, "b", Decimal("14.4"), "no_metrics_located"),
+        (INGRESS, "a", 0, "no_metrics_located"),
+    ]
+
+
+def test_databases_of_a_server(url: str, tmp_path: Path) -> None:
+    source = {
+        "kind": "cost_model",
+        "cluster_id": "pg",
+        "identity_source": {"label": "datname", "discovery_query": 'pg_database_size_bytes{server="pg"}'},
+        "cost_types": [
+            {
+                "name": "PG_COMPUTE",
+                "product_category": "postgresql",
+                "rate": "0.25",
+                "quantity": {"fixed": "2"},
+                "allocation": "even_split",
+            },
+            {
+                "name": "PG:STORAGE",
+                "product_category": "postgresql",
+                "rate": "0.0001",
+                "quantity": {"storage_gib": 'pg_database_size_bytes{server="pg"}'},
+                "allocation": "usage_ratio",
+                "allocation_query": "avg_over_time(pg_database_size_bytes[{range}])",
+                "allocation_label": "datname",
+            },
+        ],
+    }
+    tenant = {"id": "pg", "ecosystem": "generic_metrics", "source": source, "metrics": metrics(url)}
+    root = Root(tmp_path, {**tenant, "lookback_days": "1", "cutoff_days": "0"})
+    assert root.run(day(1)).faults == ()
+    assert root.lines("product_type", "quantity", "amount") == [
+        ("PG:STORAGE", 2400, Decimal("0.24")),
+        ("PG_COMPUTE", 48, 12),
+    ]
+    charges = (
+        root.table("chargeback").select("product_type", "identity_id", "amount").sort("product_type", "identity_id")
+    )
+    assert charges.rows() == [
+        ("PG:STORAGE", "crm", Decimal("0.06")),
+        ("PG:STORAGE", "shop", Decimal("0.18")),
+        ("PG_COMPUTE", "crm", 6),
+        ("PG_COMPUTE", "shop", 6),
+    ]
+
+
+# What changes, and what that touches.
+
+
+def test_a_rate_that_changes_asks_nothing_and_touches_its_days_alone(url: str, tmp_path: Path) -> None:
+    given = {"metrics": {"scrape_seconds": "300"}, "lookback_days": str(DAYS)}
+    root = Root(tmp_path, kafka("eu", url, **given))
+    root.run(day(DAYS))
+    before = {name: row.output_digest for name, row in root.days("eu").items()}
+    assert root.run(day(DAYS)).days_calculated == 0
+    rates = [{"to": str(day(20)), **RATES}, {"from": str(day(20)), **RATES, "compute_hourly_rate": "0.2"}]
+    # Nobody is there to ask.
+    root.write(kafka("eu", "http://127.0.0.1:9/", **given, source={"rates": rates}))
+    assert {name for name, one in root.plan(day(DAYS)).items() if one.gather_reason == "model_changed"} == {
+        str(day(number)) for number in range(20, DAYS)
+    }
+    summary = root.run(day(DAYS))
+    assert (summary.faults, summary.requests, summary.days_calculated) == ((), 0, 10)
+    after = {name: row.output_digest for name, row in root.days("eu").items()}
+    assert {name for name, digest in after.items() if digest != before[name]} == {
+        str(day(number)) for number in range(20, DAYS)
+    }
+    compute = dict(root.lines(product=COMPUTE))
+    assert (compute[day(19)], compute[day(20)]) == (Decimal("7.2"), Decimal("14.4"))
+    # As much as to say the same with other digits, or of a time that nobody asks for.
+    rates[0]["compute_hourly_rate"] = "0.1"
+    root.write(
+        kafka("eu", "http://127.0.0.1:9/", **given, source={"rates": [*rates[:1], {**rates[1], "to": "2030-01-01"}]})
+    )
+    assert root.run(day(DAYS)).days_calculated == 0
+    root.write(kafka("eu", "http://127.0.0.1:9/", **given))
+    assert root.run(day(DAYS)).days_calculated == 10
+    assert {name: row.output_digest for name, row in root.days("eu").items()} == before
+
+
+def test_a_recalculation_makes_all_days_anew_and_the_same(url: str, tmp_path: Path) -> None:
+    root = Root(tmp_path, kafka("minute", url, lookback_days="2"))
+    root.run(day(2))
+    before = {file: file.read_bytes() for file in (root.root / "lake").glob("**/*.parquet")}
+    summary = root.run(day(2), "recalculate")
+    assert (summary.days_calculated, summary.requests) == (2, 0)
+    assert {file: file.read_bytes() for file in (root.root / "lake").glob("**/*.parquet")} == before
+
+
+def test_a_cluster_that_ends_has_no_lines_after_it(url: str, tmp_path: Path) -> None:
+    root = Root(tmp_path, kafka("minute", url, lookback_days="2"))
+    root.run(day(2))
+    rates = [{"to": str(day(1)), **RATES}]
+    root.write(kafka("minute", url, lookback_days="2", source={"rates": rates}))
+    summary = root.run(day(2))
+    assert (summary.days_removed, summary.days_calculated) == (1, 0)
+    assert {charge_date for charge_date, _ in root.lines()} == {day(0)}
+    assert set(root.table("chargeback")["charge_date"]) == {day(0)}
+    assert root.run(day(2)).days_removed == 0
+
+
+def test_another_selector_is_another_question(url: str, tmp_path: Path) -> None:
+    root = one_day(url, tmp_path, "minute")
+    root.write(kafka("minute", url, lookback_days="1", source={"selector": "cluster=~'minute|reset'"}))
+    summary = root.run(day(1))
+    assert (summary.faults, summary.days_calculated) == ((), 1)
+    assert summary.requests > 1
+    assert root.lines("quantity", product=STORAGE) == [(24000,)]
+
+
+# What fails, and heals.
+
+ERROR = '{"status": "error", "errorType": "execution", "error": "too many samples"}'
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        (Reply(500, "no"), "500"),
+        (Reply(503, ERROR), "503"),
+        (Reply(400, ERROR), "too many samples"),
+        (Reply(401, "who?"), "401"),
+        (Reply(200, "<html>"), "JSON"),
+        (Reply(200, ERROR), "too many samples"),
+    ],
+    ids=["500", "503", "400", "401", "html", "error"],
+)
+def test_a_failure_is_a_line_the_day_waits_and_heals(url: str, tmp_path: Path, reply: Reply, told: str) -> None:
+    between = Between(url)
+    with between.serving() as script:
+        root = Root(tmp_path, kafka("minute", script.url, lookback_days="2"))
+        between.reply = lambda _: reply
+        summary = root.run(day(2))
+        assert (summary.exit_code, summary.days_calculated, summary.days_pending) == (11, 0, 2)
+        [fault] = summary.faults
+        assert told in fault
+        assert fault.isprintable()
+        # Brokers cost what they cost; the day only waits to be split.
+        assert root.lines() == [(day(0), Decimal("7.2")), (day(1), Decimal("7.2"))]
+        assert root.plan(day(2))[str(day(0))].calculate_reason == "metrics_failed"
+        between.reply = between.passed
+        summary = root.run(day(2))
+        assert (summary.faults, summary.days_calculated, summary.days_pending) == ((), 2, 0)
+        assert root.lines(product=INGRESS) == [(day(0), Decimal("0.24")), (day(1), Decimal("0.24"))]
+
+
+def test_nobody_there_and_too_slow(tmp_path: Path) -> None:
+    root = Root(tmp_path / "down", kafka("minute", "http://127.0.0.1:9/", lookback_days="2"))
+    summary = root.run(day(2))
+    assert (len(summary.faults), summary.exit_code, summary.days_pending) == (1, 11, 2)
+    done = threading.Event()
+    between = Between("")
+    between.reply = lambda _: Reply(before=done.wait)
+    with between.serving() as script:
+        tenant = kafka("minute", script.url, lookback_days="2", metrics={"timeout_seconds": "0.05"})
+        summary = Root(tmp_path / "slow", tenant).run(day(2))
+        done.set()
+    assert (len(summary.faults), summary.exit_code, summary.days_pending) == (1, 11, 2)
+
+
+def test_one_question_that_fails_leaves_the_rest_of_the_day_and_other_days(url: str, tmp_path: Path) -> None:
+    between = Between(url)
+    with between.serving() as script:
+        root = Root(tmp_path, kafka("minute", script.url, lookback_days="1", allocation_retry_limit="2"))
+        between.failing("sum by (principal) (increase(kafka_server_brokertopicmetrics_bytesin", Reply(500, "no"))
+        summary = root.run(day(1))
+        [fault] = summary.faults
+        assert "metrics: bytes_in: " in fault
+        assert summary.days_pending == 1
+        # The quantities came; they are not asked for again.
+        asked = len(script.asked)
+        summary = root.run(day(1))
+        assert len(script.asked) - asked == 2
+        # Given up: what it would have split goes to UNALLOCATED, the rest where it belongs.
+        assert (summary.days_calculated, summary.days_pending) == (1, 0)
+        found = (
+            root.table("chargeback")
+            .select("product_type", "identity_id", "allocation_method")
+            .sort("product_type", "identity_id")
+        )
+        assert found.rows() == [
+            (COMPUTE, "UNALLOCATED", "allocation_failed"),
+            (EGRESS, "User:alice", "usage_ratio"),
+            (EGRESS, "User:bob", "usage_ratio"),
+            (INGRESS, "UNALLOCATED", "allocation_failed"),
+            (STORAGE, "UNALLOCATED", "allocation_failed"),
+        ]
+        between.reply = between.passed
+        assert root.run(day(1)).requests == 0
+        assert root.run(day(1), lift=True).days_calculated == 1
+        assert set(root.table("chargeback")["identity_id"]) == {"User:alice", "User:bob"}
+
+
+def test_a_quantity_that_is_given_up_has_no_line(url: str, tmp_path: Path) -> None:
+    between = Between(url)
+    with between.serving() as script:
+        root = Root(tmp_path, kafka("minute", script.url, lookback_days="1", allocation_retry_limit="1"))
+        between.failing("sum(increase(kafka_server_brokertopicmetrics_bytesin", Reply(500, "no"))
+        summary = root.run(day(1))
+        assert (summary.exit_code, summary.days_calculated) == (11, 1)
+        assert set(root.amounts(day(0))) == {COMPUTE, EGRESS, STORAGE}
+        assert any("its lines are left out" in text for text in root.logged)
+
+
+def test_a_real_limit_of_samples(tmp_path: Path) -> None:
+    with prometheus(
+        Cluster("minute", 1).rows(), tmp_path / "prometheus", options=["--query.max-samples=2000"]
+    ) as found:
+        root = Root(tmp_path / "root", kafka("minute", found, lookback_days="1"))
+        summary = root.run(day(1))
+    assert summary.days_pending == 1
+    assert all("days_per_query" in fault and fault.isprintable() for fault in summary.faults)
+
+
+@pytest.mark.parametrize("kind", ["basic", "bearer"])
+def test_credentials(url: str, tmp_path: Path, kind: str) -> None:
+    right = {"basic": f"Basic {base64.b64encode(b'me:secret').decode()}", "bearer": "Bearer secret"}[kind]
+    given = {"basic": {"username": "${USER_}", "password": "${PASS_}"}, "bearer": {"bearer": "${PASS_}"}}[kind]
+    with front(url, right) as behind:
+        root = Root(tmp_path, kafka("minute", behind, lookback_days="1", metrics=given))
+        wrong = root.run(day(1), environment={"USER_": "me", "PASS_": "wrong"})
+        assert (wrong.exit_code, wrong.days_pending, len(wrong.faults)) == (11, 1, 1)
+        assert "wrong" not in wrong.faults[0]
+        assert root.run(day(1), environment={"USER_": "me", "PASS_": "secret"}).days_calculated == 1
+
+
+def test_a_run_that_is_stopped_goes_on_where_it_was(url: str, tmp_path: Path) -> None:
+    between, stop = Between(url), threading.Event()
+    with between.serving() as script:
+        root = Root(tmp_path, kafka("eu", script.url, lookback_days=str(DAYS), metrics={"days_per_query": "10"}))
+
+        def stopping(request: Any) -> Reply:
+            if len(script.asked) > 15:
+                stop.set()
+            return between.passed(request)
+
+        between.reply = stopping
+        with pytest.raises(Exception, match="stopped"):
+            root.run(day(DAYS), stop=stop)
+        asked = len(script.asked)
+        between.reply = between.passed
+        assert root.run(day(DAYS)).days_calculated == DAYS
+        # buildinfo, and 10 requests for each of the 3 stretches of days; a question may have been cut short.
+        assert len(script.asked) - asked <= 1 + 30 - (asked - 2) + 2
+
+
+def test_days_are_asked_for_in_bounded_pieces(url: str, tmp_path: Path) -> None:
+    between = Between(url)
+    with between.serving() as script:
+        root = Root(tmp_path, kafka("eu", script.url, lookback_days="365", metrics={"days_per_query": "31"}))
+        root.run(day(DAYS))
+        # 12 stretches, of which each has 7 questions and 3 counts.
+        assert len(script.asked) == 1 + 12 * 10
