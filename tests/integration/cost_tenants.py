@@ -8,10 +8,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_plus
 
 import polars as pl
 import yaml
@@ -30,7 +31,7 @@ RATES = {
     "network_ingress_per_gib": "0.01",
     "network_egress_per_gib": "0.02",
 }
-FIRST = date.fromtimestamp(START / 1000)
+FIRST = date(1970, 1, 1) + timedelta(milliseconds=START)
 
 
 def metrics(url: str, **settings: Any) -> dict[str, Any]:
@@ -60,6 +61,7 @@ class Root:
         folder.mkdir(parents=True, exist_ok=True)
         self.root, self.file = folder / "data", folder / "prorata.yaml"
         self.logged: list[str] = []
+        self.runs = 0
         self.write(*tenants)
 
     def write(self, *tenants: dict[str, Any]) -> None:
@@ -85,8 +87,9 @@ class Root:
             environment or {},
             Clock(time.time, time.monotonic),
         )
+        self.runs += 1
         request = Request(command, force=command == "recalculate", **asked)
-        return pipeline.run_tenant(config, config.tenants[number], request, hooks, f"run-{len(self.logged)}")
+        return pipeline.run_tenant(config, config.tenants[number], request, hooks, f"run-{self.runs}")
 
     def table(self, name: str) -> pl.DataFrame:
         """All rows of a table of the lake."""
@@ -127,7 +130,10 @@ class Between:
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def serving(self) -> AbstractContextManager[Script]:
-        return scripted.answering(lambda request: self.reply(request))
+        return scripted.answering(self._answer)
+
+    def _answer(self, request: scripted.Request) -> Reply:
+        return self.reply(request)
 
     def passed(self, request: scripted.Request) -> Reply:
         content = request.body.encode() or None
@@ -141,4 +147,4 @@ class Between:
 
     def failing(self, word: str, reply: Reply) -> None:
         """Answer with this what asks for `word`, and pass on the rest."""
-        self.reply = lambda request: reply if word in urllib.request.unquote(request.body) else self.passed(request)
+        self.reply = lambda request: reply if word in unquote_plus(request.body) else self.passed(request)

@@ -1,4 +1,4 @@
-"""The cases of `docs/cost-models.md` and of the folder `cost_models`: a cost model and answers in, lines and charges out.
+"""The cases of `docs/cost-models.md` and of the folder `cost_models`: answers in, lines and charges out.
 
 A case has a block of YAML (a tenant) and tables under `### Answers` (question, bytes, hours), `### Principals` (metric,
 principal, value), `### Failed metrics`, `### Days`, and what is made of them: `### Lines` and `### Charges`.

@@ -1,4 +1,4 @@
-"""Every case of `docs/cost-models.md` and of the folder `cost_models` holds, and what the page says is asked is asked."""
+"""Every case of `docs/cost-models.md` and of the folder `cost_models` holds; and what it says is asked is asked."""
 
 from __future__ import annotations
 
