@@ -19,7 +19,7 @@ BYTES_OUT = "kafka_server_brokertopicmetrics_bytesout_total"
 class Cluster(NamedTuple):
     """A cluster of two brokers: 1 GiB an hour comes in and 2 go out, three quarters alice's; 500 GiB lie on it.
 
-    Scraped every `step` from `offset` on for so many days, but where `missing` says so. Counters are set back at `reset`.
+    Scraped every `step` from `offset` on for so many days, but where it is `missing`; counters are set back at `reset`.
     """
 
     name: str

@@ -1,0 +1,304 @@
+"""Cost models: what a configuration may say, what is asked for it, which rates hold on a day, and exact amounts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from engine import pipeline
+from engine.config import CostModelTenant, GenericTenant, KafkaTenant
+from engine.errors import ConfigError, ContractError
+from engine.sources import cost_model, cost_rates
+from engine.sources.answers import Answer
+from engine.sources.cost_questions import matchers, questions
+from engine.sources.prometheus import Samples
+from engine.sources.promql import quoted
+
+KAFKA = """
+    ecosystem: self_managed_kafka
+    metrics: {url: 'http://prometheus:9090'}
+    source:
+      kind: cost_model
+      cluster_id: k
+      broker_count: 3
+      rates: {compute_hourly_rate: 0.1, network_ingress_per_gib: 0.01}
+"""
+GENERIC = """
+    ecosystem: generic_metrics
+    metrics: {url: 'http://prometheus:9090'}
+    source:
+      kind: cost_model
+      cluster_id: g
+      cost_types:
+        - {name: A, product_category: c, rate: 1, quantity: {fixed: 1}, allocation: even_split}
+"""
+Configured = Callable[[str], CostModelTenant]
+
+
+@pytest.fixture
+def configured(tmp_path: Path) -> Configured:
+    def read(*tenants: str) -> CostModelTenant:
+        file = tmp_path / "prorata.yaml"
+        listed = "".join(f"  - id: t{number}{text}" for number, text in enumerate(tenants))
+        file.write_text(f"root: ./data\ntenants:\n{listed}", encoding="utf-8")
+        tenant = pipeline.configured(file).tenants[0]
+        assert isinstance(tenant, KafkaTenant | GenericTenant)
+        return tenant
+
+    return read
+
+
+def faults(configured: Configured, *tenants: str) -> list[str]:
+    with pytest.raises(ConfigError) as error:
+        configured(*tenants)
+    assert all(line.isprintable() and "; expected " in line for line in error.value.faults)
+    return [line.partition("prorata.yaml:")[2] for line in error.value.faults]
+
+
+def kafka(*changes: tuple[str, str]) -> str:
+    text = KAFKA
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return text
+
+
+RATES = "rates: {compute_hourly_rate: 0.1, network_ingress_per_gib: 0.01}"
+
+
+def test_a_plain_model_has_defaults(configured: Configured) -> None:
+    tenant = configured(KAFKA)
+    assert isinstance(tenant, KafkaTenant)
+    assert (tenant.incomplete_below, tenant.lookback_days, tenant.cutoff_days) == (0, 200, 5)
+    [rates], [brokers] = tenant.source.rates, tenant.source.broker_count
+    assert (rates.compute_hourly_rate, rates.first, rates.end, brokers.count) == (Decimal("0.1"), None, None, 3)
+    assert (tenant.source.currency, tenant.teams.default) == ("USD", "UNASSIGNED")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("broker_count: 3", "broker_count: -1", "source.broker_count: value '-1'; expected greater than or equal to 0"),
+        ("broker_count: 3", "broker_count: 1.5", "source.broker_count: value '1.5'; expected a valid integer"),
+        ("broker_count: 3", "broker_count: []", "source.broker_count: value a list; expected at least one entry"),
+        ("0.01", "1e-13", "value '1e-13'; expected no more than 12 decimal places"),
+        ("0.01", "-1", "value '-1'; expected greater than or equal to 0"),
+        ("0.01", "0_01", "value '0_01'; expected a decimal number"),
+        ("0.01", "nan", "value 'nan'; expected a decimal number"),
+        ("network_ingress_per_gib", "ingress", "unknown key 'ingress'; expected one of"),
+        (RATES, "rates: 1", "value '1'; expected a list"),
+        (RATES, "rates: {from: 2025-02-30}", "value '2025-02-30'; expected a day that there is, YYYY-MM-DD"),
+        (RATES, "rates: {from: 20250101}", "value '20250101'; expected a day, YYYY-MM-DD"),
+        (RATES, "rates: {from: 2025-01-02, to: 2025-01-02}", "from 2025-01-02 to 2025-01-02, which is no day"),
+        (RATES, "rates: [{to: 2025-01-02}, {from: 2025-01-03}]", "one to 2025-01-02, the next from 2025-01-03"),
+        (RATES, "rates: [{to: 2025-01-04}, {from: 2025-01-03}]", "one to 2025-01-04, the next from 2025-01-03"),
+        (RATES, "rates: [{}, {from: 2025-01-03}]", "one to further notice, the next from 2025-01-03"),
+        ("broker_count: 3", "broker_count: {from: 2025-01-03, count: 3}", "days with rates, but no brokers"),
+        (
+            RATES,
+            "rates: {region_overrides: {eu: {compute_hourly_rate: 1}}}",
+            "rates by region, but the cluster has none",
+        ),
+        (RATES, f"{RATES}\n      selector: cluster", "selector, from 'cluster' on; expected matchers like"),
+        (RATES, f"{RATES}\n      series: {{bytes_in: 'a b'}}", "source.series.bytes_in: value 'a b'"),
+        (RATES, f"{RATES}\n      series: {{principal: value}}", "label 'value' is reserved"),
+        (RATES, f"{RATES}\n      identity_source: static", "identity source static, and no identities"),
+        (RATES, f"{RATES}\n      static_identities: [a]", "identities that are not looked at"),
+        (
+            RATES,
+            f"{RATES}\n      identity_source: both\n      static_identities: [a, {{id: a}}]",
+            "static_identities[1]: 'a' stands twice",
+        ),
+        (
+            RATES,
+            f"{RATES}\n      identity_source: both\n      static_identities: [UNALLOCATED]",
+            "'UNALLOCATED' never weighs",
+        ),
+        ("metrics: {url: 'http://prometheus:9090'}", "operator: o", "to be measured, but no metrics"),
+        ("metrics:", "incomplete_below: 1.1\n    metrics:", "value '1.1'; expected less than or equal to 1"),
+        ("metrics:", "products: {X: {ladder: even}}\n    metrics:", "unknown ladder 'even'"),
+        (
+            "metrics:",
+            "products: {X: {ladder: [{basis: usage, metrics: flink_cfu}, {basis: unallocated}]}}\n    metrics:",
+            "unknown metric 'flink_cfu'; expected one of bytes_in, bytes_out, static_identities",
+        ),
+    ],
+)
+def test_what_a_kafka_model_may_not_say(configured: Configured, old: str, new: str, told: str) -> None:
+    [fault] = faults(configured, kafka((old, new)))
+    assert told in fault
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("quantity: {fixed: 1}", "quantity: {}", "not one quantity"),
+        ("quantity: {fixed: 1}", "quantity: {fixed: 1, storage_gib: x}", "not one quantity"),
+        ("quantity: {fixed: 1}", "quantity: {storage_gib: ' '}", "a text that is not empty"),
+        ("even_split", "usage_ratio", "allocation usage_ratio of 'A'; expected allocation_query and allocation_label"),
+        ("even_split", "even_split, allocation_query: x", "allocation even_split of 'A'"),
+        ("even_split", "half", "value 'half'; expected one of 'even_split' or 'usage_ratio'"),
+        ("name: A", "name: identities", "cost type 'identities' stands twice"),
+        ("cluster_id: g", "cluster_id: g\n      identity_source: {label: x}", "one of label and discovery_query"),
+        ("allocation: even", "region_overrides: {}, allocation: even", "unknown key 'region_overrides'"),
+    ],
+)
+def test_what_a_generic_model_may_not_say(configured: Configured, old: str, new: str, told: str) -> None:
+    assert old in GENERIC
+    [fault] = faults(configured, GENERIC.replace(old, new))
+    assert told in fault
+
+
+def test_clusters_in_one_prometheus_need_selectors(configured: Configured) -> None:
+    [fault] = faults(configured, kafka((RATES, f"{RATES}\n      selector: 'cluster=\"a\"'")), KAFKA)
+    assert "tenant t1 has no selector" in fault
+    other = kafka(("prometheus:9090", "another:9090"))
+    assert configured(KAFKA, other).id == "t0"
+
+
+def test_an_unknown_ecosystem_names_the_known_ones(configured: Configured) -> None:
+    [fault] = faults(configured, kafka(("self_managed_kafka", "kafka")))
+    assert "one of 'aws', 'confluent_cloud', 'self_managed_kafka', 'generic_metrics'" in fault
+
+
+@pytest.mark.parametrize(
+    ("selector", "found"),
+    [
+        ('cluster="eu"', 'cluster="eu"'),
+        (" a = 'x' ,b!=\"\", c=~\"a|b\",d!~'z' ", 'a="x", b!="", c=~"a|b", d!~"z"'),
+        (r'a="\"}"', r'a="\"}"'),
+        ("a='\"}'", r'a="\"}"'),
+        (r'a="\u00e9\\d"', r'a="é\\d"'),
+        ('a=","', 'a=","'),
+    ],
+)
+def test_a_selector_is_quoted_anew(selector: str, found: str) -> None:
+    assert matchers(selector) == found
+    assert matchers(found) == found
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        *("a", '="x"', 'a="x', 'a="x" b="y"', 'a="x",', ',a="x"', 'a=="x"', 'a="x"} or up{b="y"', "a=`x`", 'a="\n"'),
+        *('a="{range}"', 'a="{matcher}"', r'a="\x"', '1a="x"', 'a-b="x"', 'a="x";'),
+    ],
+)
+def test_what_is_no_selector(selector: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        matchers(selector)
+
+
+def test_questions_are_of_what_is_priced_and_looked_at(configured: Configured) -> None:
+    assert [one.name for one in questions(configured(KAFKA))] == [
+        "ingress",
+        "bytes_in",
+        "bytes_out",
+        "brokers",
+        "topics",
+    ]
+    static = kafka(
+        (RATES, "rates: {storage_per_gib_hourly: 1}\n      identity_source: static\n      static_identities: [a]")
+    )
+    assert [one.name for one in questions(configured(static))] == ["storage", "brokers", "topics"]
+    later = kafka((RATES, "rates: [{to: 2025-01-02}, {from: 2025-01-02, network_egress_per_gib: 1}]"))
+    assert next(one.name for one in questions(configured(later))) == "egress"
+
+
+def test_no_question_depends_on_a_rate(configured: Configured) -> None:
+    asked = [one.digest for one in questions(configured(KAFKA))]
+    assert [one.digest for one in questions(configured(kafka(("0.01", "7"), ("0.1,", "9,"), ("3", "4"))))] == asked
+    assert [one.digest for one in questions(configured(kafka((RATES, f"{RATES}\n      selector: a='b'"))))] != asked
+
+
+@pytest.mark.parametrize(
+    ("change", "days"),
+    [
+        (("0.1,", "0.2,"), "XXXX"),
+        (("0.1,", "0.10,"), "...."),
+        (("broker_count: 3", "broker_count: [{to: 2025-11-03, count: 3}, {from: 2025-11-03, count: 4}]"), "..XX"),
+        ((RATES, "rates: [{to: 2025-11-02, compute_hourly_rate: 0.1, network_ingress_per_gib: 0.01}]"), ".XXX"),
+        (("cluster_id: k", "cluster_id: k\n      display_name: The cluster"), "...."),
+        (("cluster_id: k", "cluster_id: k\n      currency: EUR"), "XXXX"),
+        (("cluster_id: k", "cluster_id: k\n      region: eu"), "XXXX"),
+    ],
+)
+def test_a_change_touches_the_days_that_it_is_about(configured: Configured, change: tuple[str, str], days: str) -> None:
+    dates = [date(2025, 11, number) for number in range(1, 5)]
+    before, after = configured(KAFKA), configured(kafka(change))
+    touched = [cost_rates.model_digest(before, day) != cost_rates.model_digest(after, day) for day in dates]
+    assert "".join("X" if one else "." for one in touched) == days
+
+
+def test_a_cluster_is_there_as_long_as_it_has_rates(configured: Configured) -> None:
+    tenant = configured(
+        kafka((RATES, "rates: [{from: 2025-01-02, to: 2025-01-03}, {from: 2025-01-03, to: 2025-02-01}]"))
+    )
+    created, deleted = cost_rates.cluster(tenant).select("created_at", "deleted_at").row(0)
+    assert (str(created), str(deleted)) == ("2025-01-02 00:00:00", "2025-02-01 00:00:00")
+    assert cost_rates.charges(tenant.source, date(2025, 1, 1)) == ()
+    assert cost_rates.charges(tenant.source, date(2025, 2, 1)) == ()
+
+
+def samples(rows: list[tuple[str, str, int]]) -> Samples:
+    frame = pl.DataFrame(rows, schema={"window": pl.String, "value": pl.String, "points": pl.UInt32}, orient="row")
+    values = frame.with_columns(pl.col("value").cast(pl.Decimal(38, 12)))
+    return Samples(values, values.select("window", "points").clear(), ())
+
+
+def test_an_exabyte_at_a_high_rate_is_exact(configured: Configured) -> None:
+    """Its bytes times its rate, both in units, are beyond 128 bits."""
+    tenant = configured(kafka(("0.01", "123456789.123456789123")))
+    made = cost_model.bill(tenant, [date(2025, 11, 4)], {"ingress": samples([("2025-11-04", str(2**60 + 1), 24)])})
+    [quantity, amount] = (
+        made.billing.filter(pl.col("product_type") == "SELF_KAFKA_NETWORK_INGRESS").select("quantity", "amount").row(0)
+    )
+    assert quantity == 2**30 + Decimal("0.000000000931")
+    assert amount == Decimal("132560717938603854.053091475052")
+
+
+def test_what_rounding_took_is_what_is_missing(configured: Configured) -> None:
+    tenant = configured(kafka(("0.01", "0.000000000001")))
+    made = cost_model.bill(tenant, [date(2025, 11, 4)], {"ingress": samples([("2025-11-04", str(2**29), 24)])})
+    [amount] = made.billing.filter(pl.col("product_type") == "SELF_KAFKA_NETWORK_INGRESS")["amount"]
+    assert (amount, float(made.residues["2025-11-04"])) == (0, 5e-13)
+
+
+def test_an_amount_out_of_range_is_a_line(configured: Configured) -> None:
+    tenant = configured(kafka(("network_ingress_per_gib: 0.01", "storage_per_gib_hourly: 999999999")))
+    told = r"tenant t0: SELF_KAFKA_STORAGE of 2025-11-04: .*; expected an amount below 1e26"
+    with pytest.raises(ContractError, match=told):
+        cost_model.bill(tenant, [date(2025, 11, 4)], {"storage": samples([("2025-11-04", "9" * 26, 1)])})
+
+
+def test_ids_of_lines_are_what_they_say(configured: Configured) -> None:
+    before, after = configured(KAFKA), configured(kafka(("0.1,", "0.2,")))
+    day = [date(2025, 11, 4)]
+    ids = [cost_model.bill(tenant, day, {}).billing["line_id"].to_list() for tenant in (before, after)]
+    assert ids[0] == ids[1]
+
+
+def test_resources_are_what_answers_name(configured: Configured) -> None:
+    tenant = configured(KAFKA)
+    question = next(one for one in questions(tenant) if one.name == "topics")
+    result = [
+        {"metric": {"topic": topic}, "values": [[1762300799.999 + 86400 * number, "1"] for number in days]}
+        for topic, days in (("a/b", [0, 1]), ("ü", [1]))
+    ]
+    body = {"status": "success", "data": {"resultType": "matrix", "result": [*result, {"metric": {}, "values": []}]}}
+    found = cost_model.parse(question, [Answer("", 200, json.dumps(body))], (date(2025, 11, 4), date(2025, 11, 6)))
+    named = cost_model.resources(tenant, {"topics": found})
+    assert named.select("id", "type", "parent", pl.col("first_seen_at", "last_seen_at").dt.date()).rows() == [
+        ("k/topic/a/b", "topic", "k", date(2025, 11, 4), date(2025, 11, 5)),
+        ("k/topic/ü", "topic", "k", date(2025, 11, 5), date(2025, 11, 5)),
+    ]
+
+
+def test_quoted_is_what_prometheus_reads() -> None:
+    assert quoted('a"b\\') == r'"a\"b\\"'
