@@ -22,6 +22,7 @@ CASES = {
     "kernel": "bench.kernel",
     "lake": "bench.lake_to_lake",
     "cur": "bench.cur",
+    "cost_models": "bench.cost_models",
     "start_up": "bench.start_up",
 }
 """Name of a case -> its module, whose CASE it is."""
