@@ -17,17 +17,17 @@ from typing import NamedTuple
 
 import polars as pl
 
-from engine import entities, gather_state, state
+from engine import entities, gather_state, lake, state
 from engine.config import ConfluentCloud, ConfluentTenant, Credentials
 from engine.errors import ContractError, SourceError, StoppedError, StoreError, fault
-from engine.frames import IDENTITIES, RESOURCES, USAGE, empty
+from engine.frames import BILLING, IDENTITIES, RESOURCES, USAGE, empty
 from engine.sources import confluent, confluent_inventory
 from engine.sources.confluent import Window
 from engine.sources.confluent_inventory import Inventory
 from engine.sources.http import Client, Clock, Endpoint
 from engine.sources.landing import Landing
 from engine.text import counted
-from engine.wanted import suspension, window
+from engine.wanted import goes_on, suspension, window
 from engine.work import (
     Summary,
     Work,
@@ -128,10 +128,28 @@ class _Clients:
 def _gathered(
     work: Work, tenant: ConfluentTenant, endpoints: tuple[Endpoint, dict[str, Endpoint]], summary: Summary
 ) -> Summary:
-    days = window(tenant, work.now().date())
-    one = _open_gather(work, tenant, days)
+    one = open_gather(work, tenant, window(tenant, work.now().date()))
     landing = landing_of(work.root, tenant, one.gather_id)
+    if one.folded:
+        published = _publish(work, tenant, one, landing)
+        return summary._replace(
+            days_gathered=summary.days_gathered + published.changed,
+            days_removed=summary.days_removed + published.removed,
+        )
     failed, requests = _fetch(work, tenant, one, landing, endpoints)
+    summary = summary._replace(requests=summary.requests + requests)
+    return absorb(work, tenant, one, landing, failed, summary)
+
+
+def absorb(
+    work: Work,
+    tenant: ConfluentTenant,
+    one: gather_state.Gather,
+    landing: Landing,
+    failed: dict[str, str],
+    summary: Summary,
+) -> Summary:
+    """What a gather landed -> billing days and entities. `failed`: kind of the inventory -> why it was not landed."""
     try:
         published = _publish(work, tenant, one, landing)
     except ContractError as error:
@@ -151,15 +169,14 @@ def _gathered(
     return summary._replace(
         days_gathered=summary.days_gathered + published.changed,
         days_removed=summary.days_removed + published.removed,
-        requests=summary.requests + requests,
     )
 
 
-def _open_gather(work: Work, tenant: ConfluentTenant, days: Window) -> gather_state.Gather:
-    """The gather that is to be finished, if it is over the same days; else a new one."""
+def open_gather(work: Work, tenant: ConfluentTenant, days: Window) -> gather_state.Gather:
+    """The gather whose run did not end, if it is over the same days; else a new one."""
     first, end = map(str, days)
     last = gather_state.last_gather(work.store, tenant.id)
-    if last is not None and last.status == "open" and (last.first_day, last.end_day) == (first, end):
+    if last is not None and goes_on(last, days):
         work.log(f"going on with the gather of {last.started_at}, {first} to before {end}")
         return last
     work.log(f"gathering {first} to before {end}")
@@ -221,7 +238,8 @@ def _publish(work: Work, tenant: ConfluentTenant, one: gather_state.Gather, land
         for text in costs.warnings:
             work.warn(text)
         covered = {key for key in known if first <= key[1] < end}
-        done = _publish_days(work, costs.billing, covered)
+        billing = _without_stored(work, costs.billing, days)
+        done = _publish_days(work, billing, covered, resources_gathered=one.folded)
         changed, removed = changed + done.changed, removed + done.removed
         gather_state.record_window(
             work.store,
@@ -233,6 +251,22 @@ def _publish(work: Work, tenant: ConfluentTenant, one: gather_state.Gather, land
         )
     work.log(f"costs: {counted(changed, 'day')} changed, {removed} withdrawn")
     return _Published(changed, removed)
+
+
+def _without_stored(work: Work, billing: pl.DataFrame, days: Window) -> pl.DataFrame:
+    """BILLING of a window without records of no date that are booked already, on an earlier day of the month.
+
+    They are booked on the first day of their window; when that begins within a month, it once began before.
+    """
+    first = days[0]
+    dateless = (pl.col("charge_date") == first) & pl.col("resource_id").str.starts_with(confluent.MALFORMED)
+    found = billing.filter(dateless)["resource_id"]
+    if first.day == 1 or not found.len():
+        return billing
+    stored = lake.scan(work.root, BILLING, work.tenant.id, str(first)[:7])
+    before = stored.filter(pl.col("charge_date") < first, pl.col("resource_id").is_in(found.to_list()))
+    booked = before.select(pl.col("resource_id").unique()).collect()["resource_id"]
+    return billing.filter(~(dateless & pl.col("resource_id").is_in(booked.to_list())))
 
 
 def _published_before(work: Work, one: gather_state.Gather) -> dict[tuple[str, str], gather_state.LandedWindow]:
@@ -396,7 +430,8 @@ def _replayed_costs(work: Work, tenant: ConfluentTenant) -> Iterator[tuple[pl.Da
                 landing.read(confluent.costs_name(days)), tenant.id, days, tenant.source.currency
             )
             wanted = pl.col("charge_date").dt.to_string("%Y-%m-%d").is_in(open_days)
-            yield costs.billing.filter(wanted), [key for key in known_days(work) if key[1] in set(open_days)]
+            billing = _without_stored(work, costs.billing, days)
+            yield billing.filter(wanted), [key for key in known_days(work) if key[1] in set(open_days)]
             covered.update(open_days)
 
 
