@@ -15,6 +15,8 @@ BIN := $(VENV)/bin
 # The last of the two programs to be put in place. `prometheus` is beside it.
 PROMETHEUS := $(BIN)/promtool
 EXAMPLE := data/fixtures/aws/acme/prorata.yaml
+# Two clusters without a bill, and what a Prometheus answered when it was asked about them.
+MEASURED := data/fixtures/cost_models
 
 # The first Python that is new enough. Looked for only when the environment is made (hence `=`).
 PYTHON = $(shell for name in python3.11 python3; do \
@@ -28,7 +30,7 @@ define step
 endef
 
 help:
-	@echo 'make run     allocate the example bill in data/fixtures, results in ./prorata-data'
+	@echo 'make run     allocate the examples in data/fixtures, results in ./prorata-data'
 	@echo 'make test    check, then all tests'
 	@echo 'make check   format, lint, types, layers'
 	@echo 'make bench   measure; takes minutes'
@@ -36,6 +38,8 @@ help:
 
 run: $(VENV)/run.stamp
 	@$(BIN)/prorata run -c $(EXAMPLE)
+	@$(BIN)/python -m tests.doubles.recorded $(MEASURED)/answers.jsonl 19473 \
+	    $(BIN)/prorata run -c $(MEASURED)/prorata.yaml --today 2025-10-11
 
 test: check $(PROMETHEUS)
 	@echo 'tests'

@@ -54,3 +54,14 @@ class Cluster(NamedTuple):
 def gauge(name: str, labels: dict[str, str], points: Iterable[tuple[int, int | str]]) -> Iterator[Row]:
     """A series of given values, at milliseconds since START."""
     return (Row(name, labels, START + moment, value) for moment, value in points)
+
+
+def example_rows(days: int) -> Iterator[Row]:
+    """What the example of `data/fixtures/cost_models` was recorded from: a Kafka cluster, and two databases."""
+    yield from Cluster(
+        "orders", days, step=5 * MINUTE, missing=lambda moment: 8 * DAY <= moment < 8 * DAY + HOUR
+    ).rows()
+    for name, gib in (("shop", 75), ("crm", 25)):
+        moments = range(0, days * DAY, 5 * MINUTE)
+        labels = {"server": "pg-main", "datname": name}
+        yield from gauge("pg_database_size_bytes", labels, ((moment, gib * GIB) for moment in moments))
