@@ -151,12 +151,14 @@ def told_incomplete(found: Sequence[Incomplete]) -> Iterator[str]:
         )
 
 
-def failed_metrics(tenant: CostModelTenant, known: Mapping[Key, DayMetric], charge_date: str) -> frozenset[str]:
-    """The metrics of USAGE that a day lacks since their questions were given up."""
-    given_up = wanted.given_up(known, charge_date)
-    return frozenset(
-        metric for one in cost_questions.questions(tenant) if one.name in given_up for metric in one.metrics
-    )
+def failed_metrics(tenant: CostModelTenant, known: Mapping[Key, DayMetric]) -> dict[str, frozenset[str]]:
+    """Charge date -> the metrics of USAGE that it lacks since their questions were given up, if there are any."""
+    lacking = {one.name: set(one.metrics) for one in cost_questions.questions(tenant)}
+    found = dict[str, set[str]]()
+    for (day, name), one in known.items():
+        if one.status == "given_up":
+            found.setdefault(day, set()).update(lacking.get(name, ()))
+    return {day: frozenset(metrics) for day, metrics in found.items()}
 
 
 def entities(store: state.State, tenant: CostModelTenant) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -8,6 +8,7 @@ the next one does not put right.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
@@ -66,7 +67,8 @@ def configured(file: Path) -> Config:
     """The configuration of a file; ConfigError with every fault of its form and its rules."""
     config, document, faults = load(file)
     if config is not None:
-        faults = [*faults, *rules.faults(config, document), *cost_faults.faults(config, document)]
+        rule_faults = [*rules.faults(config, document), *wanted.faults(config, document)]
+        faults = [*faults, *rule_faults, *cost_faults.faults(config, document)]
     if config is None or faults:
         raise ConfigError(faults)
     return config
@@ -210,13 +212,13 @@ def _of_cost_model(tenant: CostModelTenant) -> _Recipe:
         return construct.rebuild(work, tenant, summary, redo=work.request.force)
 
     def decisions(work: Work, given: Inputs, _billing_period: str) -> _Decide:
-        fetched = gather_state.day_metrics(work.store, tenant.id)
+        failed = cost_days.failed_metrics(tenant, gather_state.day_metrics(work.store, tenant.id))
+        # Who there is on a day is said by its usage: what was found on other days changes nothing.
+        facts = DayFacts(empty(RESOURCES), empty(IDENTITIES), empty(USAGE), frozenset())
 
         def decided(billing: pl.DataFrame, day: state.Day) -> tuple[pl.DataFrame, Decided]:
-            failed = cost_days.failed_metrics(tenant, fetched, day.charge_date)
-            # Who there is on a day is said by its usage: what was found on other days changes nothing.
-            facts = DayFacts(empty(RESOURCES), empty(IDENTITIES), usage_of(work, day.charge_date), failed)
-            found = decide_products(billing, given, facts)
+            usage, lacking = usage_of(work, day.charge_date), failed.get(day.charge_date, frozenset())
+            found = decide_products(billing, given, facts._replace(usage=usage, failed=lacking))
             return found.lines, found.decided
 
         return decided
@@ -390,18 +392,29 @@ def _causes_of_products(
     facts = _facts(store, tenant)
     usage = gather_state.usage_days(store, tenant.id)
     fetched = gather_state.day_metrics(store, tenant.id)
+    turns = _turns(facts)
+    known: dict[tuple[int, frozenset[str]], str] = {}
     causes = {}
     for key, day in days.items():
-        charge_date = date.fromisoformat(day.charge_date)
-        alive = facts._replace(
-            resources=identities.alive(facts.resources, charge_date),
-            identities=identities.alive(facts.identities, charge_date),
-            failed=wanted.given_up(fetched, day.charge_date),
-        )
+        charge_date, failed = date.fromisoformat(day.charge_date), wanted.given_up(fetched, day.charge_date)
+        # Between two days on which anything turned, all is as it was.
+        place = bisect_right(turns, charge_date), failed
+        if place not in known:
+            known[place] = facts_digest(charge_date, facts._replace(failed=failed))
         measured = usage[day.charge_date].digest if day.charge_date in usage else ""
-        text = "\n".join([common, day.billing_digest, measured, facts_digest(charge_date, alive)])
+        text = "\n".join([common, day.billing_digest, measured, known[place]])
         causes[key] = hashlib.sha256(text.encode()).hexdigest()
     return causes
+
+
+def _turns(facts: DayFacts) -> list[date]:
+    """The days from which on something may be known otherwise than on the day before, in order."""
+    begins = (pl.col("valid_from", "valid_to"), pl.col("created_at", "deleted_at").cast(pl.Date))
+    found = set[date]()
+    for frame in (facts.resources, facts.identities):
+        dates = frame.select(*begins, gone=pl.col("deleted_at").cast(pl.Date) + pl.duration(days=1))
+        found |= {one for column in dates for one in column.unique() if one is not None}
+    return sorted(found)
 
 
 def _causes_of_cost_model(
@@ -410,12 +423,11 @@ def _causes_of_cost_model(
     """A day's billing, usage, and metrics that were given up, under the rules."""
     common = _common_cause(tenant, rules.resolve(tenant))
     usage = gather_state.usage_days(store, tenant.id)
-    fetched = gather_state.day_metrics(store, tenant.id)
+    failed = cost_days.failed_metrics(tenant, gather_state.day_metrics(store, tenant.id))
     causes = {}
     for key, day in days.items():
         measured = usage[day.charge_date].digest if day.charge_date in usage else ""
-        failed = ",".join(sorted(cost_days.failed_metrics(tenant, fetched, day.charge_date)))
-        text = "\n".join([common, day.billing_digest, measured, failed])
+        text = "\n".join([common, day.billing_digest, measured, *sorted(failed.get(day.charge_date, ()))])
         causes[key] = hashlib.sha256(text.encode()).hexdigest()
     return causes
 
