@@ -1,7 +1,7 @@
 """Recorded answers of a Prometheus, served again: `python -m tests.doubles.recorded FILE PORT COMMAND...`.
 
-The command runs while they are. What was not recorded is a bad request. `recording` makes such answers: it passes on what
-it is asked to a real Prometheus, and keeps what that said.
+The command runs while they are. What was not recorded is a bad request. `recording` makes such answers: it passes on
+what it is asked to a real Prometheus, and keeps what that said.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from engine import rules
 from engine.config import Config, Rulebook, load, load_rulebook
 from engine.errors import ConfigError
 
+ECOSYSTEMS = "'aws', 'confluent_cloud', 'self_managed_kafka', 'generic_metrics'"
 BASE = """\
 root: ./data
 tenants:
@@ -300,7 +301,7 @@ def test_a_file_that_is_no_mapping(folder: Folder, text: str, seen: str) -> None
 
 def test_what_is_missing_is_told_at_its_nearest_ancestor(folder: Folder) -> None:
     assert folder.faults("root: a\ntenants:\n  - id: acme\n    source: {kind: aws_cur}\n") == [
-        "prorata.yaml:3: tenants[0].ecosystem: missing; expected one of 'aws', 'confluent_cloud'",
+        f"prorata.yaml:3: tenants[0].ecosystem: missing; expected one of {ECOSYSTEMS}",
     ]
     assert folder.faults("root: a\ntenants:\n  - id: acme\n    ecosystem: aws\n    source: {kind: aws_cur}\n") == [
         "prorata.yaml:5: tenants[0].source.path: missing; expected a value",
@@ -379,7 +380,7 @@ def test_what_is_missing_is_told_at_its_nearest_ancestor(folder: Folder) -> None
         (
             BASE.replace("ecosystem: aws", "ecosystem: AWS"),
             "4: tenants[0].ecosystem: value 'AWS'",
-            "one of 'aws', 'confluent_cloud'",
+            f"one of {ECOSYSTEMS}",
         ),
         (
             with_tenant("operator: '  '"),

@@ -114,6 +114,7 @@ def test_a_new_state_has_the_newest_schema_and_is_durable(tmp_path: Path) -> Non
             "day_metrics",
             "emission_records",
             "gather_failures",
+            "constructed_days",
             "gathers",
             "identities",
             "ingestion_assemblies",
