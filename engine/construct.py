@@ -8,6 +8,7 @@ touches, and no others.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from fractions import Fraction
 from itertools import groupby
@@ -269,18 +270,24 @@ def _make(
     lines_of = made.billing.partition_by("charge_date", as_dict=True, maintain_order=True)
     usage_of = usage.partition_by("window", as_dict=True, maintain_order=True)
     stored, there = state.days(work.store, tenant.id), known_days(work)
-    billing, measured, gone = list[state.BillingDay](), list[gather_state.UsageDay](), list[state.DayKey]()
-    for day, charge_date in zip(days, dates, strict=True):
-        key = (day[:7], day)
-        lines = lines_of.get((charge_date,))
+
+    def published(charge_date: date) -> tuple[state.BillingDay | None, gather_state.UsageDay | None]:
+        day, lines = str(charge_date), lines_of.get((charge_date,))
+        measured = publish_usage(work, day, usage_of.get((day,), usage.clear()))
         if lines is None:
-            gone += [key] if key in there else []
-        else:
-            gathered = stored[key].metrics_gathered if key in stored else 1
-            billing.append(publish_billing(work, key, lines)._replace(metrics_gathered=gathered))
-        published = publish_usage(work, day, usage_of.get((day,), usage.clear()))
-        measured += [published] if published else []
-        work.hooks.progress("cost model", len(billing), len(days))
+            return None, measured
+        key = (day[:7], day)
+        # Whether it has all its metrics is said when all days are made.
+        gathered = stored[key].metrics_gathered if key in stored else 1
+        return publish_billing(work, key, lines)._replace(metrics_gathered=gathered), measured
+
+    billing, measured = list[state.BillingDay](), list[gather_state.UsageDay]()
+    with ThreadPoolExecutor(work.workers, thread_name_prefix="made") as pool:
+        for number, (of_day, found) in enumerate(pool.map(published, dates), start=1):
+            billing += [of_day] if of_day else []
+            measured += [found] if found else []
+            work.hooks.progress("cost model", number, len(dates))
+    gone = [(day[:7], day) for day in days if (day[:7], day) in there and (date.fromisoformat(day),) not in lines_of]
     without = sorted(set(days) - {one.charge_date for one in measured})
     causes = [ConstructedDay(day, known.cause(day), _text(made.residues.get(day, Fraction(0)))) for day in days]
     with work.store.transaction():

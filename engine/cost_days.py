@@ -52,6 +52,7 @@ class Known:
     def __init__(self, root: Path, store: state.State, tenant: CostModelTenant) -> None:
         self.tenant = tenant
         self.questions = {one.name: one for one in cost_questions.questions(tenant)}
+        self._digests = {name: one.digest for name, one in self.questions.items()}
         self.day_metrics = gather_state.day_metrics(store, tenant.id)
         found = gather_state.metric_fetches(store, tenant.id).items()
         self.fetches = {number: one for number, one in found if landed_in(root, tenant, number).is_dir()}
@@ -73,7 +74,7 @@ class Known:
     def metric(self, day: str, name: str) -> DayMetric | None:
         """What is known of a question that is asked now; None of another one."""
         known = self.day_metrics.get((day, name))
-        return known if known is not None and known.ids == (self.questions[name].digest,) else None
+        return known if known is not None and known.ids == (self._digests[name],) else None
 
     def waits(self, day: str) -> tuple[str, str] | None:
         """Why a day is not to be calculated yet, as a code and in words; None if it is."""

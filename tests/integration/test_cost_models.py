@@ -280,7 +280,7 @@ def test_databases_of_a_server(url: str, tmp_path: Path) -> None:
 
 
 def test_a_rate_that_changes_asks_nothing_and_touches_its_days_alone(url: str, tmp_path: Path) -> None:
-    given = {"metrics": {"scrape_seconds": "300"}, "lookback_days": str(DAYS)}
+    given = {"metrics": {"scrape_seconds": "300"}, "lookback_days": "14"}
     root = Root(tmp_path, kafka("eu", url, **given))
     root.run(day(DAYS))
     before = {name: row.output_digest for name, row in root.days("eu").items()}
@@ -477,7 +477,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(url: str, tmp_path: Path) ->
 def test_days_are_asked_for_in_bounded_pieces(url: str, tmp_path: Path) -> None:
     between = Between(url)
     with between.serving() as script:
-        root = Root(tmp_path, kafka("eu", script.url, lookback_days="62", metrics={"days_per_query": "31"}))
+        root = Root(tmp_path, kafka("eu", script.url, lookback_days="20", metrics={"days_per_query": "10"}))
         root.run(day(DAYS))
-        # Two stretches of 31 days, and for each of them 7 questions and 3 counts.
+        # Two stretches of 10 days, and for each of them 7 questions and 3 counts.
         assert len(script.asked) == 1 + 2 * 10
