@@ -40,6 +40,8 @@ from engine.work import (
 )
 
 RESIDUE_DECIMALS = 24
+UNHEARD_MAX = 2
+"""After so many questions in a row to which nothing came at all, however often tried, no more are asked in a run."""
 
 
 def gather(work: Work, tenant: CostModelTenant, summary: Summary) -> Summary:
@@ -90,18 +92,21 @@ def _fetch(work: Work, tenant: CostModelTenant, days: Sequence[date]) -> int:
         stretches = _stretches(asked, given.days_per_query)
         for number, (span, pieces) in enumerate(stretches, start=1):
             work.stop_if_asked()
-            answered = 0
+            answered = unheard = 0
             for piece in pieces:
+                before = client.requests
                 try:
                     if unreachable:
                         raise SourceError(unreachable)
                     _land(work, tenant, given, client, version, piece)
-                    answered += 1
+                    answered, unheard = answered + 1, 0
                 except (SourceError, ContractError) as error:
                     failed[_told(piece, error, unreachable)] = None
                     _record_failure(work, tenant, piece, str(error))
-            if not answered and not unreachable and len(pieces) > 1:
-                unreachable = f"not asked, since nothing was answered for {span[0]} to before {span[1]}"
+                    # What was refused was answered; what was tried to the end was not.
+                    unheard += client.requests - before >= max(given.attempts, 2)
+                if not unreachable and (unheard >= UNHEARD_MAX or (answered == 0 and piece is pieces[-1])):
+                    unreachable = f"not asked, since nothing was answered for {span[0]} to before {span[1]}"
             work.log(f"metrics {number} of {len(stretches)}: {span[0]} to before {span[1]}")
         requests = client.requests
     if failed:

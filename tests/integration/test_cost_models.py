@@ -390,6 +390,19 @@ def test_nobody_there_and_too_slow(tmp_path: Path) -> None:
     assert (len(summary.faults), summary.exit_code, summary.days_pending) == (1, 11, 2)
 
 
+def test_a_prometheus_that_hardly_answers_is_not_asked_everything(url: str, tmp_path: Path) -> None:
+    between = Between(url)
+    with between.serving() as script:
+        busy = Reply(503, "busy", {"Retry-After": "0"})
+        between.reply = lambda request: busy if request.body else between.passed(request)
+        root = Root(tmp_path, kafka("minute", script.url, lookback_days="2", metrics={"attempts": "2"}))
+        summary = root.run(day(2))
+        # What it is, and two of the ten questions, each of them twice.
+        assert len(script.asked) == 1 + 2 * 2
+    assert (summary.days_pending, len(summary.faults)) == (2, 3)
+    assert summary.faults[-1].startswith("metrics: not asked, since nothing was answered")
+
+
 def test_one_question_that_fails_leaves_the_rest_of_the_day_and_other_days(url: str, tmp_path: Path) -> None:
     between = Between(url)
     with between.serving() as script:
