@@ -105,6 +105,8 @@ Day = Annotated[date, BeforeValidator(_plain_day)]
 MetricName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$", max_length=256)]
 LabelName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$", max_length=128)]
 PromQL = Annotated[str, AfterValidator(_not_blank), StringConstraints(max_length=8192)]
+Server = Annotated[str, StringConstraints(pattern=r"^[^\s,/@]+:[0-9]{1,5}$")]
+"""A host and its port."""
 IdentitySource = Literal["prometheus", "static", "both"]
 
 
@@ -383,6 +385,21 @@ class KafkaSeries(_Model):
     principal: LabelName = "principal"
 
 
+class KafkaAdmin(_Model):
+    """How a cluster's brokers are asked for its brokers and topics; needs the extra `kafka`.
+
+    Credentials are names of environment variables: `${NAME}`. With them SASL is used, by this mechanism.
+    """
+
+    bootstrap_servers: Annotated[list[Server], BeforeValidator(_listed), Field(min_length=1)]
+    security: Literal["plaintext", "tls"] = "tls"
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    username: Variable | None = None
+    password: Variable | None = None
+    ca_bundle: FilePath | None = None
+    timeout_seconds: Seconds = Decimal(30)
+
+
 class KafkaCostModel(_Model):
     """What a self-managed Kafka cluster costs, and who uses it.
 
@@ -400,6 +417,7 @@ class KafkaCostModel(_Model):
     rates: Annotated[list[KafkaRates], _dated(), Field(min_length=1)]
     selector: PromQL | None = None
     series: KafkaSeries = KafkaSeries()
+    admin: KafkaAdmin | None = None
     identity_source: IdentitySource = "prometheus"
     static_identities: StaticIdentities = []
 
@@ -767,7 +785,16 @@ def _resolved_tenant(tenant: Tenant, folder: Path) -> Tenant:
         for name, given in (("source", tenant.source), ("metrics", tenant.metrics))
         if isinstance(given, ConfluentCloud | Prometheus) and given.ca_bundle is not None
     }
+    if isinstance(tenant, KafkaTenant):
+        return tenant.model_copy(update={**bundles, "source": _resolved_admin(tenant.source, folder), "teams": teams})
     return tenant.model_copy(update={**bundles, "teams": teams})
+
+
+def _resolved_admin(source: KafkaCostModel, folder: Path) -> KafkaCostModel:
+    if source.admin is None or source.admin.ca_bundle is None:
+        return source
+    bundle = {"ca_bundle": _absolute(folder, source.admin.ca_bundle)}
+    return source.model_copy(update={"admin": source.admin.model_copy(update=bundle)})
 
 
 def _absolute(folder: Path, path: Path) -> Path:

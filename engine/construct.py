@@ -15,14 +15,15 @@ from itertools import groupby
 from typing import NamedTuple
 
 import polars as pl
+from pydantic import SecretStr
 
 from engine import gather_state, metrics, state
-from engine.config import CostModelTenant, Prometheus
+from engine.config import CostModelTenant, KafkaTenant, Prometheus
 from engine.cost_days import Known, incomplete, landed_in, told_incomplete, window
 from engine.errors import ContractError, SourceError, fault
 from engine.frames import RESOURCES
 from engine.gather_state import ConstructedDay, DayMetric, MetricFetch, MetricsFlag
-from engine.sources import cost_model, cost_rates, prometheus
+from engine.sources import cost_model, cost_rates, kafka_admin, prometheus
 from engine.sources.cost_questions import Question
 from engine.sources.http import Client, Clock
 from engine.sources.landing import Landing
@@ -36,6 +37,8 @@ from engine.work import (
     known_days,
     publish_billing,
     publish_usage,
+    raw_folder,
+    secret,
     withdraw,
 )
 
@@ -47,6 +50,7 @@ UNHEARD_MAX = 2
 def gather(work: Work, tenant: CostModelTenant, summary: Summary) -> Summary:
     """Ask what has not been answered yet, and make the days that are made of something else than before."""
     days = _days(*window(tenant, work.now().date()))
+    _ask_cluster(work, tenant)
     requests = _fetch(work, tenant, days)
     _forget_old(work, tenant)
     return rebuild(work, tenant, summary._replace(requests=summary.requests + requests), days)
@@ -54,6 +58,29 @@ def gather(work: Work, tenant: CostModelTenant, summary: Summary) -> Summary:
 
 def _days(first: date, end: date) -> list[date]:
     return [first + timedelta(days=number) for number in range((end - first).days)]
+
+
+def _ask_cluster(work: Work, tenant: CostModelTenant) -> None:
+    """The brokers and topics of a Kafka cluster as it says itself, if it is to be asked. A failure is only told."""
+    admin = tenant.source.admin if isinstance(tenant, KafkaTenant) else None
+    if admin is None:
+        return
+    where = f"tenant {tenant.id}: source: admin"
+
+    def opened(name: str, variable: str | None) -> SecretStr | None:
+        return secret(variable, work.hooks.environment, f"{where}: {name}") if variable else None
+
+    given = kafka_admin.properties(admin, opened("username", admin.username), opened("password", admin.password))
+    landing = Landing(raw_folder(work.root, tenant) / "admin")
+    try:
+        kafka_admin.fetch(given, landing, where, float(admin.timeout_seconds))
+        found = [(str(work.now().date()), *one) for one in kafka_admin.parse(landing.read(kafka_admin.NAME), where)]
+    except (SourceError, ContractError) as error:
+        work.problems.append(error)
+        return
+    seen = pl.DataFrame(found, schema=["window", "type", "display_name"], orient="row")
+    if seen.height:
+        _fold_resources(work, tenant, cost_model.resources_seen(tenant, seen))
 
 
 # Questions

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import polars as pl
 
 from engine import gather_state, lake, state, wanted
-from engine.config import CostModelTenant
+from engine.config import CostModelTenant, KafkaTenant
 from engine.frames import BILLING, RESOURCES
 from engine.gather_state import DayMetric
 from engine.sources import cost_questions, cost_rates
@@ -31,8 +31,14 @@ def window(tenant: CostModelTenant, today: date) -> Window:
 
 def variables(tenant: CostModelTenant) -> list[tuple[str, str]]:
     """(where, variable) of every secret that a tenant's configuration names."""
-    named = ((name, getattr(tenant.metrics, name, None)) for name in ("username", "password", "bearer"))
-    return [(f"tenant {tenant.id}: metrics: {name}", variable) for name, variable in named if variable]
+    admin = tenant.source.admin if isinstance(tenant, KafkaTenant) else None
+    given = (("metrics", tenant.metrics), ("source: admin", admin))
+    return [
+        (f"tenant {tenant.id}: {place}: {name}", variable)
+        for place, model in given
+        for name in ("username", "password", "bearer")
+        if (variable := getattr(model, name, None))
+    ]
 
 
 def is_incomplete(tenant: CostModelTenant, known: DayMetric) -> bool:

@@ -188,13 +188,21 @@ def _present(seen: pl.DataFrame, metric: str) -> pl.DataFrame:
 
 
 def resources(tenant: CostModelTenant, answers: Answers) -> pl.DataFrame:
-    """RESOURCES that answers name, with the first and the last of their days; ids have the cluster before them."""
-    source, found = tenant.source, list[pl.DataFrame]()
+    """RESOURCES that answers name, with the first and the last of their days."""
+    found = list[pl.DataFrame]()
     for one in questions(tenant):
         if one.use == "resources" and one.name in answers:
             kind, label = one.name.removesuffix("s"), one.values.by[0]
             found.append(answers[one.name].values.select("window", type=pl.lit(kind), display_name=label))
-    seen = pl.concat([pl.DataFrame(schema=dict.fromkeys(("window", "type", "display_name"), pl.String)), *found])
+    return resources_seen(tenant, pl.concat([_SEEN_EMPTY, *found]))
+
+
+_SEEN_EMPTY = pl.DataFrame(schema=dict.fromkeys(("window", "type", "display_name"), pl.String))
+
+
+def resources_seen(tenant: CostModelTenant, seen: pl.DataFrame) -> pl.DataFrame:
+    """What was seen on days (window, type, display_name) as RESOURCES; ids have the cluster before them."""
+    source = tenant.source
     day = pl.col("window").str.to_datetime("%Y-%m-%d", time_unit="us")
     return (
         seen.filter(pl.col("display_name") != "")
