@@ -17,11 +17,11 @@ from typing import NamedTuple
 import polars as pl
 from pydantic import SecretStr
 
-from engine import gather_state, metrics, state
+from engine import gather_state, lake, metrics, state
 from engine.config import CostModelTenant, KafkaTenant, Prometheus
 from engine.cost_days import Known, incomplete, landed_in, told_incomplete, window
-from engine.errors import ContractError, SourceError, fault
-from engine.frames import RESOURCES
+from engine.errors import ContractError, SourceError, StoreError, fault
+from engine.frames import BILLING, RESOURCES, USAGE, Table
 from engine.gather_state import ConstructedDay, DayMetric, MetricFetch, MetricsFlag
 from engine.sources import cost_model, cost_rates, kafka_admin, prometheus
 from engine.sources.cost_questions import Question
@@ -303,14 +303,21 @@ def _make(
     usage_of = usage.partition_by("window", as_dict=True, maintain_order=True)
     stored, there = state.days(work.store, tenant.id), known_days(work)
 
+    as_published = gather_state.usage_days(work.store, tenant.id)
+
     def published(charge_date: date) -> tuple[state.BillingDay | None, gather_state.UsageDay | None]:
         day, lines = str(charge_date), lines_of.get((charge_date,))
-        measured = publish_usage(work, day, usage_of.get((day,), usage.clear()))
+        key, of_day = (day[:7], day), usage_of.get((day,), usage.clear())
+        measured = as_published.get(day)
+        if measured is None or not _holds(work, USAGE, key, of_day, measured.digest):
+            measured = publish_usage(work, day, of_day)
         if lines is None:
             return None, measured
-        key = (day[:7], day)
+        before = stored.get(key)
+        if before is not None and _holds(work, BILLING, key, lines, before.billing_digest):
+            return state.BillingDay(*(getattr(before, name) for name in state.BillingDay._fields)), measured
         # Whether it has all its metrics is said when all days are made.
-        gathered = stored[key].metrics_gathered if key in stored else 1
+        gathered = 1 if before is None else before.metrics_gathered
         return publish_billing(work, key, lines)._replace(metrics_gathered=gathered), measured
 
     billing, measured = list[state.BillingDay](), list[gather_state.UsageDay]()
@@ -327,6 +334,16 @@ def _make(
         gather_state.save_usage_days(work.store, tenant.id, measured, without)
         gather_state.save_constructed_days(work.store, tenant.id, causes)
     return changed, withdraw(work, gone)
+
+
+def _holds(work: Work, table: Table, key: state.DayKey, rows: pl.DataFrame, digest: str) -> bool:
+    """Whether a day's file in the lake is the one that the state knows, and has these rows: it is not written again."""
+    place = work.place(table, key)
+    path = place.path(work.root)
+    try:
+        return path.exists() and lake.footer(path)[0] == digest and lake.read(work.root, place).equals(rows)
+    except StoreError:
+        return False
 
 
 def _text(residue: Fraction) -> str:
