@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from engine import decide, lake, rules, state
-from engine.config import AwsTenant, Config, Tenant
+from engine.config import Config, Tenant
 from engine.errors import LedgerError, StoreError, UsageError, fault, shown
 from engine.frames import BILLING, CHARGEBACK, EMPTY_KEYS, USAGE, empty
 from engine.money import UNITS, apportion_units, format_units, to_units
@@ -72,14 +72,14 @@ class Payer(NamedTuple):
 class Part(NamedTuple):
     """A part of a line at the rung that took it.
 
-    `share` is the part's share of the line, of `shares` in all; None if the rule has changed since. `passed` are the
-    rungs before, `empty` the keys of this rung that did not count. Payers whose amount is 0 have no row.
+    `share` is the part's share of the line in units of 1e-12, None if the rule has changed since or counts in seconds.
+    `passed` are the rungs before, `empty` the keys of this rung that did not count. Payers whose amount is 0 have no
+    row.
     """
 
     part: int
     units: int
     share: int | None
-    shares: int
     rung: int
     basis: str
     metric: str
@@ -193,14 +193,17 @@ def _place(tenant: Tenant, line: pl.DataFrame, table: Any) -> lake.Place:
     return lake.Place(table, tenant.id, line["billing_period"][0], charge_date)
 
 
-def _explanation(root: Path, tenant: Tenant, line: pl.DataFrame, rows: pl.DataFrame) -> Explanation:
+def _explanation(
+    root: Path, tenant: Tenant, line: pl.DataFrame, rows: pl.DataFrame
+) -> Explanation:
     first = rows.row(0, named=True)
     lost = _lost(root, tenant, line, first["rule_id"])
-    ours = _rules(tenant, first["rule_id"])
-    known = ours.frame.filter((pl.col("rule_id") == first["rule_id"]) & (pl.col("version") == first["rule_version"]))
-    shares = sum(known.select("part", "share").unique()["share"].to_list())
+    ours = rules.resolve(tenant)
+    known = _rule(ours, first["rule_id"]).filter(pl.col("version") == first["rule_version"])
+    # Shares of a rule that is derived for a day are in seconds, which are no fractions of twelve decimals.
+    of_one = known.unique("part")["share"].sum() == UNITS
     parts = [
-        _part(of_part, lost.filter(pl.col("part") == part), known.filter(pl.col("part") == part), shares)
+        _part(of_part, lost.filter(pl.col("part") == part), known.filter(pl.col("part") == part), of_one=of_one)
         for (part,), of_part in rows.partition_by("part", as_dict=True, maintain_order=True).items()
     ]
     return Explanation(
@@ -214,12 +217,11 @@ def _explanation(root: Path, tenant: Tenant, line: pl.DataFrame, rows: pl.DataFr
     )  # fmt: skip
 
 
-def _rules(tenant: Tenant, rule_id: str) -> rules.Rules:
-    """The tenant's rules of today, with the one of this id; no such rule if it stands for what there is no more."""
-    ours = rules.resolve(tenant)
-    if isinstance(tenant, AwsTenant) or rule_id.partition(" ")[0] not in ours.products:
-        return ours
-    return rules.derived(ours, [rule_id])
+def _rule(ours: rules.Rules, rule_id: str) -> pl.DataFrame:
+    """The RULES of one rule as they are now, also of one that was derived for a day; none if there is no such rule."""
+    if " " in rule_id and rules.base(rule_id) in ours.products:
+        return rules.derived(ours, [rule_id]).frame
+    return ours.frame.filter(pl.col("rule_id") == rule_id)
 
 
 def _described(line: pl.DataFrame) -> Line:
@@ -247,8 +249,11 @@ def _is_within(scope: str, labels: dict[str, Any]) -> bool:
     return all(labels.get(name) == value for name, value in json.loads(text or "{}").items())
 
 
-def _part(rows: pl.DataFrame, lost: pl.DataFrame, known: pl.DataFrame, shares: int) -> Part:
-    """A part from its rows, the rungs that did not hold, and the part's RULES (no rows if the rule has changed)."""
+def _part(rows: pl.DataFrame, lost: pl.DataFrame, known: pl.DataFrame, *, of_one: bool) -> Part:
+    """A part from its rows, the rungs that did not hold, and the part's RULES (no rows if the rule has changed).
+
+    `of_one`: whether the shares of the rule's parts total 1.
+    """
     exact = rows.with_columns(to_units(pl.col("amount", "part_amount")))
     first = exact.row(0, named=True)
     passed = [Passed(*row) for row in lost.select("rung", "basis", "metric", "reason").rows()]
@@ -258,8 +263,7 @@ def _part(rows: pl.DataFrame, lost: pl.DataFrame, known: pl.DataFrame, shares: i
     return Part(
         part=first["part"],
         units=first["part_amount"],
-        share=rung[0]["share"] if rung else None,
-        shares=shares,
+        share=rung[0]["share"] if rung and of_one else None,
         rung=first["rung"],
         basis=basis,
         metric=rung[0]["metric"] if rung else "",
@@ -289,18 +293,13 @@ def _payer(identity_id: str, weight: int, before: int, total: int, part_units: i
 
 def _today(tenant: Tenant, ours: rules.Rules, line: pl.DataFrame, row: dict[str, Any]) -> Today:
     given = decide.Inputs(tenant, ours, empty(USAGE))
-    if isinstance(tenant, AwsTenant):
-        decided = decide.matched(line.lazy(), given).collect().row(0, named=True)
-    else:
-        decided = {"owner": "", **rules.match_products(line.lazy(), ours).collect().row(0, named=True)}
-        # What a rule is derived for is a fact of the day, not of the configuration.
-        if row["rule_id"].partition(" ")[0] == decided["rule_id"]:
-            decided["rule_id"] = row["rule_id"]
-    versions = _rules(tenant, decided["rule_id"]).frame.filter(pl.col("rule_id") == decided["rule_id"])["version"]
-    same = (decided["rule_id"], versions[0]) == (row["rule_id"], row["rule_version"])
+    decided = decide.matched(line.lazy(), given).collect().row(0, named=True)
+    version = ours.frame.filter(pl.col("rule_id") == decided["rule_id"])["version"][0]
+    # What a day derives from a rule depends on the day, not on the configuration.
+    same = (decided["rule_id"], version) == (rules.base(row["rule_id"]), row["rule_version"])
     # The rule for owned lines is one for all owners, so it is also asked who the owner is.
     same_owner = decided["rule_id"] != rules.DIRECT or decided["owner"] == row["identity_id"]
-    return Today(decided["rule_id"], versions[0], decided["owner"], decided["window"], same and same_owner)
+    return Today(decided["rule_id"], version, decided["owner"], decided["window"], same and same_owner)
 
 
 def faults(explanation: Explanation) -> list[str]:
@@ -330,7 +329,7 @@ def faults(explanation: Explanation) -> list[str]:
 def _part_amounts(explanation: Explanation) -> list[tuple[int, int, int]]:
     """(part, stored units, units by its share) of every part, where the shares are known and all parts have rows."""
     shares = [part.share for part in explanation.parts if part.share is not None]
-    if len(shares) < len(explanation.parts) or sum(shares) != explanation.parts[0].shares:
+    if len(shares) < len(explanation.parts) or sum(shares) != UNITS:
         return []
     computed = apportion_units(explanation.line.units, shares)
     return [(part.part, part.units, units) for part, units in zip(explanation.parts, computed, strict=True)]
@@ -463,7 +462,8 @@ def _decided_today(explanation: Explanation) -> str:
 
 
 def _part_lines(part: Part, identity_id: str | None) -> Iterator[str]:
-    yield f"part {part.part}: {_amount(part.units)}{_share(part)}"
+    share = {None: "", UNITS: ", the whole line"}.get(part.share, f", share {_amount(part.share or 0)} of the line")
+    yield f"part {part.part}: {_amount(part.units)}{share}"
     for one in part.passed:
         yield f"  rung {one.rung}  {one.basis} {one.metric}: did not hold ({_reason(one.reason)})"
     detail = f", {part.allocation_detail}" if part.allocation_detail else ""
@@ -495,15 +495,6 @@ def _part_lines(part: Part, identity_id: str | None) -> Iterator[str]:
         f"    recomputed {_amount(shown_payer.recomputed)}, stored {_amount(shown_payer.stored)}:"
         f" {_verdict(shown_payer.recomputed, shown_payer.stored)}"
     )
-
-
-def _share(part: Part) -> str:
-    if part.share is None:
-        return ""
-    if part.share == part.shares:
-        return ", the whole line"
-    of = f" of {_amount(part.shares)}" if part.shares != UNITS else ""
-    return f", share {_amount(part.share)}{of} of the line"
 
 
 def _reason(reason: str) -> str:

@@ -383,6 +383,11 @@ def derived(rules: Rules, rule_ids: Iterable[str]) -> Rules:
     return rules._replace(ladders=ladders, frame=pl.concat([known, _rows_frame(rows)]) if rows else known)
 
 
+def base(rule_id: str) -> str:
+    """The rule that a derived one is derived from; any other itself."""
+    return rule_id.partition(" ")[0]
+
+
 def _derived_rows(rule_id: str, rules: Rules, ladders: dict[str, tuple[Rung, ...]]) -> Iterator[tuple[object, ...]]:
     """RULES of a derived rule; ladders that end early are added to `ladders`."""
     base, *changes = rule_id.split(" ")

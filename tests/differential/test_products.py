@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 import pytest
+import yaml
 from polars.testing import assert_frame_equal
 
+from engine import pipeline
 from tests.differential.calculated_days import calculated, frames
 from tests.differential.organizations import DAYS, Organization, organization
 from tests.reference import products as reference
@@ -161,3 +164,10 @@ def test_organizations_reach_every_kind_of_charge() -> None:
     wanted += [f"part {part}" for part in range(4)]
     wanted += [f"usage {EMPTY_KEY}", f"usage {ZERO_KEY_TOTAL}", f"even {EMPTY_KEY}"]
     assert {kind: found[kind] for kind in wanted if found[kind] < 15} == {}
+
+
+def test_tenants_are_such_as_a_configuration_may_have(tmp_path: Path) -> None:
+    file = tmp_path / "prorata.yaml"
+    tenants = [{**organization(seed).tenant, "id": f"acme-{seed}"} for seed in range(0, ORGANIZATIONS, 10)]
+    file.write_text(yaml.safe_dump({"root": "./data", "tenants": tenants}), encoding="utf-8")
+    assert len(pipeline.configured(file).tenants) == len(tenants)
