@@ -193,9 +193,7 @@ def _place(tenant: Tenant, line: pl.DataFrame, table: Any) -> lake.Place:
     return lake.Place(table, tenant.id, line["billing_period"][0], charge_date)
 
 
-def _explanation(
-    root: Path, tenant: Tenant, line: pl.DataFrame, rows: pl.DataFrame
-) -> Explanation:
+def _explanation(root: Path, tenant: Tenant, line: pl.DataFrame, rows: pl.DataFrame) -> Explanation:
     first = rows.row(0, named=True)
     lost = _lost(root, tenant, line, first["rule_id"])
     ours = rules.resolve(tenant)
