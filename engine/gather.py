@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import polars as pl
 
-from engine import entities, gather_state, state
+from engine import entities, gather_state, lake, state
 from engine.config import ConfluentCloud, ConfluentTenant, Credentials
 from engine.errors import ContractError, SourceError, StoppedError, StoreError, fault
-from engine.frames import IDENTITIES, RESOURCES, USAGE, empty
+from engine.frames import BILLING, IDENTITIES, RESOURCES, USAGE, empty
 from engine.sources import confluent, confluent_inventory
 from engine.sources.confluent import Window
 from engine.sources.confluent_inventory import Inventory
@@ -221,7 +221,7 @@ def _publish(work: Work, tenant: ConfluentTenant, one: gather_state.Gather, land
         for text in costs.warnings:
             work.warn(text)
         covered = {key for key in known if first <= key[1] < end}
-        done = _publish_days(work, costs.billing, covered)
+        done = _publish_days(work, _without_stored(work, costs.billing, days), covered)
         changed, removed = changed + done.changed, removed + done.removed
         gather_state.record_window(
             work.store,
@@ -233,6 +233,22 @@ def _publish(work: Work, tenant: ConfluentTenant, one: gather_state.Gather, land
         )
     work.log(f"costs: {counted(changed, 'day')} changed, {removed} withdrawn")
     return _Published(changed, removed)
+
+
+def _without_stored(work: Work, billing: pl.DataFrame, days: Window) -> pl.DataFrame:
+    """BILLING of a window without records of no date that are booked already, on an earlier day of the month.
+
+    They are booked on the first day of their window; when that begins within a month, it once began before.
+    """
+    first = days[0]
+    dateless = (pl.col("charge_date") == first) & pl.col("resource_id").str.starts_with(confluent.MALFORMED)
+    found = billing.filter(dateless)["resource_id"]
+    if first.day == 1 or not found.len():
+        return billing
+    stored = lake.scan(work.root, BILLING, work.tenant.id, str(first)[:7])
+    before = stored.filter(pl.col("charge_date") < first, pl.col("resource_id").is_in(found.to_list()))
+    booked = before.select(pl.col("resource_id").unique()).collect()["resource_id"]
+    return billing.filter(~(dateless & pl.col("resource_id").is_in(booked.to_list())))
 
 
 def _published_before(work: Work, one: gather_state.Gather) -> dict[tuple[str, str], gather_state.LandedWindow]:
@@ -396,7 +412,8 @@ def _replayed_costs(work: Work, tenant: ConfluentTenant) -> Iterator[tuple[pl.Da
                 landing.read(confluent.costs_name(days)), tenant.id, days, tenant.source.currency
             )
             wanted = pl.col("charge_date").dt.to_string("%Y-%m-%d").is_in(open_days)
-            yield costs.billing.filter(wanted), [key for key in known_days(work) if key[1] in set(open_days)]
+            billing = _without_stored(work, costs.billing, days)
+            yield billing.filter(wanted), [key for key in known_days(work) if key[1] in set(open_days)]
             covered.update(open_days)
 
 

@@ -74,6 +74,7 @@ class Tenant:
             **settings,
         }
         self.logged: list[str] = []
+        self.runs = 0
         self.write()
 
     def write(self, **settings: Any) -> None:
@@ -103,7 +104,8 @@ class Tenant:
             clock,
         )
         request = Request(command, force=command == "recalculate", **asked)
-        return pipeline.run_tenant(config, config.tenants[0], request, hooks, f"run-{len(self.logged)}-{today}")
+        self.runs += 1
+        return pipeline.run_tenant(config, config.tenants[0], request, hooks, f"{self.folder.name}-{self.runs}")
 
     def table(self, name: str) -> pl.DataFrame:
         """All rows of a table of the lake."""

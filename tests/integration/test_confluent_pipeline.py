@@ -1,0 +1,478 @@
+"""A Confluent Cloud tenant from its API to the lake, over real HTTP, with usage from a real Prometheus."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from datetime import date, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from engine import state
+from engine.errors import ConfigError
+from tests.doubles import confluent_cloud as faults
+from tests.doubles.bundled import bundled, planned_total
+from tests.doubles.confluent_cloud import COSTS, Server, served
+from tests.doubles.confluent_metrics import Metrics
+from tests.doubles.organization import Organization
+from tests.doubles.prometheus import Row, prometheus
+from tests.integration.confluent import FIRST, VARIABLES, Tenant, day
+from tests.integration.confluent import prometheus as metrics_at
+
+DAYS = 8
+METRICS = Metrics(FIRST, days=DAYS, step_minutes=360)
+NAMES = {
+    "confluent_kafka_server_request_bytes": "bytes_in",
+    "confluent_kafka_server_response_bytes": "bytes_out",
+    "confluent_flink_num_cfu": "flink_cfu",
+}
+NOWHERE = metrics_at("http://127.0.0.1:9")
+"""Where nobody answers."""
+REGISTRY, KEY, ACCOUNT = "SCHEMA_REGISTRY", "KEYORDERS0000001", "sa-orders"
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a Prometheus that holds the metrics."""
+    rows = (Row(one.name, one.labels, one.milliseconds, one.value) for one in METRICS.samples())
+    with prometheus(rows, tmp_path_factory.mktemp("prometheus")) as url:
+        yield url
+
+
+@pytest.fixture
+def organization() -> Organization:
+    return bundled(FIRST, DAYS)
+
+
+@pytest.fixture
+def server(organization: Organization) -> Iterator[Server]:
+    with served(organization) as found:
+        yield found
+
+
+@pytest.fixture
+def tenant(tmp_path: Path, server: Server, measured: str) -> Tenant:
+    """A tenant with metrics, whose window covers all days from the day after the last."""
+    made = Tenant(tmp_path / "conf", server, measured, lookback_days="10")
+    made.tenant["metrics"]["scrape_seconds"] = "21600"
+    made.write()
+    return made
+
+
+TODAY = day(DAYS)
+
+
+def outputs(tenant: Tenant) -> dict[str, str | None]:
+    return {name: one.output_digest for name, one in tenant.days().items()}
+
+
+def changed(before: dict[str, str | None], after: dict[str, str | None]) -> list[str]:
+    return sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+
+
+def ids(tenant: Tenant, product: str, when: date, resource: str = "") -> set[str]:
+    """Who bears the lines of a product on a day."""
+    rows = tenant.table("chargeback").filter(pl.col("product_type") == product, pl.col("charge_date") == when)
+    return set(rows.filter((pl.col("resource_id") == resource) | (resource == ""))["identity_id"])
+
+
+def test_what_was_billed_is_charged_and_what_was_measured_is_stored(tenant: Tenant, server: Server) -> None:
+    done = tenant.run(TODAY)
+    assert (done.exit_code, done.days_calculated, done.days_pending) == (0, DAYS, 0)
+    assert tenant.total() == tenant.total("billing") == planned_total(DAYS) == server.organization.total()
+    sums = tenant.table("chargeback").group_by("line_id", "charge_date").agg(pl.col("amount", "list_amount").sum())
+    billed = tenant.table("billing").select("line_id", "charge_date", "amount", "list_amount")
+    assert sums.sort("charge_date", "line_id").equals(billed.sort("charge_date", "line_id"))
+    found = {
+        (row["window"], row["metric"], row["resource_id"], row["principal"]): row["value"]
+        for row in tenant.table("usage").iter_rows(named=True)
+        if row["metric"] != "running_statements"
+    }
+    expected = {
+        (str(one.day), NAMES[one.metric], one.resource_id, one.principal): value
+        for one, value in METRICS.used().items()
+    }
+    assert found == {key: value for key, value in expected.items() if key in found}
+    # Everything that a line may weigh by is there.
+    assert {(key[1], key[2]) for key in expected} == {(key[1], key[2]) for key in found}
+
+
+def test_few_questions_are_asked_of_the_metrics(tenant: Tenant, server: Server) -> None:
+    done = tenant.run(TODAY)
+    # Of one stretch of days: what the server is, then each metric once for all resources, and the samples of two.
+    assert done.requests - server.counted() == 1 + 3 + 2
+
+
+def test_nothing_new_is_one_pass_over_the_costs_and_no_calculation(tenant: Tenant, server: Server) -> None:
+    tenant.run(TODAY)
+    before = tenant.files()
+    server.forget()
+    done = tenant.run(TODAY)
+    assert server.windows() == {(str(TODAY - timedelta(days=10)), "2025-09-01"): 1, ("2025-09-01", "2025-09-09"): 1}
+    assert (done.days_gathered, done.days_calculated, done.days_unchanged, done.rows_written) == (0, 0, 0, 0)
+    assert done.requests == server.counted()
+    assert tenant.files() == before
+
+
+def test_a_revised_line_recalculates_its_day_and_no_other(tenant: Tenant, server: Server) -> None:
+    tenant.run(TODAY)
+    before = outputs(tenant)
+    record = server.organization.find(day(3), "KAFKA_STORAGE", "lkc-prod1")[0]
+    server.organization.revise(record["id"], amount=Decimal("77.123456789012"))
+    done = tenant.run(TODAY)
+    assert (done.days_gathered, done.days_calculated) == (1, 1)
+    assert changed(before, outputs(tenant)) == [str(day(3))]
+    assert tenant.total() == server.organization.total()
+
+
+def test_withdrawn_lines_and_emptied_days_disappear_and_days_outside_stay(tenant: Tenant, server: Server) -> None:
+    tenant.run(TODAY)
+    organization = server.organization
+    organization.empty_day(day(5))
+    organization.withdraw(*(one["id"] for one in organization.find(day(4), "KAFKA_STORAGE", "lkc-prod1")))
+    organization.empty_day(day(0))
+    tenant.write(lookback_days="7")
+    done = tenant.run(TODAY)
+    assert (done.days_gathered, done.days_removed, done.days_calculated) == (1, 1, 1)
+    assert str(day(5)) not in tenant.days()
+    # 1 September is older than the window, and a record without a date stays where it was booked.
+    old = tenant.table("billing").filter(pl.col("charge_date") == day(0))
+    assert old["resource_id"].str.starts_with("malformed_billing_").sum() == 1
+    left = tenant.total() - old["amount"].sum()
+    assert left == organization.total(day(1)) - dateless(organization)
+    emitted = sqlite3.connect(tenant.root / "results.db")
+    assert emitted.execute("SELECT count(*) FROM chargeback_facts").fetchone()[0] > 0
+    emitted.close()
+
+
+def dateless(organization: Organization) -> Decimal:
+    """What the records without a date come to."""
+    return sum(
+        (one["amount"] for one in organization.records(date.min, date.max) if "start_date" not in one), Decimal(0)
+    )
+
+
+# Metrics that fail
+
+
+def test_failed_metrics_leave_days_waiting_and_the_next_run_heals_them(tenant: Tenant, server: Server) -> None:
+    good = tenant.tenant["metrics"]
+    tenant.write(metrics=NOWHERE)
+    done = tenant.run(TODAY)
+    assert (done.exit_code, done.days_calculated, done.days_pending) == (11, 0, DAYS)
+    assert "metric bytes_in, 2025-09-01 to 2025-09-08" in done.faults[0]
+    one = tenant.days()[str(day(1))]
+    assert (one.metrics_gathered, one.attempts, "no answer" in (one.error or "")) == (0, 1, True)
+    tenant.write(metrics=good)
+    done = tenant.run(TODAY)
+    assert (done.exit_code, done.days_calculated, done.days_pending) == (0, DAYS, 0)
+    assert tenant.total() == server.organization.total()
+    assert {(one.attempts, one.error) for one in tenant.days().values()} == {(0, None)}
+
+
+def failed_lines(tenant: Tenant) -> pl.DataFrame:
+    rows = tenant.table("chargeback")
+    return rows.filter(pl.col("allocation_method") == "allocation_failed") if rows.height else rows
+
+
+def test_at_the_limit_the_lines_are_unallocated_and_a_later_run_does_not_ask_again(
+    tenant: Tenant, server: Server
+) -> None:
+    good = tenant.tenant["metrics"]
+    tenant.write(metrics=NOWHERE)
+    tenant.run(TODAY)
+    # Another gather is no reason to count from the beginning.
+    done = tenant.run(TODAY)
+    assert (done.exit_code, done.days_calculated, done.days_pending) == (11, DAYS, 0)
+    failed = failed_lines(tenant)
+    assert set(failed["identity_id"]) == {"UNALLOCATED"}
+    assert {"KAFKA_NETWORK_WRITE", "KAFKA_NUM_CKU", "FLINK_NUM_CFU"} <= set(failed["product_type"])
+    assert tenant.total() == server.organization.total()
+    errors = tenant.query("SELECT DISTINCT status, attempts, error LIKE '%no answer%' FROM day_metrics")
+    assert errors == [("given_up", 2, 1)]
+    tenant.write(metrics=good)
+    done = tenant.run(TODAY)
+    assert (done.exit_code, done.days_calculated) == (0, 0)
+    done = tenant.run(TODAY, lift=True)
+    assert (done.exit_code, done.days_calculated) == (0, DAYS)
+    assert failed_lines(tenant).height == 0
+
+
+def test_a_day_that_was_given_up_is_asked_for_again_when_its_bill_changes(tenant: Tenant, server: Server) -> None:
+    good = tenant.tenant["metrics"]
+    tenant.write(metrics=NOWHERE)
+    for _ in range(2):
+        tenant.run(TODAY)
+    record = server.organization.find(day(2), "KAFKA_STORAGE", "lkc-prod1")[0]
+    server.organization.revise(record["id"], amount=Decimal(1))
+    done = tenant.run(TODAY)
+    # The count began again with the other bill: the day waits.
+    assert (done.days_pending, tenant.days()[str(day(2))].attempts) == (1, 1)
+    tenant.write(metrics=good)
+    done = tenant.run(TODAY)
+    assert (done.days_calculated, done.days_pending) == (1, 0)
+    assert str(day(2)) not in set(failed_lines(tenant)["charge_date"].cast(pl.String))
+    assert tenant.total() == server.organization.total()
+
+
+def test_a_metric_that_is_missing_is_no_failure(tenant: Tenant) -> None:
+    assert tenant.run(TODAY).exit_code == 0
+    rows = tenant.table("chargeback").filter(
+        pl.col("charge_date") == day(4),
+        pl.col("resource_id") == "lkc-prod2",
+        pl.col("product_type") == "KAFKA_NETWORK_WRITE",
+    )
+    assert set(rows["allocation_detail"]) == {"no_metrics_located"}
+
+
+def test_usage_that_is_lost_from_the_lake_is_fetched_again(tenant: Tenant, server: Server) -> None:
+    tenant.run(TODAY)
+    before = tenant.files()
+    (tenant.root / "lake/usage/tenant_id=conf/month=2025-09/2025-09-03.parquet").unlink()
+    server.forget()
+    done = tenant.run(TODAY)
+    assert done.requests - server.counted() == 1 + 3 + 2
+    assert tenant.files() == before
+
+
+def test_a_resource_that_is_billed_later_is_asked_for_on_its_days_only(tenant: Tenant, server: Server) -> None:
+    organization = server.organization
+    writes = list(organization.find(day(6), "KAFKA_NETWORK_WRITE", "lkc-test1"))
+    for number in range(DAYS):
+        kinds = ("KAFKA_NETWORK_WRITE", "KAFKA_NETWORK_READ", "KAFKA_PARTITION", "KAFKA_BASE", "KAFKA_STORAGE")
+        for kind in (*kinds, "KAFKA_NUM_CKU"):
+            organization.withdraw(*(one["id"] for one in organization.find(day(number), kind, "lkc-test1")))
+    tenant.run(TODAY)
+    assert "lkc-test1" not in set(tenant.table("usage")["resource_id"])
+    for record in writes:
+        organization.add_cost(day(6), record)
+    before = outputs(tenant)
+    done = tenant.run(TODAY)
+    assert (done.exit_code, changed(before, outputs(tenant))) == (0, [str(day(6))])
+    of_cluster = tenant.table("usage").filter(pl.col("resource_id") == "lkc-test1")
+    assert set(of_cluster["window"]) == {str(day(6))}
+
+
+# The inventory
+
+
+def test_a_kind_that_fails_holds_back_what_is_not_calculated_and_deletes_nothing(
+    tenant: Tenant, server: Server
+) -> None:
+    organization = server.organization
+    late = organization.costs.pop(day(7))
+    tenant.run(TODAY)
+    before = outputs(tenant)
+    organization.costs[day(7)] = late
+    organization.denied["api_keys"] = 500
+    organization.remove("service_accounts", "sa-idle")
+    organization.remove("connectors", "lcc-nothing")
+    done = tenant.run(TODAY)
+    assert (done.exit_code, done.days_gathered, done.days_calculated, done.days_pending) == (11, 1, 0, 1)
+    assert "inventory" in done.faults[0]
+    assert "api_keys" in done.faults[0] or "api-keys" in done.faults[0]
+    assert tenant.days()[str(day(7))].resources_gathered == 0
+    assert (changed(before, outputs(tenant)), outputs(tenant)[str(day(7))]) == ([], None)
+    # Identities are not scanned, since one of their kinds failed; connectors are.
+    gone = "SELECT id FROM {} WHERE deleted_at IS NOT NULL"
+    assert tenant.query(gone.format("identities")) == []
+    assert tenant.query(gone.format("resources")) == [("lcc-nothing",)]
+    organization.denied.clear()
+    done = tenant.run(TODAY)
+    assert (done.exit_code, done.days_calculated, done.days_pending) == (0, 1, 0)
+    assert tenant.query(gone.format("identities")) == [("sa-idle",)]
+
+
+def test_an_empty_inventory_deletes_at_the_threshold_across_restarts(tenant: Tenant, server: Server) -> None:
+    tenant.write(zero_gather_deletion_threshold="2", cutoff_days="0")
+    tenant.run(TODAY)
+    server.organization.hidden.add("connectors")
+    counts = "SELECT count FROM zero_gathers WHERE type = 'connector'"
+    deleted = "SELECT count(*) FROM resources WHERE type = 'connector' AND deleted_at IS NOT NULL"
+    seen = []
+    for _ in range(2):
+        tenant.run(TODAY)
+        seen.append((tenant.query(counts), tenant.query(deleted)))
+    assert seen == [([(1,)], [(0,)]), ([(2,)], [(12,)])]
+    server.organization.hidden.clear()
+    tenant.run(TODAY)
+    assert tenant.query(counts) == [(0,)]
+    alive = "SELECT count(*) FROM resources WHERE type = 'connector' AND deleted_at IS NULL AND valid_to = ''"
+    assert tenant.query(alive) == [(12,)]
+
+
+def test_a_new_owner_bears_the_days_from_the_gather_on_and_no_earlier_ones(tmp_path: Path, server: Server) -> None:
+    tenant = Tenant(tmp_path / "conf", server, lookback_days="10")
+    tenant.run(TODAY - timedelta(days=5))
+    server.organization.change_owner("ksqldbs", "lksqlc-prod1", "u-bob")
+    tenant.run(TODAY - timedelta(days=4))
+    tenant.run(TODAY)
+    after = outputs(tenant)
+    billed = {when for when in map(day, range(DAYS)) if server.organization.find(when, "KSQL_NUM_CSU", "lksqlc-prod1")}
+    assert billed
+    assert {(when, *ids(tenant, "KSQL_NUM_CSU", when, "lksqlc-prod1")) for when in billed} == {
+        (when, "sa-ksql" if when < day(4) else "u-bob") for when in billed
+    }
+    tenant.run(TODAY + timedelta(days=1))
+    assert changed(after, outputs(tenant)) == []
+
+
+def test_what_disappears_and_comes_back_was_not_there_in_between(tmp_path: Path, server: Server) -> None:
+    tenant = Tenant(tmp_path / "conf", server, lookback_days="10", cutoff_days="0")
+    tenant.run(day(1))
+    server.organization.remove("service_accounts", "sa-idle")
+    tenant.run(day(3))
+    server.organization.bring_back("sa-idle")
+    tenant.run(day(6))
+    tenant.run(TODAY)
+    there = [when for when in map(day, range(DAYS)) if "sa-idle" in ids(tenant, "SUPPORT", when)]
+    supported = [when for when in map(day, range(DAYS)) if server.organization.find(when, "SUPPORT")]
+    assert there == [when for when in supported if when <= day(3) or when >= day(6)]
+    assert tenant.query(
+        "SELECT valid_from, valid_to, substr(deleted_at, 1, 10) FROM identities WHERE id = 'sa-idle'"
+    ) == [
+        ("", str(day(6)), str(day(3))),
+        (str(day(6)), "", None),
+    ]
+
+
+# Gathers that fail
+
+
+def test_a_window_that_was_landed_is_not_asked_for_again(tenant: Tenant, server: Server) -> None:
+    server.script(f"{COSTS}?start_date=2025-09-01", faults.status(500))
+    done = tenant.run(TODAY)
+    assert (done.exit_code, done.days_gathered) == (11, 0)
+    assert tenant.query("SELECT status FROM gathers") == [("open",)]
+    done = tenant.run(TODAY)
+    assert (done.exit_code, done.days_calculated) == (0, DAYS)
+    assert set(server.whole_windows().values()) == {1}
+    assert tenant.query("SELECT status, requests > 0 FROM gathers") == [("done", 1)]
+
+
+def test_an_open_gather_of_other_days_is_given_up(tenant: Tenant, server: Server) -> None:
+    server.script(f"{COSTS}?start_date=2025-09-01", faults.status(500))
+    tenant.run(TODAY)
+    tenant.run(TODAY + timedelta(days=1))
+    assert tenant.query("SELECT status FROM gathers ORDER BY gather_id") == [("failed",), ("done",)]
+
+
+def test_failures_in_a_row_suspend_the_tenant_until_it_is_forced(tenant: Tenant, server: Server) -> None:
+    tenant.run(TODAY)
+    server.script(COSTS, faults.status(500), times=2)
+    for _ in range(2):
+        assert tenant.run(TODAY).exit_code == 11
+    server.forget()
+    done = tenant.run(TODAY)
+    assert (done.exit_code, server.counted()) == (11, 0)
+    assert "gathering is suspended since 2025-09-09T00:00:00Z, after 2 failures in a row" in done.faults[0]
+    assert tenant.run(TODAY, lift=True).exit_code == 0
+    assert tenant.run(TODAY).exit_code == 0
+
+
+def test_one_failure_between_gathers_that_go_well_does_not_count(tenant: Tenant, server: Server) -> None:
+    for _ in range(3):
+        server.script(COSTS, faults.status(500))
+        assert tenant.run(TODAY).exit_code == 11
+        assert tenant.run(TODAY).exit_code == 0
+
+
+@pytest.mark.parametrize(("code", "expected"), [(401, "BillingAdmin"), (403, "BillingAdmin")])
+def test_credentials_that_are_refused_name_the_role_that_is_missing(
+    tenant: Tenant, server: Server, code: int, expected: str
+) -> None:
+    server.script(COSTS, faults.status(code))
+    done = tenant.run(TODAY)
+    assert (done.exit_code, expected in done.faults[0], len(done.faults)) == (11, True, 1)
+
+
+def test_an_amount_that_is_no_number_is_bad_data_and_nothing_of_it_is_published(tenant: Tenant, server: Server) -> None:
+    server.script(f"{COSTS}?start_date=2025-09-01", faults.WRONG_DATA["amount is text"])
+    done = tenant.run(TODAY)
+    assert (done.exit_code, done.days_gathered) == (12, 0)
+    assert "amount 'abc'" in done.faults[0]
+    # The answers were whole, so it is the next gather that asks again.
+    assert tenant.run(TODAY).exit_code == 0
+    assert tenant.total() == server.organization.total()
+
+
+def test_a_variable_that_is_not_set_is_named(tenant: Tenant) -> None:
+    with pytest.raises(ConfigError, match="source: api_secret: environment variable CLOUD_SECRET is not set; expected"):
+        tenant.run(TODAY, environment={"CLOUD_KEY": "x"})
+
+
+# Without the network
+
+
+def test_a_recalculation_asks_nobody_and_gives_the_same_files(tenant: Tenant, server: Server) -> None:
+    tenant.run(TODAY)
+    before = tenant.files()
+    server.forget()
+    tenant.write(metrics=NOWHERE)
+    for replay in (False, True):
+        done = tenant.run(TODAY, "recalculate", {}, replay=replay)
+        assert (done.exit_code, done.days_calculated, server.counted()) == (0, DAYS, 0)
+        assert tenant.files() == before
+
+
+def test_landed_answers_are_read_again_by_another_parser(tenant: Tenant, server: Server) -> None:
+    tenant.run(day(5))
+    server.organization.change_owner("ksqldbs", "lksqlc-prod1", "u-bob")
+    tenant.run(TODAY)
+    entities = "SELECT * FROM {} ORDER BY id, valid_from"
+    known = [tenant.query(entities.format(name)) for name in ("resources", "identities")]
+    tenant.write(source=tenant.tenant["source"] | {"currency": "EUR"})
+    with state.open_state(tenant.root) as store, store.transaction() as connection:
+        connection.execute("DELETE FROM resources")
+    done = tenant.run(TODAY, "recalculate", {}, replay=True)
+    assert (done.exit_code, done.days_gathered) == (0, DAYS)
+    assert set(tenant.table("chargeback")["currency"]) == {"EUR"}
+    assert [tenant.query(entities.format(name)) for name in ("resources", "identities")] == known
+    assert tenant.total() == server.organization.total()
+
+
+def test_answers_are_kept_for_as_long_as_they_may_be_needed(tenant: Tenant) -> None:
+    tenant.write(retention_days="12", lookback_days="10")
+    for number in (0, 1, 20):
+        tenant.run(TODAY + timedelta(days=number))
+    kept = sorted(folder.name for folder in (tenant.root / "raw/confluent_cloud/conf/gathers").iterdir())
+    assert kept == ["000003"]
+    assert tenant.query("SELECT gather_id FROM gathers") == [(3,)]
+
+
+def test_principals_that_only_metrics_name_are_shown_as_such(tenant: Tenant) -> None:
+    tenant.run(TODAY)
+    found = dict(tenant.table("identities").select("id", "type").rows())
+    assert (found["sa-stranger"], found["sa-orders"], found["UNALLOCATED"]) == (
+        "principal",
+        "service_account",
+        "system",
+    )
+
+
+def test_no_secret_is_in_any_file_or_message(tenant: Tenant, server: Server) -> None:
+    server.script("/", faults.echoing(500), times=2)
+    said: list[object] = [tenant.run(TODAY)]
+    server.script(COSTS, faults.echoing(403))
+    said += [tenant.run(TODAY), tenant.run(TODAY, lift=True), *tenant.logged]
+    canaries = [*server.organization.canaries(), *VARIABLES.values()]
+    # Keys are names: the API lists them. Secrets it does not.
+    secret = [text for text in canaries if text not in {CLOUD_KEY, *FLINK_KEYS}]
+    files = [file for file in tenant.folder.rglob("*") if file.is_file()]
+    texts = {str(file): file.read_bytes() for file in files} | {"said": "\n".join(map(str, said)).encode()}
+    texts |= {f"{file} unpacked": unpacked(file) for file in files if file.name.endswith(".zst")}
+    assert [(place, text) for place, content in texts.items() for text in secret if text.encode() in content] == []
+
+
+CLOUD_KEY, FLINK_KEYS = VARIABLES["CLOUD_KEY"], {VARIABLES["FLINK_US_KEY"], VARIABLES["FLINK_EU_KEY"]}
+
+
+def unpacked(file: Path) -> bytes:
+    import pyarrow as pa  # noqa: PLC0415
+
+    with pa.CompressedInputStream(str(file), "zstd") as stream:
+        content: bytes = stream.read()
+    return content
