@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from engine import allocate, digests, identities, lake, names, rules, state, weights
+from engine import allocate, digests, identities, lake, names, rules, state, teams, weights
 from engine.config import AwsTenant, Config, load
 from engine.emitters import sqlite
 from engine.errors import (
@@ -39,6 +39,8 @@ from engine.frames import (
     EMPTY_KEYS,
     IDENTITIES,
     RESOURCES,
+    TAGS,
+    TEAMS,
     USAGE,
     Table,
     check_ordered,
@@ -46,7 +48,7 @@ from engine.frames import (
     empty,
     encoded,
 )
-from engine.sources import aws_cur, key_table
+from engine.sources import aws_cur, key_table, tag_table
 
 MEASURES = ("amount",)
 """The measures that AWS bills fill."""
@@ -71,7 +73,7 @@ def configured(file: Path) -> Config:
     """The configuration of a file; ConfigError with every fault of its form and its rules."""
     config, document, faults = load(file)
     if config is not None:
-        faults = [*faults, *rules.faults(config, document)]
+        faults = [*faults, *rules.faults(config, document), *teams.faults(config, document)]
     if config is None or faults:
         raise ConfigError(faults)
     return config
@@ -234,7 +236,13 @@ def run_tenant(config: Config, tenant: AwsTenant, request: Request, hooks: Hooks
 
 
 def _steps(request: Request) -> Sequence[tuple[str, Callable[[_Work, Summary], Summary]]]:
-    stored = (("calculate", _calculate), ("entities", _entities), ("check", _check), ("emit", _emit))
+    stored = (
+        ("calculate", _calculate),
+        ("entities", _entities),
+        ("teams", _teams),
+        ("check", _check),
+        ("emit", _emit),
+    )
     return (("gather", _gather), *stored) if request.command == "run" else stored
 
 
@@ -432,12 +440,12 @@ def _common_cause(tenant: AwsTenant, resolved: rules.Rules) -> str:
     return common.hexdigest()
 
 
-def _file_digest(path: Path) -> str:
+def _file_digest(path: Path, expected: str = "a key table") -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise SourceError(fault(str(path), f"cannot be read ({error.strerror})", "a key table")) from error
+        raise SourceError(fault(str(path), f"cannot be read ({error.strerror})", expected)) from error
 
 
 class _Done(NamedTuple):
@@ -622,6 +630,34 @@ def _named_by_rules(tenant: AwsTenant) -> set[str]:
     given = inputs(tenant)
     rungs = [rung for ladder in given.rules.ladders.values() for rung in ladder]
     return {*given.usage["principal"], *(name for rung in rungs for name in rung.percentages or {})}
+
+
+def _teams(work: _Work, summary: Summary) -> Summary:
+    """Tags and teams, from the configuration, tag tables and identities; only if one of them changed.
+
+    No day depends on them, so none is calculated or emitted again.
+    """
+    cause = _teams_cause(work)
+    stored = all(lake.current(work.root, table, work.tenant.id).exists() for table in (TAGS, TEAMS))
+    if stored and state.teams_cause(work.store, work.tenant.id) == cause:
+        return summary
+    tags = check_rows(tag_table.read_tag_tables(work.tenant.teams.tags, work.tenant.id), TAGS)
+    known = lake.read_current(work.root, IDENTITIES, work.tenant.id)
+    lake.put_current(work.root, TAGS, work.tenant.id, tags)
+    lake.put_current(work.root, TEAMS, work.tenant.id, check_rows(teams.teams(work.tenant, known, tags), TEAMS))
+    state.commit_teams(work.store, work.tenant.id, tags.select("id", "key", "value").iter_rows(), cause)
+    return summary
+
+
+def _teams_cause(work: _Work) -> str:
+    """A digest of all that a tenant's tags and teams depend on."""
+    known = lake.current(work.root, IDENTITIES, work.tenant.id)
+    content = [
+        work.tenant.teams.model_dump_json(exclude={"tags"}),
+        *(_file_digest(path, "a tag table") for path in work.tenant.teams.tags),
+        lake.footer(known)[0] if known.exists() else "",
+    ]
+    return hashlib.sha256("\n".join(content).encode()).hexdigest()
 
 
 def _check(work: _Work, summary: Summary) -> Summary:
