@@ -1,4 +1,4 @@
-"""The command line: `prorata init | run | recalculate | status | check | explain | sql`.
+"""The command line: `prorata init | run | recalculate | status | check | explain | report | sql`.
 
 The only place that prints, exits, reads the environment or the clock. Results go to stdout, everything else to stderr.
 What takes long to import is imported by the command that needs it, so `--help` answers at once.
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from engine import pipeline
     from engine.check import Finding
     from engine.config import AwsTenant, Config
+    from engine.query import Query
 
 INTERNAL_ERROR, INTERRUPTED, PIPE_CLOSED, SOME_FAILED = 70, 130, 141, 1
 
@@ -142,6 +143,29 @@ _TODAY = click.option(
     metavar="DATE",
     help="Record this date, at 00:00 UTC, as the time of all that is done, so that a replay is reproducible.",
 )
+_BY = click.option(
+    "--by",
+    type=click.Choice(["identity", "team"]),
+    default="identity",
+    show_default=True,
+    help="Whose costs the table at the end shows. Amounts do not depend on it; --json has both.",
+)
+_FORMAT = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json", "parquet"]),
+    default="table",
+    show_default=True,
+    help="How rows are written.",
+)
+_OUTPUT = click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to, instead of stdout."
+)
+
+
+def _check_days(first: date | None, end: date | None) -> None:
+    if first and end and first >= end:
+        raise UsageError(fault("--to", f"{end}", f"a date after --from, {first}"))
 
 
 def _configured(config_file: Path, tenant_ids: Sequence[str]) -> tuple[Config, list[AwsTenant]]:
@@ -223,6 +247,7 @@ class Outcome(NamedTuple):
 @_FROM
 @_TO
 @_TODAY
+@_BY
 @_JSON
 def run(
     config_file: Path,
@@ -230,13 +255,14 @@ def run(
     first: date | None,
     end: date | None,
     today: date | None,
+    by: str,
     as_json: bool,
 ) -> None:
     """Read new bills, calculate what has changed, check it and emit it. Does nothing where nothing has changed.
 
     --from and --to limit the days that are calculated; bills are always read whole.
     """
-    _work("run", config_file, tenant_ids, (first, end), today, as_json=as_json)
+    _work("run", config_file, tenant_ids, (first, end), today, by=by, as_json=as_json)
 
 
 @main.command()
@@ -245,6 +271,7 @@ def run(
 @_FROM
 @_TO
 @_TODAY
+@_BY
 @_JSON
 def recalculate(
     config_file: Path,
@@ -252,13 +279,14 @@ def recalculate(
     first: date | None,
     end: date | None,
     today: date | None,
+    by: str,
     as_json: bool,
 ) -> None:
     """Calculate days again from the bills that are stored, changed or not, and say whose outcome is another.
 
     Without a change of rules, key tables or prorata itself, no outcome is.
     """
-    _work("recalculate", config_file, tenant_ids, (first, end), today, as_json=as_json)
+    _work("recalculate", config_file, tenant_ids, (first, end), today, by=by, as_json=as_json)
 
 
 def _work(
@@ -268,13 +296,13 @@ def _work(
     days: tuple[date | None, date | None],
     today: date | None,
     *,
+    by: str,
     as_json: bool,
 ) -> None:
     """One command for each tenant in turn; a tenant that fails does not keep the others from it."""
     from engine.pipeline import Request
 
-    if days[0] and days[1] and days[0] >= days[1]:
-        raise UsageError(fault("--to", f"{days[1]}", f"a date after --from, {days[0]}"))
+    _check_days(*days)
     config, tenants = _configured(config_file, tenant_ids)
     request = Request(command, *days, force=command == "recalculate")
     outcomes: list[Outcome] = []
@@ -284,7 +312,7 @@ def _work(
             outcomes.append(_tenant_outcome(config, tenant, request, stop, today))
             try:
                 if not as_json and unread is None:
-                    _print_outcome(config, request, outcomes[-1])
+                    _print_outcome(config, request, outcomes[-1], by)
             except BrokenPipeError as error:
                 # The work goes on for those who read the lake.
                 unread = error
@@ -368,7 +396,7 @@ def _outputs(config: Config, tenant: AwsTenant, request: pipeline.Request) -> di
     return {key: day.output_digest for key, day in days.items() if request.covers(key[1])}
 
 
-def _print_outcome(config: Config, request: pipeline.Request, outcome: Outcome) -> None:
+def _print_outcome(config: Config, request: pipeline.Request, outcome: Outcome, by: str) -> None:
     """Results of one tenant on stdout; what failed was said on stderr."""
     if outcome.exit_code:
         return
@@ -377,8 +405,8 @@ def _print_outcome(config: Config, request: pipeline.Request, outcome: Outcome) 
         from engine import costs
 
         columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        found = costs.costs(config.root, outcome.tenant_id, *outcome.span)
-        _print_lines(costs.lines(found, columns))
+        found = costs.costs(config.root, outcome.tenant_id, *outcome.span, by=(by,))
+        _print_lines(costs.lines(found, columns, by))
 
 
 def _done(request: pipeline.Request, outcome: Outcome) -> str:
@@ -593,28 +621,51 @@ def explain(line_or_row: str, config_file: Path, tenant_ids: tuple[str, ...], as
         raise LedgerError(faults)
 
 
-# sql
+# report and sql
+
+
+@main.command()
+@click.argument("name", default="")
+@_CONFIG
+@click.option("--tenant", "tenant_id", metavar="ID", help="Only this tenant.")
+@_FROM
+@_TO
+@_FORMAT
+@_OUTPUT
+def report(
+    name: str,
+    config_file: Path,
+    tenant_id: str | None,
+    first: date | None,
+    end: date | None,
+    form: str,
+    output: Path | None,
+) -> None:
+    """Show one of the reports over all stored days, or some.
+
+    NAME: billed_and_allocated, cost_by_identity, cost_by_team, empty_keys, pool_vs_allocated, unallocated_by_reason,
+    untagged_by_service. In csv, a text that a spreadsheet would run as a formula gets an apostrophe in front.
+    """
+    from engine import query as querying
+
+    _check_days(first, end)
+    asked = querying.report(name, tenant_id, first, end)
+    config, _ = _configured(config_file, () if tenant_id is None else (tenant_id,))
+    _write_rows(config.root, asked, form, output)
 
 
 @main.command()
 @click.argument("query", required=False)
 @_CONFIG
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "csv", "json", "parquet"]),
-    default="table",
-    show_default=True,
-    help="How rows are written.",
-)
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to, instead of stdout.")
+@_FORMAT
+@_OUTPUT
 @click.option("--print-views", is_flag=True, help="Print the SQL that gives a plain DuckDB session the same views.")
 def sql(query: str | None, config_file: Path, form: str, output: Path | None, print_views: bool) -> None:
     """Ask the lake in SQL (DuckDB): QUERY, or what comes on stdin.
 
-    Views: chargeback, chargeback_daily, chargeback_monthly, billing, unallocated, identities, resources,
-    chargeback_dimensions, chargeback_facts. In csv, a text that a spreadsheet would run as a formula gets an
-    apostrophe in front.
+    Views: chargeback, chargeback_named (with names and teams), chargeback_daily, chargeback_monthly, billing,
+    unallocated, empty_keys, identities, payers, teams, tags, resources, chargeback_dimensions, chargeback_facts. In
+    csv, a text that a spreadsheet would run as a formula gets an apostrophe in front.
     """
     from engine import query as querying
     from engine import warehouse
@@ -625,15 +676,21 @@ def sql(query: str | None, config_file: Path, form: str, output: Path | None, pr
         return
     if query is None and sys.stdin.isatty():
         raise UsageError(fault("QUERY", "is missing", "a query, or one on stdin"))
-    text = sys.stdin.read() if query is None else query
+    _write_rows(config.root, querying.Query(sys.stdin.read() if query is None else query), form, output)
+
+
+def _write_rows(root: Path, query: Query, form: str, output: Path | None) -> None:
+    """The rows of a query, in one of the forms, to a file or stdout."""
+    from engine import query as querying
+
     if form == "parquet":
         if output is None:
             raise UsageError(fault("--format parquet", "without --output", "a file to write"))
-        querying.write_parquet(config.root, text, output)
+        querying.write_parquet(root, query, output)
     elif output is not None:
         with querying.replaced(output) as part, part.open("w", encoding="utf-8", newline="") as target:
-            querying.write_query(config.root, text, form, target)
-    elif not querying.write_query(config.root, text, form, sys.stdout):
+            querying.write_query(root, query, form, target)
+    elif not querying.write_query(root, query, form, sys.stdout):
         _say(f"prorata: only {querying.ROWS_IN_TABLE} rows are shown; --format csv or json gives all")
     sys.stdout.flush()
 

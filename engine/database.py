@@ -224,12 +224,16 @@ def _version(connection: sqlite3.Connection, file: Path, kind: str) -> int:
 
 
 def _migrate(connection: sqlite3.Connection, file: Path, kind: str) -> None:
-    """Apply the migrations that are missing, each in one transaction; each sets `user_version` to its own number."""
+    """Apply the migrations that are missing; each sets `user_version` to its own number.
+
+    In one transaction, so that a reader of a new file sees none of them or all.
+    """
     version = _version(connection, file, kind)
-    for name in names(kind):
-        if int(name) > version:
-            # Not executescript, which would commit before it starts.
-            with _transaction(connection):
+    missing = [name for name in names(kind) if int(name) > version]
+    if missing:
+        # Not executescript, which would commit before it starts.
+        with _transaction(connection):
+            for name in missing:
                 for statement in _statements(read_sql(kind, name)):
                     connection.execute(statement)
 

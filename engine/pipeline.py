@@ -49,6 +49,7 @@ from engine.frames import (
     encoded,
 )
 from engine.sources import aws_cur, key_table, tag_table
+from engine.text import counted
 
 MEASURES = ("amount",)
 """The measures that AWS bills fill."""
@@ -643,10 +644,19 @@ def _teams(work: _Work, summary: Summary) -> Summary:
         return summary
     tags = check_rows(tag_table.read_tag_tables(work.tenant.teams.tags, work.tenant.id), TAGS)
     known = lake.read_current(work.root, IDENTITIES, work.tenant.id)
+    found = check_rows(teams.teams(work.tenant, known, tags), TEAMS)
     lake.put_current(work.root, TAGS, work.tenant.id, tags)
-    lake.put_current(work.root, TEAMS, work.tenant.id, check_rows(teams.teams(work.tenant, known, tags), TEAMS))
+    lake.put_current(work.root, TEAMS, work.tenant.id, found)
     state.commit_teams(work.store, work.tenant.id, tags.select("id", "key", "value").iter_rows(), cause)
+    if work.tenant.teams.members or work.tenant.teams.tags:
+        work.log(f"teams: {counted(found['team'].n_unique(), 'team')} for {counted(found.height, 'payer')}")
     return summary
+
+
+def _payers(work: _Work) -> pl.DataFrame:
+    """What the tenant's identities are called, and their teams."""
+    known, found = (lake.read_current(work.root, table, work.tenant.id) for table in (IDENTITIES, TEAMS))
+    return teams.payers(known, found)
 
 
 def _teams_cause(work: _Work) -> str:
@@ -701,6 +711,7 @@ def _emit(work: _Work, summary: Summary) -> Summary:
     with sqlite.open_results(work.root) as results:
         if not sqlite.holds(results, work.tenant.id):
             state.forget_emissions(work.store, work.tenant.id, "sqlite")
+        sqlite.put_payers(results, work.tenant.id, _payers(work))
         pending = state.pending(work.store, work.tenant.id, "sqlite")
         for number, day in enumerate(pending, start=1):
             _stop_if_asked(work)

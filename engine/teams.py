@@ -51,6 +51,17 @@ def teams(tenant: AwsTenant | ConfluentTenant, identities: pl.DataFrame, tags: p
     ).collect()
 
 
+def payers(identities: pl.DataFrame, teams: pl.DataFrame) -> pl.DataFrame:
+    """IDENTITIES and TEAMS of a tenant -> identity_id, identity_name (the id where there is none) and team, by id."""
+    names = current(identities).select(identity_id="id", identity_name="display_name")
+    named = pl.when(pl.col("identity_name") != "").then("identity_name").otherwise("identity_id")
+    return (
+        teams.join(names, on="identity_id", how="left", validate="1:1")
+        .select("identity_id", identity_name=named, team="team")
+        .sort("identity_id")
+    )
+
+
 def current(identities: pl.DataFrame) -> pl.DataFrame:
     """IDENTITIES -> one row per id, that of its last interval: id, type, display_name."""
     return (

@@ -111,12 +111,14 @@ def test_a_new_state_has_the_newest_schema_and_is_durable(tmp_path: Path) -> Non
     assert dict(tables) == dict.fromkeys(
         [
             "claims",
+            "custom_tags",
             "emission_records",
             "ingestion_assemblies",
             "ingestion_files",
             "pipeline_runs",
             "pipeline_state",
             "tenant_entities",
+            "tenant_teams",
         ],
         1,
     )
