@@ -1,4 +1,4 @@
-"""Whether a run would go well: bills, key tables, teams, pools and the store of a tenant, looked at without writing anything.
+"""Whether a run would go well: bills, tables, teams, pools and the store of a tenant, looked at without a write.
 
 Bills that were read before and have not changed are not read again; others are read whole, as a run would, so that a
 bad value in the last line is found before a run meets it.
@@ -31,7 +31,7 @@ class Finding(NamedTuple):
 
 
 def check(config: Config, tenant: AwsTenant) -> Iterator[Finding]:
-    """Findings as they are made: bills, key tables, teams, store, pools. Errors are findings; nothing is raised for them."""
+    """Findings as they are made: bills, key tables, teams, store, pools. Errors are findings and not raised."""
     matched: set[str] = set()
     for step in (_bills, _keys, _teams, _stored):
         try:

@@ -41,6 +41,7 @@ from engine.frames import (
     RESOURCES,
     TAGS,
     TEAMS,
+    UNALLOCATED,
     USAGE,
     Table,
     check_ordered,
@@ -649,7 +650,8 @@ def _teams(work: _Work, summary: Summary) -> Summary:
     lake.put_current(work.root, TEAMS, work.tenant.id, found)
     state.commit_teams(work.store, work.tenant.id, tags.select("id", "key", "value").iter_rows(), cause)
     if work.tenant.teams.members or work.tenant.teams.tags:
-        work.log(f"teams: {counted(found['team'].n_unique(), 'team')} for {counted(found.height, 'payer')}")
+        own = found.filter(~pl.col("identity_id").is_in(["", UNALLOCATED]))
+        work.log(f"teams: {counted(own.height, 'payer')} in {counted(own['team'].n_unique(), 'team')}")
     return summary
 
 
