@@ -245,8 +245,25 @@ IDENTITY_SNAPSHOT = Table(
 )
 """One identity as one gather of the inventory saw it."""
 
-LAKE_TABLES = (BILLING, CHARGEBACK, EMPTY_KEYS, USAGE, IDENTITIES, RESOURCES)
-KEPT_WHOLE = (IDENTITIES, RESOURCES)
+TAGS = Table(
+    "tags",
+    {"tenant_id": _TEXT, "id": _TEXT, "key": _TEXT, "value": _TEXT},
+    key=("tenant_id", "id", "key"),
+)
+"""One tag that a user's table gives to an identity or a resource, as of now."""
+
+TEAMS = Table(
+    "teams",
+    {"tenant_id": _TEXT, "identity_id": _TEXT, "team": _TEXT},
+    key=("tenant_id", "identity_id"),
+)
+"""The team of one identity, as of now. `identity_id` '' stands for every payer that has no row of its own.
+
+Joined when results are shown, never stored with amounts: nobody is recalculated because a team changed.
+"""
+
+LAKE_TABLES = (BILLING, CHARGEBACK, EMPTY_KEYS, USAGE, IDENTITIES, RESOURCES, TAGS, TEAMS)
+KEPT_WHOLE = (IDENTITIES, RESOURCES, TAGS, TEAMS)
 """Those of them of which a tenant has one file, not one a day."""
 
 

@@ -301,6 +301,17 @@ def put_current(root: Path, table: Table, tenant_id: str, frame: pl.DataFrame) -
         _sync_folder(target.parent)
 
 
+def read_current(root: Path, table: Table, tenant_id: str) -> pl.DataFrame:
+    """A tenant's rows of a table that is kept whole; none if it has no file yet."""
+    path = current(root, table, tenant_id)
+    with _store_errors(path):
+        if not path.exists():
+            return empty(table)
+        return shape(
+            pl.read_parquet(path, hive_partitioning=False, glob=False).lazy(), table, where=str(path)
+        ).collect()
+
+
 def read(root: Path, place: Place) -> pl.DataFrame:
     """The rows of one day, in the order of the key; StoreError if the file is not there or not readable."""
     path = place.path(root)

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeAlias
 
 import polars as pl
 
-from engine import allocate, bills, digests, gather_state, identities, lake, names, rules, state, wanted
+from engine import allocate, bills, digests, gather_state, identities, lake, names, rules, state, teams, wanted
 from engine.config import AwsTenant, Config, ConfluentTenant, Tenant, load
 from engine.decide import (
     MEASURES_OF,
@@ -49,13 +49,16 @@ from engine.frames import (
     EMPTY_KEYS,
     IDENTITIES,
     RESOURCES,
+    TAGS,
+    TEAMS,
+    UNALLOCATED,
     USAGE,
     check_ordered,
     check_rows,
     empty,
     encoded,
 )
-from engine.sources import key_table
+from engine.sources import key_table, tag_table
 from engine.text import counted, number
 from engine.work import Hooks, Request, Summary, Work, usage_of
 
@@ -66,7 +69,7 @@ def configured(file: Path) -> Config:
     """The configuration of a file; ConfigError with every fault of its form and its rules."""
     config, document, faults = load(file)
     if config is not None:
-        faults = [*faults, *rules.faults(config, document)]
+        faults = [*faults, *rules.faults(config, document), *teams.faults(config, document)]
     if config is None or faults:
         raise ConfigError(faults)
     return config
@@ -241,7 +244,14 @@ def _stages(recipe: _Recipe, request: Request) -> Sequence[_Stage]:
     def calculate(work: Work, summary: Summary) -> Summary:
         return _calculate(work, recipe, summary)
 
-    return (*before, ("calculate", calculate), ("entities", recipe.entities), ("check", _check), ("emit", _emit))
+    return (
+        *before,
+        ("calculate", calculate),
+        ("entities", recipe.entities),
+        ("teams", _teams),
+        ("check", _check),
+        ("emit", _emit),
+    )
 
 
 def _counts(summary: Summary) -> state.RunCounts:
@@ -371,12 +381,12 @@ def _common_cause(tenant: Tenant, resolved: rules.Rules) -> str:
     return common.hexdigest()
 
 
-def _file_digest(path: Path) -> str:
+def _file_digest(path: Path, expected: str = "a key table") -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise SourceError(fault(str(path), f"cannot be read ({error.strerror})", "a key table")) from error
+        raise SourceError(fault(str(path), f"cannot be read ({error.strerror})", expected)) from error
 
 
 class _Done(NamedTuple):
@@ -581,6 +591,44 @@ def _entities_of_products(work: Work, tenant: ConfluentTenant, summary: Summary)
     return summary
 
 
+def _teams(work: Work, summary: Summary) -> Summary:
+    """Tags and teams, from the configuration, tag tables and identities; only if one of them changed.
+
+    No day depends on them, so none is calculated or emitted again.
+    """
+    cause = _teams_cause(work)
+    stored = all(lake.current(work.root, table, work.tenant.id).exists() for table in (TAGS, TEAMS))
+    if stored and state.teams_cause(work.store, work.tenant.id) == cause:
+        return summary
+    tags = check_rows(tag_table.read_tag_tables(work.tenant.teams.tags, work.tenant.id), TAGS)
+    known = lake.read_current(work.root, IDENTITIES, work.tenant.id)
+    found = check_rows(teams.teams(work.tenant, known, tags), TEAMS)
+    lake.put_current(work.root, TAGS, work.tenant.id, tags)
+    lake.put_current(work.root, TEAMS, work.tenant.id, found)
+    state.commit_teams(work.store, work.tenant.id, tags.select("id", "key", "value").iter_rows(), cause)
+    if work.tenant.teams.members or work.tenant.teams.tags:
+        own = found.filter(~pl.col("identity_id").is_in(["", UNALLOCATED]))
+        work.log(f"teams: {counted(own.height, 'payer')} in {counted(own['team'].n_unique(), 'team')}")
+    return summary
+
+
+def _payers(work: Work) -> pl.DataFrame:
+    """What the tenant's identities are called, and their teams."""
+    known, found = (lake.read_current(work.root, table, work.tenant.id) for table in (IDENTITIES, TEAMS))
+    return teams.payers(known, found)
+
+
+def _teams_cause(work: Work) -> str:
+    """A digest of all that a tenant's tags and teams depend on."""
+    known = lake.current(work.root, IDENTITIES, work.tenant.id)
+    content = [
+        work.tenant.teams.model_dump_json(exclude={"tags"}),
+        *(_file_digest(path, "a tag table") for path in work.tenant.teams.tags),
+        lake.footer(known)[0] if known.exists() else "",
+    ]
+    return hashlib.sha256("\n".join(content).encode()).hexdigest()
+
+
 def _check(work: Work, summary: Summary) -> Summary:
     """`sql/checks` over the days whose stored chargeback has not passed them yet; LedgerError with what offends.
 
@@ -622,6 +670,7 @@ def _emit(work: Work, summary: Summary) -> Summary:
     with sqlite.open_results(work.root) as results:
         if not sqlite.holds(results, work.tenant.id):
             state.forget_emissions(work.store, work.tenant.id, "sqlite")
+        sqlite.put_payers(results, work.tenant.id, _payers(work))
         pending = state.pending(work.store, work.tenant.id, "sqlite")
         for number, day in enumerate(pending, start=1):
             work.stop_if_asked()

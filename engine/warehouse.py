@@ -25,7 +25,11 @@ VIEWS = (
     "empty_keys",
     "identities",
     "resources",
+    "tags",
+    "teams",
     "lake_files",
+    "payers",
+    "chargeback_named",
     "chargeback_daily",
     "chargeback_monthly",
     "unallocated",
@@ -49,6 +53,8 @@ _SET_FILES = {
     "empty_keys": "SET VARIABLE empty_keys_files = $files",
     "identities": "SET VARIABLE identities_files = $files",
     "resources": "SET VARIABLE resources_files = $files",
+    "tags": "SET VARIABLE tags_files = $files",
+    "teams": "SET VARIABLE teams_files = $files",
 }
 """Table -> what tells its view which of the table's files to read."""
 _OWN_FILES = """

@@ -26,6 +26,8 @@ from engine.state import (
     begin_assembly,
     claim,
     commit_day,
+    commit_teams,
+    custom_tags,
     days,
     emissions,
     fail_day,
@@ -43,6 +45,7 @@ from engine.state import (
     remove_days,
     runs,
     start_run,
+    teams_cause,
     update_run,
     upsert_billing_days,
 )
@@ -111,6 +114,7 @@ def test_a_new_state_has_the_newest_schema_and_is_durable(tmp_path: Path) -> Non
     assert dict(tables) == dict.fromkeys(
         [
             "claims",
+            "custom_tags",
             "day_metrics",
             "emission_records",
             "gather_failures",
@@ -124,6 +128,7 @@ def test_a_new_state_has_the_newest_schema_and_is_durable(tmp_path: Path) -> Non
             "pipeline_state",
             "resources",
             "tenant_entities",
+            "tenant_teams",
             "usage_days",
             "zero_gathers",
         ],
@@ -691,3 +696,31 @@ def test_forgotten_emissions_are_pending_again(state: State) -> None:
     forget_emissions(state, "acme", "sqlite")
     assert pending(state, "acme", "sqlite") == [day]
     assert pending(state, "acme", "csv") == []
+
+
+# Tags and teams
+
+
+def test_tags_are_replaced_as_a_whole_and_by_tenant(tmp_path: Path) -> None:
+    with open_state(tmp_path) as state:
+        assert (teams_cause(state, "acme"), custom_tags(state, "acme")) == (None, [])
+        commit_teams(
+            state, "acme", [("sa-2", "team", "x"), ("sa-1", "team", "=1+1"), ("sa-1", "note", "\u00e9")], "one"
+        )
+        commit_teams(state, "beta", [("sa-1", "team", "other")], "two")
+        assert custom_tags(state, "acme") == [
+            ("sa-1", "note", "\u00e9"),
+            ("sa-1", "team", "=1+1"),
+            ("sa-2", "team", "x"),
+        ]
+        commit_teams(state, "acme", [("sa-3", "team", "y")], "three")
+        assert (teams_cause(state, "acme"), custom_tags(state, "acme")) == ("three", [("sa-3", "team", "y")])
+        assert (teams_cause(state, "beta"), custom_tags(state, "beta")) == ("two", [("sa-1", "team", "other")])
+
+
+def test_tags_that_cannot_be_stored_leave_those_before(tmp_path: Path) -> None:
+    with open_state(tmp_path) as state:
+        commit_teams(state, "acme", [("sa-1", "team", "x")], "one")
+        with pytest.raises(sqlite3.IntegrityError):
+            commit_teams(state, "acme", [("sa-2", "team", "x"), ("sa-2", "team", "y")], "two")
+        assert (teams_cause(state, "acme"), custom_tags(state, "acme")) == ("one", [("sa-1", "team", "x")])
