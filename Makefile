@@ -1,6 +1,6 @@
 # `make run` and `make test` are all that a clean clone needs. They want Python 3.11 or newer and make, and bring the
 # rest once: on Debian, as root, python3-venv by apt, and the programs of Prometheus out of its package; everything else
-# by pip, into .venv.
+# by pip, into .venv. `make run` does without Prometheus where it cannot be had.
 
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
@@ -28,14 +28,18 @@ define step
 endef
 
 help:
-	@echo 'make run     allocate the example bill in data/fixtures, results in ./prorata-data'
+	@echo 'make run     allocate the example bills in data/fixtures, results in ./prorata-data'
 	@echo 'make test    check, then all tests'
 	@echo 'make check   format, lint, types, layers'
 	@echo 'make bench   measure; takes minutes'
 	@echo 'make clean   remove the results of make run and all caches'
 
+# The second example asks servers on this machine, which the program starts and stops. What Prometheus is missing for, it
+# says itself, and does without.
 run: $(VENV)/run.stamp
 	@$(BIN)/prorata run -c $(EXAMPLE)
+	@$(MAKE) $(PROMETHEUS) >/dev/null 2>&1 || true
+	@$(BIN)/python -m tests.doubles.demo
 
 test: check $(PROMETHEUS)
 	@echo 'tests'

@@ -34,8 +34,8 @@ TODAY = FIRST + timedelta(days=DAYS + 5)
 """The first day whose run sees all costs, if the last five days are left out."""
 STEP_MINUTES = 15
 COMMANDS = (
-    f"run -c {CONFIG} --today {TODAY}",
-    f"run -c {CONFIG} --today {TODAY}",
+    f"run -c {CONFIG} --today {TODAY} --by team",
+    f"run -c {CONFIG} --today {TODAY} --by team",
     f"plan -c {CONFIG} --today {TODAY + timedelta(days=1)}",
 )
 
