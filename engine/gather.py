@@ -128,10 +128,22 @@ class _Clients:
 def _gathered(
     work: Work, tenant: ConfluentTenant, endpoints: tuple[Endpoint, dict[str, Endpoint]], summary: Summary
 ) -> Summary:
-    days = window(tenant, work.now().date())
-    one = _open_gather(work, tenant, days)
+    one = open_gather(work, tenant, window(tenant, work.now().date()))
     landing = landing_of(work.root, tenant, one.gather_id)
     failed, requests = _fetch(work, tenant, one, landing, endpoints)
+    summary = summary._replace(requests=summary.requests + requests)
+    return absorb(work, tenant, one, landing, failed, summary)
+
+
+def absorb(
+    work: Work,
+    tenant: ConfluentTenant,
+    one: gather_state.Gather,
+    landing: Landing,
+    failed: dict[str, str],
+    summary: Summary,
+) -> Summary:
+    """What a gather landed -> billing days and entities. `failed`: kind of the inventory -> why it was not landed."""
     try:
         published = _publish(work, tenant, one, landing)
     except ContractError as error:
@@ -151,11 +163,10 @@ def _gathered(
     return summary._replace(
         days_gathered=summary.days_gathered + published.changed,
         days_removed=summary.days_removed + published.removed,
-        requests=summary.requests + requests,
     )
 
 
-def _open_gather(work: Work, tenant: ConfluentTenant, days: Window) -> gather_state.Gather:
+def open_gather(work: Work, tenant: ConfluentTenant, days: Window) -> gather_state.Gather:
     """The gather that is to be finished, if it is over the same days; else a new one."""
     first, end = map(str, days)
     last = gather_state.last_gather(work.store, tenant.id)

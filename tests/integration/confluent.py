@@ -83,6 +83,11 @@ class Tenant:
         tenant = {name: value for name, value in self.tenant.items() if value is not None}
         self.file.write_text(yaml.safe_dump({"root": "data", "tenants": [tenant]}))
 
+    def write_all(self, tenant_ids: Iterable[str]) -> None:
+        """The configuration, with such a tenant under each of these names."""
+        tenants = [self.tenant | {"id": name} for name in tenant_ids]
+        self.file.write_text(yaml.safe_dump({"root": "data", "tenants": tenants}))
+
     def run(
         self,
         today: date,
@@ -107,9 +112,9 @@ class Tenant:
         self.runs += 1
         return pipeline.run_tenant(config, config.tenants[0], request, hooks, f"{self.folder.name}-{self.runs}")
 
-    def table(self, name: str) -> pl.DataFrame:
+    def table(self, name: str, tenant_id: str = "conf") -> pl.DataFrame:
         """All rows of a table of the lake."""
-        files = sorted((self.root / "lake" / name / "tenant_id=conf").glob("**/*.parquet"))
+        files = sorted((self.root / "lake" / name / f"tenant_id={tenant_id}").glob("**/*.parquet"))
         return pl.read_parquet(files, hive_partitioning=False) if files else pl.DataFrame()
 
     def total(self, table: str = "chargeback") -> Decimal:
@@ -125,13 +130,15 @@ class Tenant:
         with state.open_state(self.root, write=False) as store:
             return store.rows(sql)
 
-    def files(self, tables: Iterable[str] = ("billing", "chargeback", "empty_keys", "usage")) -> dict[str, str]:
+    def files(
+        self, tables: Iterable[str] = ("billing", "chargeback", "empty_keys", "usage"), tenant_id: str = "conf"
+    ) -> dict[str, str]:
         """The SHA-256 of every file of some tables of the lake."""
         lake = self.root / "lake"
         return {
             str(file.relative_to(lake)): hashlib.sha256(file.read_bytes()).hexdigest()
             for table in tables
-            for file in sorted((lake / table / "tenant_id=conf").glob("**/*.parquet"))
+            for file in sorted((lake / table / f"tenant_id={tenant_id}").glob("**/*.parquet"))
         }
 
 

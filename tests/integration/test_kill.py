@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
@@ -177,12 +178,15 @@ class Victim(NamedTuple):
     seconds: float
 
 
-def victim(config: Path, root: Path, *, before_event: int = 0, after_seconds: float | None = None) -> Victim:
+def victim(
+    config: Path, root: Path, *, before_event: int = 0, after_seconds: float | None = None, today: date | None = None
+) -> Victim:
     """Run the command line until its n-th event, or until so many seconds after its start, or to its end."""
     log = config.with_suffix(".events")
     command = [
         *(sys.executable, "-m", "tests.integration.killing.victim"),
         *map(str, (log, before_event, root, "run", "-c", config)),
+        *(["--today", str(today)] if today else []),
     ]
     said = (config.with_suffix(".out"), config.with_suffix(".err"))
     with said[0].open("wb") as out, said[1].open("wb") as err:

@@ -1,0 +1,189 @@
+"""Any history, gathered step by step, ends in the files of a lake that saw only its end.
+
+Real: the answers of the double, their landing and parsing, entities, metrics' settling, calculation, the lake and the
+state. Left out for speed: HTTP (the double is asked directly), SQL checks and emitters, which other tests run. Both
+roots see the same inventories, as what was seen when is the history itself; the fresh one sees costs only at the end.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import pytest
+
+from engine import gather, lake, metrics, pipeline, rules, state, wanted
+from engine.config import ConfluentTenant
+from engine.decide import Inputs
+from engine.frames import USAGE, empty
+from engine.sources import confluent, confluent_inventory
+from engine.sources.answers import Answer
+from engine.sources.landing import Landing
+from engine.work import Hooks, Request, Summary, Work
+from tests.doubles.bundled import bundled
+from tests.doubles.confluent_cloud import Server
+from tests.doubles.organization import CHANGES, Organization
+from tests.integration.confluent import Tenant
+
+HISTORIES, BLOCKS, DAYS = 504, 12, 3
+FIRST = date(2025, 9, 10)
+"""Within a month, so that costs are one window."""
+KEPT = {
+    "KAFKA_STORAGE",
+    "KAFKA_NUM_CKU",
+    "KSQL_NUM_CSU",
+    "CONNECT_CAPACITY",
+    "SUPPORT",
+    "KAFKA_PARTITION",
+    "PROMO_CREDIT",
+}
+"""Few products, so that histories are many."""
+
+
+class Direct:
+    """The double without HTTP: what a client gives, each page as the double makes it."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    def get(self, path: str, params: Mapping[str, str] | None = None, **_: object) -> Answer:
+        from urllib.parse import urlencode  # noqa: PLC0415
+
+        target = f"/{path}?{urlencode(params)}" if params else f"/{path}"
+        basic = self.server.organization.credential.basic
+        reply = self.server.answer("GET", target, {"Authorization": f"Basic {basic}"})
+        return Answer(target, reply.status, reply.body.decode())
+
+    def pages(
+        self, path: str, params: Mapping[str, str] | None = None, *, page_size: int | None = None, **_: object
+    ) -> Iterator[Answer]:
+        asked = {**(params or {}), **({"page_size": str(page_size)} if page_size else {})}
+        answer = self.get(path, asked)
+        assert answer.status == 200
+        # Lists are short enough for one page.
+        assert not (answer.body.get("metadata") or {}).get("next")
+        yield answer
+
+
+def small(seed: int) -> Organization:
+    organization = bundled(FIRST, DAYS)
+    random = Random(seed)
+    for when, records in organization.costs.items():
+        of_products = [one for one in records if one["line_type"] in KEPT and "start_date" in one]
+        organization.costs[when] = random.sample(of_products, min(len(of_products), 6))
+    return organization
+
+
+class Step(NamedTuple):
+    """A gather of a history: its date, and the organization as it was then."""
+
+    today: date
+    organization: Organization
+
+
+def history(seed: int) -> list[Step]:
+    """Every kind of change at least once, in any order that can be, over three gathers."""
+    organization, random = small(seed), Random(f"history {seed}")
+    steps = [Step(FIRST + timedelta(days=1), organization.copy())]
+    first = ["disappearance", "owner", *random.sample(["amount", "withdrawal", "late line", "tiers"], 2)]
+    then = ["reappearance", "withdrawal", "late line", "tiers", *random.sample(sorted(CHANGES), 1)]
+    for number, changes in ((DAYS - 1, first), (DAYS, then)):
+        random.shuffle(changes)
+        # Last, or a late line might fill the day again.
+        for change in [*changes, *(["empty day"] if changes is then else [])]:
+            organization.drift(random, change)
+        organization.order = str(random.random())
+        steps.append(Step(FIRST + timedelta(days=number), organization.copy()))
+    return steps
+
+
+class Root:
+    """A lake with a tenant for each history."""
+
+    def __init__(self, folder: Path, server: Server, seeds: Iterable[int]) -> None:
+        self.given = Tenant(folder, server, lookback_days="9", emitters=[])
+        self.given.write_all([f"h{seed}" for seed in seeds])
+        self.config = pipeline.configured(self.given.file)
+        self.tenants = {tenant.id: tenant for tenant in self.config.tenants}
+        self.store = state.open_state(self.config.root)
+
+    def gathers(self, seed: int, step: Step, server: Server, *, costs: bool = True, last: bool = False) -> Summary:
+        """One gather and what follows from it."""
+        tenant = self.tenants[f"h{seed}"]
+        assert isinstance(tenant, ConfluentTenant)
+        hooks = Hooks(lambda: f"{step.today}T12:00:00Z", lambda _: None, lambda *_: None, threading.Event())
+        work = Work(self.config.root, tenant, Request("run"), hooks, self.store, 1, [], [], [])
+        lake.create(work.root, tenant.id)
+        server.organization = replace(step.organization, costs=step.organization.costs if costs else {})
+        one = gather.open_gather(work, tenant, wanted.window(tenant, step.today))
+        landing = gather.landing_of(work.root, tenant, one.gather_id)
+        assert landed(landing, Direct(server), one.first_day, one.end_day) == {}
+        summary = gather.absorb(work, tenant, one, landing, {}, Summary(tenant.id))
+        metrics.settle(work, tenant, Inputs(tenant, rules.resolve(tenant), empty(USAGE)))
+        recipe = pipeline._recipe(tenant)
+        summary = pipeline._calculate(work, recipe, summary)
+        assert work.problems == []
+        return recipe.entities(work, summary) if last else summary
+
+    def files(self, seed: int) -> dict[str, str]:
+        return self.given.files(("billing", "chargeback", "empty_keys", "usage", "identities", "resources"), f"h{seed}")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """In memory where there is such a place: all that is written is made durable, which here is nothing worth."""
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as made:
+        yield Path(made)
+
+
+def landed(landing: Landing, client: Direct, first: str, end: str) -> dict[str, str]:
+    for window in confluent.cost_windows(date.fromisoformat(first), date.fromisoformat(end)):
+        confluent.fetch_costs(client, landing, window)  # type: ignore[arg-type]
+    return confluent_inventory.fetch_inventory(client, lambda *_: None, landing)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def server() -> Server:
+    """Asked directly: its port is never opened to anybody."""
+    made = Server(Organization())
+    made._http.server_close()
+    return made
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_a_history_ends_in_the_files_of_a_lake_that_saw_only_its_end(folder: Path, server: Server, block: int) -> None:
+    seeds = range(block, HISTORIES, BLOCKS)
+    stepwise, fresh = (Root(folder / name, server, seeds) for name in ("steps", "fresh"))
+    calculated = 0
+    for seed in seeds:
+        *steps, last = history(seed)
+        for step in steps:
+            calculated += stepwise.gathers(seed, step, server).days_calculated
+            fresh.gathers(seed, step, server, costs=False)
+        calculated += stepwise.gathers(seed, last, server, last=True).days_calculated
+        fresh.gathers(seed, last, server, last=True)
+        assert stepwise.files(seed) == fresh.files(seed), f"history {seed}"
+        billed = stepwise.given.table("chargeback", f"h{seed}")["amount"].sum()
+        assert billed == last.organization.total(FIRST, last.today), f"history {seed}"
+        for root in (stepwise, fresh):
+            shutil.rmtree(root.config.root / "raw")
+    assert calculated > len(seeds) * DAYS
+
+
+def test_every_history_has_every_kind_of_change() -> None:
+    for seed in range(0, HISTORIES, 50):
+        first, middle, last = history(seed)
+        assert any(not records for records in last.organization.costs.values())
+        assert not first.organization.removed
+        assert len(middle.organization.removed) == 1
+        back = [entity.id for _, entity in middle.organization.removed]
+        assert any(one in ids for ids in last.organization.inventory.values() for one in back)
+        assert first.today < middle.today < last.today == FIRST + timedelta(days=DAYS)

@@ -1,0 +1,257 @@
+"""A gather killed anywhere, then run once more: the store is that of a run nobody disturbed, and no window is asked twice.
+
+A lake that holds a first gather of an organization gets a second one, in which a day's lines changed, a day lost its
+lines, a day is new, and so is an owner; with usage from a Prometheus. `killing/victim.py` ends it before each event.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import date, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.doubles.bundled import bundled
+from tests.doubles.confluent_cloud import Server, served
+from tests.doubles.confluent_metrics import Metrics
+from tests.doubles.organization import Organization
+from tests.doubles.prometheus import Row, prometheus
+from tests.integration.confluent import VARIABLES, Tenant
+from tests.integration.killing.stores import Store, differences, queried, store
+from tests.integration.test_kill import CHECKOUT, SIGKILL, victim
+
+FIRST = date(2025, 9, 29)
+"""So that the days of three lie in two months, and costs in two windows."""
+BEFORE, TODAY = FIRST + timedelta(days=2), FIRST + timedelta(days=3)
+KEPT = {"KAFKA_NUM_CKU", "KAFKA_NETWORK_WRITE", "KSQL_NUM_CSU", "SUPPORT", "FLINK_NUM_CFU"}
+BLOCKS, INSTANTS = 4, 50
+
+
+def small() -> Organization:
+    organization = bundled(FIRST, 3)
+    for when, records in organization.costs.items():
+        organization.costs[when] = [one for one in records if one["line_type"] in KEPT and "start_date" in one]
+    return organization
+
+
+def changed(organization: Organization) -> None:
+    """What happens between the two gathers."""
+    record = organization.find(FIRST, "KAFKA_NUM_CKU", "lkc-prod1")[0]
+    organization.revise(record["id"], amount=Decimal("5.5"))
+    organization.empty_day(FIRST + timedelta(days=1))
+    organization.change_owner("ksqldbs", "lksqlc-prod1", "u-bob")
+    organization.remove("connectors", "lcc-nothing")
+
+
+class Start(NamedTuple):
+    """A store before the run that is killed, and how that run ends when it is left alone."""
+
+    folder: Path
+    server: Server
+    metrics: str
+    expected: Store
+    known: dict[str, list[object]]
+    events: tuple[str, ...]
+    seconds: float
+
+
+class Case(NamedTuple):
+    """A copy of the store, to be killed on."""
+
+    tenant: Tenant
+
+    @property
+    def root(self) -> Path:
+        return self.tenant.root
+
+
+def case(start: Path, folder: Path, server: Server, metrics: str) -> Case:
+    tenant = Tenant(folder, server, metrics, lookback_days="5", cutoff_days="0")
+    # Names of files, digests and times are those of the command line, which is what is killed.
+    (folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in VARIABLES.items()))
+    if (start / "data").exists():
+        shutil.copytree(start / "data", tenant.root)
+    return Case(tenant)
+
+
+KNOWN = {
+    "resources": "SELECT * FROM resources ORDER BY tenant_id, id, valid_from",
+    "identities": "SELECT * FROM identities ORDER BY tenant_id, id, valid_from",
+    "zero": "SELECT * FROM zero_gathers ORDER BY 1, 2",
+    "metrics": "SELECT charge_date, metric, status, ids, rows, attempts, error FROM day_metrics ORDER BY 1, 2",
+    "usage": "SELECT * FROM usage_days ORDER BY 1, 2",
+    "windows": "SELECT first_day, end_day, sha256, records FROM landed_windows ORDER BY gather_id, 1",
+    "gathers": "SELECT gather_id, first_day, end_day, status FROM gathers ORDER BY 1",
+    "flags": "SELECT charge_date, resources_gathered, metrics_gathered FROM pipeline_state ORDER BY 1",
+}
+
+
+def known(root: Path) -> dict[str, list[object]]:
+    return queried(root / "state.db", **KNOWN)
+
+
+def stored(root: Path) -> Store:
+    """All but the answers to metrics, which may be asked again, and are numbered."""
+    found = store(root)
+    left = [path for path in found.left if not path.startswith("raw/confluent_cloud/conf/metrics/")]
+    return found._replace(left=tuple(left))
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    folder = tmp_path_factory.mktemp("start")
+    metrics = Metrics(FIRST, days=3, step_minutes=720)
+    rows = (Row(one.name, one.labels, one.milliseconds, one.value) for one in metrics.samples())
+    with served(small()) as server, prometheus(rows, tmp_path_factory.mktemp("prometheus")) as url:
+        built = case(folder, folder / "built", server, url)
+        assert built.tenant.run(BEFORE).exit_code == 0
+        shutil.move(built.root, folder / "data")
+        changed(server.organization)
+        undisturbed = case(folder, folder / "undisturbed", server, url)
+        ended = victim(undisturbed.tenant.file, undisturbed.root, today=TODAY)
+        assert ended.code == 0, undisturbed.tenant.file.with_suffix(".err").read_text()
+        yield Start(folder, server, url, stored(undisturbed.root), known(undisturbed.root), ended.events, ended.seconds)
+
+
+PHASES = {
+    r"commit state.db INSERT claims.*|open claims/conf.lock|commit state.db INSERT pipeline_runs": "run: start",
+    r"commit state.db UPDATE pipeline_runs (gather|metrics|calculate|entities)": "run: stage",
+    r"commit state.db UPDATE gathers failed, INSERT gathers": "gather: begin",
+    r"open raw/.*/gathers/000002/costs-.*": "costs: write",
+    r"rename raw/.*/gathers/000002/costs-.*": "costs: landed",
+    r"open raw/.*/gathers/000002/[a-z_]+[.]jsonl.*": "inventory: write",
+    r"rename raw/.*/gathers/000002/[a-z_]+[.]jsonl.*": "inventory: landed",
+    r"commit state.db UPDATE gathers open": "gather: landed",
+    r"open tmp/conf/billing-.*": "billing: write",
+    r"link history/billing/.*": "billing: history",
+    r"rename lake/billing/.*": "billing: rename",
+    r"commit state.db INSERT pipeline_state": "billing: commit",
+    r"(link history|remove lake)/(chargeback|billing)/.*2025-09-30.*": "withdraw",
+    r"commit state.db DELETE pipeline_state": "withdraw: commit",
+    r"commit state.db INSERT landed_windows": "window: commit",
+    r"open tmp/conf/usage-.*": "usage: write",
+    r"(link history|remove lake)/usage/.*": "usage: history",
+    r"rename lake/usage/.*": "usage: rename",
+    r"commit state.db DELETE resources, .*UPDATE gathers done": "gather: done, with its entities",
+    r"commit state.db( DELETE gather_failures)?": "gather: tidied",
+    r"open raw/.*/metrics/.*": "metrics: write",
+    r"rename raw/.*/metrics/.*": "metrics: landed",
+    r"commit state.db INSERT metric_fetches, INSERT OR": "metrics: commit",
+    r"commit state.db DELETE usage_days, DELETE day_metrics": "metrics: not asked for any more",
+    r"commit state.db UPDATE pipeline_state": "day: flags, begin and commit",
+    r"open tmp/conf/chargeback-.*": "chargeback: write",
+    r"link history/chargeback/.*": "chargeback: history",
+    r"rename lake/chargeback/.*": "chargeback: rename",
+    r"open tmp/conf/empty_keys-.*|rename lake/empty_keys/.*|link history/empty_keys/.*": "empty keys",
+    r"(open tmp/conf|rename lake)/(identities|resources)[./].*": "entities: written",
+    r"commit state.db INSERT tenant_entities": "entities: commit",
+}
+"""Events -> the phase of the run that they belong to; what comes after them is the same for every tenant."""
+OF_SQLITE = re.compile(r"(write|truncate|unlink) (state|results)[.]db.*")
+"""Inside of commits; `test_kill` tears SQLite's logs."""
+
+
+def phase(event: str) -> str:
+    """Which phase an event belongs to; the event itself if to none."""
+    return next((name for pattern, name in PHASES.items() if re.fullmatch(pattern, event)), event)
+
+
+def fatal(events: Sequence[str]) -> list[int]:
+    """The numbers, from 1, of the events before which a run is killed: all up to the SQL checks."""
+    end = next(number for number, event in enumerate(events) if event == "commit state.db UPDATE pipeline_runs check")
+    return [number for number, event in enumerate(events[:end], start=1) if not OF_SQLITE.fullmatch(event)]
+
+
+class Forks:
+    """Where victims come from."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "tests.integration.killing.forked"]
+        self.process = subprocess.Popen(
+            command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )  # fmt: skip
+
+    def run(self, made: Case, *, before_event: int = 0, after_seconds: float | None = None) -> tuple[int, float]:
+        """Exit code (SIGKILL if killed) and seconds of one run of the command line."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        places = [str(made.tenant.file.with_suffix(suffix)) for suffix in (".events", ".out", ".err")]
+        words = ["run", "-c", str(made.tenant.file), "--today", str(TODAY)]
+        asked = [places[0], before_event, str(made.root), after_seconds, *places[1:], words]
+        self.process.stdin.write(f"{json.dumps(asked)}\n")
+        self.process.stdin.flush()
+        code, seconds = json.loads(self.process.stdout.readline())
+        return code, seconds
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.stdout.close()
+        assert self.process.wait(30) == 0
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    made = Forks()
+    yield made
+    made.close()
+
+
+def wrong_after(start: Start, made: Case) -> list[str]:
+    """Run once more, and say what is not as it should be; the store was left by a run that was killed."""
+    landed = made.root / "raw/confluent_cloud/conf/gathers/000002"
+    windows = {tuple(re.findall(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", file.name)) for file in landed.glob("costs-*.zst")}
+    start.server.forget()
+    done = made.tenant.run(TODAY)
+    wrong = [f"asked again for {window}" for window in windows if start.server.windows()[window]]
+    wrong += [f"exit code {done.exit_code}: {done.faults}"] if done.exit_code else []
+    wrong += differences(stored(made.root), start.expected)
+    found = known(made.root)
+    return wrong + [name for name in KNOWN if found[name] != start.known[name]]
+
+
+def test_the_run_that_is_killed_does_all_that_gathers_do(start: Start) -> None:
+    met = {phase(start.events[number - 1]) for number in fatal(start.events)}
+    assert sorted(met - set(PHASES.values())) == [], "events of no phase"
+    assert sorted(set(PHASES.values()) - met - {"empty keys", "metrics: not asked for any more"}) == []
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_killed_before_every_event_of_a_gather(start: Start, forks: Forks, tmp_path: Path, block: int) -> None:
+    wrong = {}
+    for number in fatal(start.events)[block::BLOCKS]:
+        made = case(start.folder, tmp_path / str(number), start.server, start.metrics)
+        code, _ = forks.run(made, before_event=number)
+        events = made.tenant.file.with_suffix(".events").read_text().splitlines()
+        assert (code, phase(events[-1])) == (SIGKILL, phase(start.events[number - 1]))
+        if found := wrong_after(start, made):
+            wrong[f"killed before event {number}, {start.events[number - 1]}"] = found
+        shutil.rmtree(made.tenant.folder)
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_killed_at_random_instants(start: Start, forks: Forks, tmp_path: Path, block: int) -> None:
+    whole = case(start.folder, tmp_path / "whole", start.server, start.metrics)
+    _, seconds = forks.run(whole)
+    wrong = {}
+    for seed in range(block, INSTANTS, BLOCKS):
+        made = case(start.folder, tmp_path / str(seed), start.server, start.metrics)
+        instant = random.Random(seed).random()
+        code, _ = forks.run(made, after_seconds=instant * seconds)
+        # A run that is faster than the one that was measured may end before its killer comes.
+        assert code in {SIGKILL, 0}
+        if found := wrong_after(start, made):
+            wrong[f"killed after {instant:.3f} of the run"] = found
+        shutil.rmtree(made.tenant.folder)
+    assert wrong == {}
