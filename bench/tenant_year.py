@@ -136,7 +136,8 @@ def _store_day(asked: work.Work, day: date, size: Size) -> None:
     clusters = tuple(_cluster(number) for number in range(size.clusters))
     rows = size.clusters * size.principals
     fetched = [
-        gather_state.DayMetric(str(day), metric, "fetched", clusters, billed.billing_digest, 1, rows) for metric in METRICS
+        gather_state.DayMetric(str(day), metric, "fetched", clusters, billed.billing_digest, 1, rows)
+        for metric in METRICS
     ]
     with asked.store.transaction():
         state.upsert_billing_days(asked.store, [billed])

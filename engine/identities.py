@@ -186,6 +186,16 @@ def alive(frame: pl.DataFrame, day: date) -> pl.DataFrame:
     )
 
 
+def turns(*frames: pl.DataFrame) -> list[date]:
+    """The days, in order, on which what there is (`alive`, and its deletions) may be other than on the day before."""
+    ended = [frame["deleted_at"].dt.date() for frame in frames]
+    begun = [frame["created_at"].dt.date() for frame in frames]
+    bounds = [frame[name] for frame in frames for name in ("valid_from", "valid_to")]
+    found = pl.concat([*bounds, *begun, *ended, *(days.dt.offset_by("1d") for days in ended)])
+    turning: list[date] = found.drop_nulls().unique().sort().to_list()
+    return turning
+
+
 def alive_seconds(resources: pl.DataFrame, day: date) -> pl.DataFrame:
     """`alive` RESOURCES -> id and for how many whole seconds of the day each lived (from created_at to deleted_at)."""
     start = datetime(day.year, day.month, day.day)  # noqa: DTZ001
@@ -281,11 +291,18 @@ def _resource_usage(asked: pl.DataFrame, usage: pl.DataFrame, statements: pl.Dat
     by_statement = pl.coalesce("statement_owner", pl.lit(STATEMENT_OWNER_UNKNOWN))
     # Of statements that bore one name on one day, one after the other, the newest stands for all.
     newest = statements.unique(["resource_id", "principal"], keep="last", maintain_order=True)
-    named = measured.join(newest, on=["resource_id", "principal"], how="left", validate="m:1").with_columns(
-        identity_id=pl.when(of_statement).then(by_statement).otherwise(pl.col("principal"))
+    owned = (
+        measured.filter(of_statement)
+        .join(newest, on=["resource_id", "principal"], how="left", validate="m:1")
+        .with_columns(principal=by_statement)
     )
+    keys = ["resource_id", "metric", "principal", "units"]
+    named = pl.concat([measured.filter(~of_statement).select(keys), owned.select(keys)])
+    # Each name is looked up once, and not for every resource and metric that it was seen in.
+    names = named.select("principal", identity_id="principal").unique()
+    weighing = named.join(who.resolved(names), on="principal", how="inner", validate="m:1")
     keys = ["resource_id", "metric", "identity_id"]
-    return who.resolved(named).group_by(keys).agg(pl.col("units").sum()).sort(keys)
+    return weighing.group_by(keys).agg(pl.col("units").sum()).sort(keys)
 
 
 def _resource_owners(asked: pl.DataFrame, resources: pl.DataFrame, statements: pl.DataFrame, who: _Who) -> pl.DataFrame:
