@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from engine import decide, lake, rules, state
-from engine.config import Config, Tenant
+from engine.config import AwsTenant, Config, ConfluentTenant
 from engine.errors import LedgerError, StoreError, UsageError, fault, shown
 from engine.frames import BILLING, CHARGEBACK, EMPTY_KEYS, USAGE, empty
 from engine.money import UNITS, apportion_units, format_units, to_units
@@ -132,7 +132,7 @@ def address(text: str) -> Address:
     return Address(int(found[1]), int(found[2]) if found[2] else None, found[3])
 
 
-def explain(config: Config, tenants: Sequence[Tenant], wanted: Address) -> Explanation:
+def explain(config: Config, tenants: Sequence[AwsTenant | ConfluentTenant], wanted: Address) -> Explanation:
     """The explanation of a line of one of the tenants.
 
     Raises UsageError if none of them has it or several do, or it is not calculated; StoreError if the lake cannot be
@@ -161,14 +161,14 @@ def _readable(place: Path) -> Iterator[None]:
         ) from error
 
 
-def _line(root: Path, tenant: Tenant, wanted: Address) -> pl.DataFrame | None:
+def _line(root: Path, tenant: AwsTenant | ConfluentTenant, wanted: Address) -> pl.DataFrame | None:
     """The line as the one row of a BILLING frame."""
     with _readable(root / "lake" / BILLING.name):
         found = lake.scan(root, BILLING, tenant.id).filter(pl.col("line_id") == wanted.line_id).collect()
     return found.head(1) if found.height else None
 
 
-def _rows(root: Path, tenant: Tenant, line: pl.DataFrame, wanted: Address) -> pl.DataFrame:
+def _rows(root: Path, tenant: AwsTenant | ConfluentTenant, line: pl.DataFrame, wanted: Address) -> pl.DataFrame:
     """The line's CHARGEBACK rows."""
     place = _place(tenant, line, CHARGEBACK)
     where = f"line {wanted.line_id} of {place.charge_date}"
@@ -188,12 +188,14 @@ def _rows(root: Path, tenant: Tenant, line: pl.DataFrame, wanted: Address) -> pl
     return rows.sort("part", "weight_before", "identity_id")
 
 
-def _place(tenant: Tenant, line: pl.DataFrame, table: Any) -> lake.Place:
+def _place(tenant: AwsTenant | ConfluentTenant, line: pl.DataFrame, table: Any) -> lake.Place:
     charge_date: date = line["charge_date"][0]
     return lake.Place(table, tenant.id, line["billing_period"][0], charge_date)
 
 
-def _explanation(root: Path, tenant: Tenant, line: pl.DataFrame, rows: pl.DataFrame) -> Explanation:
+def _explanation(
+    root: Path, tenant: AwsTenant | ConfluentTenant, line: pl.DataFrame, rows: pl.DataFrame
+) -> Explanation:
     first = rows.row(0, named=True)
     lost = _lost(root, tenant, line, first["rule_id"])
     ours = rules.resolve(tenant)
@@ -228,7 +230,7 @@ def _described(line: pl.DataFrame) -> Line:
     return Line(row["line_id"], labels, json.loads(row["tags"]), row["quantity"], row["amount"])
 
 
-def _lost(root: Path, tenant: Tenant, line: pl.DataFrame, rule_id: str) -> pl.DataFrame:
+def _lost(root: Path, tenant: AwsTenant | ConfluentTenant, line: pl.DataFrame, rule_id: str) -> pl.DataFrame:
     """The EMPTY_KEYS of the line's day that concern its rule and its weight scope."""
     path = _place(tenant, line, EMPTY_KEYS).path(root)
     if not path.exists():
@@ -289,7 +291,7 @@ def _payer(identity_id: str, weight: int, before: int, total: int, part_units: i
     return Payer(identity_id, weight, before, stored, recomputed)
 
 
-def _today(tenant: Tenant, ours: rules.Rules, line: pl.DataFrame, row: dict[str, Any]) -> Today:
+def _today(tenant: AwsTenant | ConfluentTenant, ours: rules.Rules, line: pl.DataFrame, row: dict[str, Any]) -> Today:
     given = decide.Inputs(tenant, ours, empty(USAGE))
     decided = decide.matched(line.lazy(), given).collect().row(0, named=True)
     version = ours.frame.filter(pl.col("rule_id") == decided["rule_id"])["version"][0]

@@ -27,7 +27,7 @@ from engine.sources.confluent_inventory import Inventory
 from engine.sources.http import Client, Clock, Endpoint
 from engine.sources.landing import Landing
 from engine.text import counted
-from engine.wanted import suspension, window
+from engine.wanted import goes_on, suspension, window
 from engine.work import (
     Summary,
     Work,
@@ -130,6 +130,12 @@ def _gathered(
 ) -> Summary:
     one = open_gather(work, tenant, window(tenant, work.now().date()))
     landing = landing_of(work.root, tenant, one.gather_id)
+    if one.folded:
+        published = _publish(work, tenant, one, landing)
+        return summary._replace(
+            days_gathered=summary.days_gathered + published.changed,
+            days_removed=summary.days_removed + published.removed,
+        )
     failed, requests = _fetch(work, tenant, one, landing, endpoints)
     summary = summary._replace(requests=summary.requests + requests)
     return absorb(work, tenant, one, landing, failed, summary)
@@ -167,10 +173,10 @@ def absorb(
 
 
 def open_gather(work: Work, tenant: ConfluentTenant, days: Window) -> gather_state.Gather:
-    """The gather that is to be finished, if it is over the same days; else a new one."""
+    """The gather whose run did not end, if it is over the same days; else a new one."""
     first, end = map(str, days)
     last = gather_state.last_gather(work.store, tenant.id)
-    if last is not None and last.status == "open" and (last.first_day, last.end_day) == (first, end):
+    if last is not None and goes_on(last, days):
         work.log(f"going on with the gather of {last.started_at}, {first} to before {end}")
         return last
     work.log(f"gathering {first} to before {end}")
@@ -232,7 +238,8 @@ def _publish(work: Work, tenant: ConfluentTenant, one: gather_state.Gather, land
         for text in costs.warnings:
             work.warn(text)
         covered = {key for key in known if first <= key[1] < end}
-        done = _publish_days(work, _without_stored(work, costs.billing, days), covered)
+        billing = _without_stored(work, costs.billing, days)
+        done = _publish_days(work, billing, covered, resources_gathered=one.folded)
         changed, removed = changed + done.changed, removed + done.removed
         gather_state.record_window(
             work.store,

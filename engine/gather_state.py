@@ -21,6 +21,7 @@ class Gather(NamedTuple):
     """One pass over the API, over the days from `first_day` to before `end_day`.
 
     `inventory_errors`: kind -> error. `folded`: the inventory, as far as it was landed, is in the entities.
+    `run_ended`: all that follows from it was done, too.
     """
 
     tenant_id: str
@@ -33,11 +34,12 @@ class Gather(NamedTuple):
     requests: int
     error: str | None
     folded: int
+    run_ended: int
     inventory_errors: dict[str, str]
 
 
 _GATHER = """
-    SELECT tenant_id, gather_id, started_at, ended_at, first_day, end_day, status, requests, error, folded,
+    SELECT tenant_id, gather_id, started_at, ended_at, first_day, end_day, status, requests, error, folded, run_ended,
         inventory_errors
     FROM gathers
 """
@@ -75,13 +77,14 @@ def begin_gather(state: Database, tenant_id: str, started_at: str, first_day: st
         connection.execute(
             """
             INSERT INTO gathers (
-                tenant_id, gather_id, started_at, first_day, end_day, status, requests, folded, inventory_errors
+                tenant_id, gather_id, started_at, first_day, end_day, status, requests, folded, run_ended,
+                inventory_errors
             )
-            VALUES (?, ?, ?, ?, ?, 'open', 0, 0, '{}')
+            VALUES (?, ?, ?, ?, ?, 'open', 0, 0, 0, '{}')
             """,
             (tenant_id, number, started_at, first_day, end_day),
         )
-    return Gather(tenant_id, number, started_at, None, first_day, end_day, "open", 0, None, 0, {})
+    return Gather(tenant_id, number, started_at, None, first_day, end_day, "open", 0, None, 0, 0, {})
 
 
 def update_gather(
@@ -107,6 +110,14 @@ def update_gather(
                 *(requests, status, ended_at, error, folded, _json(dict(inventory_errors or {}))),
                 *(gather.tenant_id, gather.gather_id),
             ),
+        )
+
+
+def end_run(state: Database, tenant_id: str) -> None:
+    """Record in one transaction that all that follows from the gathers so far was done."""
+    with state.transaction() as connection:
+        connection.execute(
+            "UPDATE gathers SET run_ended = 1 WHERE tenant_id = ? AND run_ended = 0 AND status <> 'open'", (tenant_id,)
         )
 
 

@@ -227,7 +227,9 @@ def run_tenant(config: Config, tenant: Tenant, request: Request, hooks: Hooks, r
             summary = _with_problems(work, summary)
             status: state.Ending = "failed" if summary.faults else "done"
             told = "\n".join(summary.faults) or None
-            state.finish_run(store, run_id, status, _counts(summary), ended_at=hooks.now(), error=told)
+            with store.transaction():
+                gather_state.end_run(store, tenant.id)
+                state.finish_run(store, run_id, status, _counts(summary), ended_at=hooks.now(), error=told)
         except BaseException as error:
             _log_failure(work, run_id, summary, error)
             raise

@@ -143,7 +143,7 @@ def _of_products(config: Config, tenant: ConfluentTenant, store: state.State, to
     first, end = wanted.window(tenant, today)
     suspended = wanted.suspension(store, tenant.id)
     last = gather_state.last_gather(store, tenant.id)
-    goes_on = last is not None and last.status == "open" and (last.first_day, last.end_day) == (str(first), str(end))
+    goes_on = last is not None and wanted.goes_on(last, (first, end))
     notes = [suspended] if suspended else []
     by_key = {(day.billing_period, day.charge_date): day for day in days.values()}
     reasons = {key[1]: reason for key, reason in _calculations(config, tenant, store, by_key, notes).items()}

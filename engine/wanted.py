@@ -23,6 +23,12 @@ def window(tenant: ConfluentTenant, today: date) -> tuple[date, date]:
     return today - timedelta(days=tenant.lookback_days), today - timedelta(days=tenant.cutoff_days)
 
 
+def goes_on(last: gather_state.Gather, days: tuple[date, date]) -> bool:
+    """Whether the next gather over these days is the last one, whose run did not end."""
+    whole = last.status == "done" and last.folded and not last.run_ended
+    return bool(last.status == "open" or whole) and (last.first_day, last.end_day) == (str(days[0]), str(days[1]))
+
+
 def suspension(store: state.State, tenant_id: str) -> str | None:
     """Why a tenant is not gathered any more; None if it is."""
     found = gather_state.failures(store, tenant_id)

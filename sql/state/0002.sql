@@ -2,7 +2,8 @@
 
 -- One pass over the API: the days from first_day to before end_day, and the inventory. 'open' until all of it is landed
 -- and published, so that the next run goes on with it; 'failed' says that it ended without a part of it. `folded`: its
--- inventory, as far as it was landed, is in the entities.
+-- inventory, as far as it was landed, is in the entities. `run_ended`: all that follows from it was done, too; the run
+-- after one that died in between goes on with what is landed.
 CREATE TABLE gathers (
     tenant_id        TEXT    NOT NULL,
     gather_id        INTEGER NOT NULL,
@@ -15,6 +16,7 @@ CREATE TABLE gathers (
     error            TEXT,
     inventory_errors TEXT    NOT NULL CHECK (json_valid(inventory_errors)),
     folded           INTEGER NOT NULL CHECK (folded IN (0, 1)),
+    run_ended        INTEGER NOT NULL CHECK (run_ended IN (0, 1)),
     PRIMARY KEY (tenant_id, gather_id)
 ) STRICT, WITHOUT ROWID;
 

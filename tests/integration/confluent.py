@@ -117,8 +117,8 @@ class Tenant:
         files = sorted((self.root / "lake" / name / f"tenant_id={tenant_id}").glob("**/*.parquet"))
         return pl.read_parquet(files, hive_partitioning=False) if files else pl.DataFrame()
 
-    def total(self, table: str = "chargeback") -> Decimal:
-        found = self.table(table)
+    def total(self, table: str = "chargeback", tenant_id: str = "conf") -> Decimal:
+        found = self.table(table, tenant_id)
         return found["amount"].sum() if found.height else Decimal(0)  # type: ignore[return-value]
 
     def days(self) -> dict[str, state.Day]:

@@ -108,7 +108,7 @@ PHASES = {
     r"commit results.db .*INSERT chargeback_facts": "emit: facts",
     r"commit results.db DELETE chargeback_facts": "emit: withdraw",
     r"commit state.db INSERT emission_records": "emit: record",
-    r"commit state.db UPDATE pipeline_runs done": "run: end",
+    r"commit state.db UPDATE gathers, UPDATE pipeline_runs done": "run: end",
     r"commit state.db DELETE claims": "claim: release",
 }
 """Events -> the phase of the run that they belong to. Every phase must be met, and every event have a phase."""

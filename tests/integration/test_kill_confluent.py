@@ -1,4 +1,4 @@
-"""A gather killed anywhere, then run once more: the store is that of a run nobody disturbed, and no window is asked twice.
+"""A gather killed anywhere, then run once more: the store is that of a run nobody disturbed, nothing is asked twice.
 
 A lake that holds a first gather of an organization gets a second one, in which a day's lines changed, a day lost its
 lines, a day is new, and so is an owner; with usage from a Prometheus. `killing/victim.py` ends it before each event.
@@ -142,7 +142,7 @@ PHASES = {
     r"(link history|remove lake)/usage/.*": "usage: history",
     r"rename lake/usage/.*": "usage: rename",
     r"commit state.db DELETE resources, .*UPDATE gathers done": "gather: done, with its entities",
-    r"commit state.db( DELETE gather_failures)?": "gather: tidied",
+    r"commit state.db (DELETE gather_failures)?": "gather: tidied",
     r"open raw/.*/metrics/.*": "metrics: write",
     r"rename raw/.*/metrics/.*": "metrics: landed",
     r"commit state.db INSERT metric_fetches, INSERT OR": "metrics: commit",
