@@ -23,6 +23,7 @@ CASES = {
     "lake": "bench.lake_to_lake",
     "cur": "bench.cur",
     "start_up": "bench.start_up",
+    "gather": "bench.gather",
     "tenant_year": "bench.tenant_year",
 }
 """Name of a case -> its module, whose CASE it is."""

@@ -88,7 +88,13 @@ def prometheus(
 
     Port 0 takes any that is free.
     """
-    blocks = back_fill(rows, folder)
+    with serving(back_fill(rows, folder), prefix=prefix, options=options, port=port) as url:
+        yield url
+
+
+@contextmanager
+def serving(blocks: Path, *, prefix: str = "", options: Iterable[str] = (), port: int = 0) -> Iterator[str]:
+    """The same for blocks that there are."""
     config, log = blocks.parent / "empty.yml", blocks.parent / "prometheus.log"
     config.write_text("")
     process, url = _started(blocks, config, log, prefix, list(options), port)
