@@ -224,18 +224,17 @@ def _version(connection: sqlite3.Connection, file: Path, kind: str) -> int:
 
 
 def _migrate(connection: sqlite3.Connection, file: Path, kind: str) -> None:
-    """Apply the migrations that are missing; each sets `user_version` to its own number.
+    """Apply the migrations that are missing, each in one transaction; each sets `user_version` to its own number.
 
-    In one transaction, so that a reader of a new file sees none of them or all.
+    A new file gets all of them in one, so that nobody who reads it meanwhile sees one that is old already.
     """
     version = _version(connection, file, kind)
     missing = [name for name in names(kind) if int(name) > version]
-    if missing:
-        # Not executescript, which would commit before it starts.
+    for group in [missing] if not version else [[name] for name in missing]:
         with _transaction(connection):
-            for name in missing:
-                for statement in _statements(read_sql(kind, name)):
-                    connection.execute(statement)
+            # Not executescript, which would commit before it starts.
+            for statement in (one for name in group for one in _statements(read_sql(kind, name))):
+                connection.execute(statement)
 
 
 def _statements(script: str) -> Iterator[str]:
