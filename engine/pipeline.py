@@ -70,7 +70,8 @@ def configured(file: Path) -> Config:
     """The configuration of a file; ConfigError with every fault of its form and its rules."""
     config, document, faults = load(file)
     if config is not None:
-        faults = [*faults, *rules.faults(config, document), *teams.faults(config, document)]
+        rule_faults = [*rules.faults(config, document), *teams.faults(config, document)]
+        faults = [*faults, *rule_faults, *wanted.faults(config, document)]
     if config is None or faults:
         raise ConfigError(faults)
     return config
