@@ -94,7 +94,7 @@ def allocate_period(billing: pl.DataFrame, given: Inputs) -> Allocation:
     lines = matched(billing.lazy(), given).collect().sort(BILLING.key)
     cost = direct_cost(lines.lazy(), given)
     decided = decide(lines, cost, given)
-    rows = allocate.fan_out(allocate.split(lines, decided.plan, measures=MEASURES), measures=MEASURES).collect()
+    rows = allocate.fan_out(allocate.split(lines, decided.plan, measures=MEASURES), measures=MEASURES)
     allocate.check_line_sums(lines, rows, MEASURES)
     days = lines.select("tenant_id", "billing_period", "charge_date", "rule_id", "weight_scope").unique()
     asked = days.join(decided.empty_keys, on=["rule_id", "weight_scope"], how="inner").select(EMPTY_KEYS.columns)
@@ -567,7 +567,7 @@ def _checked_rows(split: allocate.Split, lines: pl.DataFrame, calculation_id: st
     """The day's CHARGEBACK in chunks, each checked before it is written: order, keys, nulls, every line's sum."""
     offset = 0
     for chunk in allocate.chunks(split, lake.ROW_GROUP_ROWS):
-        rows = allocate.fan_out(chunk, measures=MEASURES, calculation_id=calculation_id).collect()
+        rows = allocate.fan_out(chunk, measures=MEASURES, calculation_id=calculation_id)
         count = int(chunk.rows["_lead"].sum())
         allocate.check_line_sums(lines.slice(offset, count), rows, MEASURES)
         offset += count
