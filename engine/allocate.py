@@ -486,11 +486,11 @@ def check_line_sums(lines: pl.DataFrame, rows: pl.DataFrame, measures: Sequence[
 def _running(frame: pl.DataFrame, measures: Sequence[str]) -> pl.DataFrame:
     """The last row of every line with running sums of its measures in units."""
     key = list(BILLING.key)
-    last = pl.any_horizontal(pl.col(name).ne_missing(pl.col(name).shift(-1)) for name in BILLING.key)
+    differs = pl.any_horizontal(pl.col(name) != pl.col(name).shift(-1) for name in BILLING.key)
     return (
         frame.lazy()
         .select(*key, *(money.to_units(pl.col(name)).fill_null(0).cum_sum().alias(f"_{name}") for name in measures))
-        .filter(last)
+        .filter(differs.fill_null(value=True))
         .with_columns(pl.col("tenant_id").cast(pl.String))
         .collect()
     )

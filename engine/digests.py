@@ -81,8 +81,8 @@ class _Runs:
         self._values, self._starts = hashlib.sha256(), hashlib.sha256()
         self._rows, self._last = 0, None
 
-    def update(self, values: pl.Series) -> pl.Series:
-        """Add rows; the values that were hashed, which are all that there are."""
+    def update(self, values: pl.Series, *, times: int = 1) -> pl.Series:
+        """Add rows, or one value so many times; the values that were hashed, which are all that there are."""
         if not values.len():
             return values
         starts = _starts(values)
@@ -91,7 +91,7 @@ class _Runs:
         found = values.gather(starts)
         self._values.update(_bytes(found))
         self._starts.update(_bytes(starts.cast(pl.Int64) + self._rows))
-        self._rows, self._last = self._rows + values.len(), values[-1]
+        self._rows, self._last = self._rows + values.len() * times, values[-1]
         return found
 
     def hexdigests(self) -> str:
@@ -116,8 +116,11 @@ class _Column:
 
     def update(self, values: pl.Series) -> None:
         if self._nulls is not None:
-            self._nulls.update(values.is_null().cast(pl.UInt8))
-            values = values.drop_nulls() if values.null_count() else values
+            nulls = values.null_count()
+            same = nulls in (0, values.len())
+            flags = (values.head(1) if same else values).is_null().cast(pl.UInt8)
+            self._nulls.update(flags, times=values.len() if same else 1)
+            values = values.drop_nulls() if nulls else values
         self._update(values)
 
     def _update(self, values: pl.Series) -> None:
