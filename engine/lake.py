@@ -210,9 +210,8 @@ def _arrow_type(dtype: pl.DataType) -> pa.DataType:
 
 
 def _arrow(chunk: pl.DataFrame, schema: pa.Schema) -> pa.Table:
-    columns = [
-        _arrow_text(chunk[name]) if is_text(chunk.schema[name]) else chunk[name].to_arrow() for name in schema.names
-    ]
+    chosen = [chunk[name] for name in schema.names]
+    columns = [_arrow_text(column) if is_text(column.dtype) else column.to_arrow() for column in chosen]
     return pa.Table.from_arrays(columns, schema=schema)
 
 
