@@ -516,7 +516,7 @@ def _checked_rows(
     """The day's CHARGEBACK in chunks, each checked before it is written: order, keys, nulls, every line's sum."""
     offset = 0
     for chunk in allocate.chunks(split, lake.ROW_GROUP_ROWS):
-        rows = allocate.fan_out(chunk, measures=measures, calculation_id=calculation_id).collect()
+        rows = allocate.fan_out(chunk, measures=measures, calculation_id=calculation_id)
         count = int(chunk.rows["_lead"].sum())
         allocate.check_line_sums(lines.slice(offset, count), rows, measures)
         offset += count

@@ -471,11 +471,6 @@ def loaded_assemblies(state: State, tenant_id: str) -> dict[str, Assembly]:
     return {row[1]: _assembly(row) for row in found}
 
 
-def latest_assembly(state: State, tenant_id: str, billing_period: str) -> Assembly | None:
-    """The load that counts for one billing period; None if there is none."""
-    return loaded_assemblies(state, tenant_id).get(billing_period)
-
-
 def loaded_files(state: State, tenant_id: str) -> dict[str, list[AssemblyFile]]:
     """The files of the loads that count, for each billing period of a tenant, by path."""
     found = state.rows(

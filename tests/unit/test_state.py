@@ -35,7 +35,6 @@ from engine.state import (
     finish_run,
     forget_emissions,
     half_published,
-    latest_assembly,
     loaded_assemblies,
     loaded_files,
     mark_checked,
@@ -320,7 +319,7 @@ def test_text_that_is_not_unicode_is_one_line(state: State) -> None:
     file = AssemblyFile("cur/\udcff.csv.gz", 1, 2, "hash", 3)
     with pytest.raises(StoreError, match=r"state\.db: text .* is not Unicode"):
         log_assembly(state, assembly(), [file])
-    assert latest_assembly(state, "acme", PERIOD) is None
+    assert loaded_assemblies(state, "acme") == {}
 
 
 def test_a_bug_keeps_its_traceback(state: State) -> None:
@@ -392,7 +391,7 @@ def test_transactions_inside_one_are_all_or_nothing(state: State) -> None:
     with pytest.raises(ValueError, match="half-way"):
         stop_half_way()
     assert days(state, "acme") == {}
-    assert latest_assembly(state, "acme", PERIOD) is None
+    assert loaded_assemblies(state, "acme") == {}
 
 
 # Days
@@ -574,7 +573,7 @@ FILES = [
 
 def test_a_loaded_bill_is_read_back_as_it_was(state: State) -> None:
     log_assembly(state, assembly(), FILES)
-    assert latest_assembly(state, "acme", PERIOD) == assembly()
+    assert loaded_assemblies(state, "acme") == {PERIOD: assembly()}
     assert loaded_files(state, "acme") == {PERIOD: [FILES[1], FILES[0]]}
     assert state.rows("SELECT amounts FROM ingestion_assemblies") == [
         ('{"EUR":"-0.000000000001","USD":"31653.3143998848"}',)
@@ -584,11 +583,11 @@ def test_a_loaded_bill_is_read_back_as_it_was(state: State) -> None:
 def test_a_bill_counts_only_once_all_its_days_are_published(state: State) -> None:
     log_assembly(state, assembly(), FILES)
     begin_assembly(state, assembly("a2", "f2"), FILES[:1])
-    assert latest_assembly(state, "acme", PERIOD) == assembly()
+    assert loaded_assemblies(state, "acme") == {PERIOD: assembly()}
     assert half_published(state, "acme") == {PERIOD: "a2"}
     begin_assembly(state, assembly("a3", "f3"), FILES[:1])
     finish_assembly(state, "acme", PERIOD)
-    assert latest_assembly(state, "acme", PERIOD) == assembly("a3", "f3")
+    assert loaded_assemblies(state, "acme") == {PERIOD: assembly("a3", "f3")}
     assert half_published(state, "acme") == {}
     assert state.rows("SELECT count(*) FROM ingestion_files") == [(len(FILES) + 1,)]
 
@@ -616,9 +615,7 @@ def test_a_new_bill_replaces_the_old_one_which_is_kept(state: State) -> None:
 def test_hostile_text_is_stored_as_it_is(state: State) -> None:
     hostile = "'); DROP TABLE claims; --\n\x00\"../é"
     log_assembly(state, assembly(hostile), [AssemblyFile(hostile, 1, 2, "h", 3)])
-    stored = latest_assembly(state, "acme", PERIOD)
-    assert stored is not None
-    assert stored.assembly_id == hostile
+    assert loaded_assemblies(state, "acme")[PERIOD].assembly_id == hostile
     assert loaded_files(state, "acme")[PERIOD][0].path == hostile
     assert state.rows("SELECT count(*) FROM claims") == [(0,)]
 
