@@ -74,7 +74,7 @@ def gather(work: Work, tenant: ConfluentTenant, summary: Summary) -> Summary:
         return _gathered(work, tenant, (endpoint, flink), summary)
     except (SourceError, ContractError) as error:
         work.problems.append(error)
-        _count_failure(work, tenant, str(error))
+        _count_failure(work, tenant, "; ".join(error.faults))
         return summary
 
 

@@ -112,7 +112,7 @@ def _fetch_all(
         version, unreachable = prometheus.buildinfo(client), ""
     except (SourceError, ContractError) as error:
         # Every question would wait as long for the same.
-        version, unreachable = prometheus.Version("", left_open=False), str(error)
+        version, unreachable = prometheus.Version("", left_open=False), "; ".join(error.faults)
     stretches = list(_questions(asked, given.days_per_query))
     for number, questions in enumerate(stretches, start=1):
         work.stop_if_asked()
@@ -123,7 +123,7 @@ def _fetch_all(
                     raise SourceError(unreachable)
                 answered.append(_fetched(work, tenant, given, client, question, version, len(answered)))
             except (SourceError, ContractError) as error:
-                failed.append(_record_failure(work, tenant, question, str(error)))
+                failed.append(_record_failure(work, tenant, question, "; ".join(error.faults)))
         _publish(work, tenant, answered)
         work.log(f"metrics {number} of {len(stretches)}: {questions[0].first} to before {questions[-1].end}")
     return failed

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine import decide, gather_state, lake, state
-from engine.config import ConfluentCloud, ConfluentTenant, Credentials
+from engine.config import Config, ConfluentCloud, ConfluentTenant, Credentials, Document
 from engine.decide import Inputs
+from engine.errors import fault
 from engine.frames import BILLING, USAGE
 from engine.gather_state import DayMetric
 from engine.text import counted
@@ -21,6 +22,19 @@ Key = tuple[str, str]
 def window(tenant: ConfluentTenant, today: date) -> tuple[date, date]:
     """The days that a gather of today covers: from the first to before the second."""
     return today - timedelta(days=tenant.lookback_days), today - timedelta(days=tenant.cutoff_days)
+
+
+def faults(config: Config, document: Document) -> list[str]:
+    """Windows of the configuration in which there are no days, with their place in the file."""
+    return [
+        fault(
+            document.where(("tenants", number, "lookback_days")),
+            f"value '{tenant.lookback_days}'",
+            f"more than cutoff_days, {tenant.cutoff_days}",
+        )
+        for number, tenant in enumerate(config.tenants)
+        if isinstance(tenant, ConfluentTenant) and tenant.lookback_days <= tenant.cutoff_days
+    ]
 
 
 def goes_on(last: gather_state.Gather, days: tuple[date, date]) -> bool:

@@ -404,6 +404,12 @@ def test_a_variable_that_is_not_set_is_named(tenant: Tenant) -> None:
         tenant.run(TODAY, environment={"CLOUD_KEY": "x"})
 
 
+def test_a_window_without_days_is_refused(tenant: Tenant) -> None:
+    tenant.write(lookback_days="5", cutoff_days="5")
+    with pytest.raises(ConfigError, match=r"lookback_days: value '5'; expected more than cutoff_days, 5"):
+        tenant.run(TODAY)
+
+
 # Without the network
 
 
