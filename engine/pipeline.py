@@ -314,7 +314,9 @@ def _warn_of_unknown_products(work: Work) -> None:
     found = pl.concat(work.unknown_products).group_by(by_product).agg(pl.col("lines", "amount").sum()).sort(by_product)
     for product_type, currency, lines, amount in found.select(*by_product, "lines", "amount").rows():
         told = f"{counted(lines, 'line')} of {number(f'{amount:f}')} {currency}"
-        work.warn(f"no rule for product {shown(product_type)}: {told} borne by the resources themselves")
+        work.warn(
+            f"no rule for product {shown(product_type)}: {told} borne by their resources, or by nobody without one"
+        )
 
 
 def days_due(
