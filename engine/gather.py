@@ -39,7 +39,7 @@ from engine.work import (
     publish_usage,
     raw_folder,
     secret,
-    usage_of,
+    usage_left,
     withdraw,
 )
 
@@ -386,7 +386,7 @@ def _publish_running(
         tenant_id=pl.lit(tenant.id), window=pl.lit(day), resource_id="resource_id", metric=pl.lit(RUNNING),
         principal="principal", value="value",
     ).select(USAGE.columns)  # fmt: skip
-    others = usage_of(work, day).filter(pl.col("metric") != RUNNING)
+    others = usage_left(work, day).filter(pl.col("metric") != RUNNING)
     published = publish_usage(work, day, pl.concat([others, rows]))
     return ([published], []) if published else ([], [day])
 

@@ -25,7 +25,7 @@ from engine.sources.http import Client, Clock, Endpoint
 from engine.sources.landing import Landing
 from engine.text import counted
 from engine.wanted import Key, Need, is_open, lost_usage, needs
-from engine.work import Summary, Work, clock_of, publish_usage, raw_folder, secret, usage_of
+from engine.work import Summary, Work, clock_of, publish_usage, raw_folder, secret, usage_left
 
 
 def gather(work: Work, tenant: ConfluentTenant, given: Inputs, summary: Summary) -> Summary:
@@ -203,7 +203,7 @@ def _publish(work: Work, tenant: ConfluentTenant, answered: Sequence[_Answered])
             wanted.setdefault(need.charge_date, {})[need.metric] = (one, need)
     rows, published, gone = list[DayMetric](), list[gather_state.UsageDay](), list[str]()
     for day, metrics in sorted(wanted.items()):
-        parts = [usage_of(work, day).filter(~pl.col("metric").is_in(list(metrics)))]
+        parts = [usage_left(work, day).filter(~pl.col("metric").is_in(list(metrics)))]
         for one, need in metrics.values():
             of_day = one.usage.filter(pl.col("window") == day, pl.col("resource_id").is_in(list(need.ids)))
             parts.append(of_day)
@@ -270,12 +270,15 @@ def _narrowed(
     So the usage of a day does not depend on what it once asked for.
     """
     gone = [key for key in known if key not in wanted]
+    # What is lost and asked for again must not pass for what was published; what nobody asks for is as it is.
+    asking = {need.charge_date for need in wanted.values()}
+    lost = lost_usage(work.root, work.store, tenant.id)
     fewer = [
         one._replace(ids=wanted[key].ids)
         for key, one in known.items()
         if key in wanted and one.status == "fetched" and set(wanted[key].ids) < set(one.ids)
     ]
-    if not gone and not fewer:
+    if not gone and not fewer and lost <= asking:
         return dict(known)
     keep = {(key, one) for key, need in wanted.items() for one in need.ids}
     # What is lost is asked for again, and must not pass for what was published.
@@ -290,7 +293,7 @@ def _narrowed(
             schema={"metric": pl.String, "resource_id": pl.String},
             orient="row",
         )
-        stored = usage_of(work, day)
+        stored = usage_left(work, day)
         ours = stored.filter(pl.col("metric").is_in(list(METRICS))).join(
             asked, on=["metric", "resource_id"], how="semi"
         )
