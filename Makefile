@@ -28,7 +28,7 @@ define step
 endef
 
 help:
-	@echo 'make run     allocate the example bills in data/fixtures, results in ./prorata-data'
+	@echo 'make run     allocate the example bills in data/fixtures, results in ./prorata-data*'
 	@echo 'make test    check, then all tests'
 	@echo 'make check   format, lint, types, layers'
 	@echo 'make bench   measure; takes minutes'
@@ -51,11 +51,11 @@ check: $(VENV)/dev.stamp
 	$(call step,types,$(BIN)/mypy)
 	$(call step,layers,$(BIN)/lint-imports --no-logo)
 
-bench: $(VENV)/dev.stamp
+bench: $(VENV)/dev.stamp $(PROMETHEUS)
 	@$(BIN)/python -m bench
 
 clean:
-	rm -rf prorata-data dist .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf prorata-data prorata-data-confluent dist .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find cli.py engine bench tests -name __pycache__ -prune -exec rm -rf {} +
 
 # pip is the last thing that `python -m venv` puts in place, so its presence says that the environment is whole.

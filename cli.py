@@ -206,12 +206,26 @@ def _json(document: object) -> None:
 # init
 
 
+_STARTERS = {
+    "aws": ("starter.yaml", "source.path (where the reports are), owner.tags (the tag that names a team), operator"),
+    "confluent_cloud": (
+        "starter_confluent_cloud.yaml",
+        "metrics (where the Prometheus is), teams, operator; and set the variables that ${...} names",
+    ),
+}
+"""Ecosystem -> the file that a configuration starts from, and what is to be edited first."""
+
+
 @main.command()
 @click.argument("path", type=click.Path(path_type=Path), default=Path("prorata.yaml"))
-def init(path: Path) -> None:
+@click.option(
+    "--ecosystem", type=click.Choice(list(_STARTERS)), default="aws", show_default=True, help="Whose bill it is for."
+)
+def init(path: Path, ecosystem: str) -> None:
     """Write a commented configuration to PATH (./prorata.yaml), to be edited. Never overwrites a file."""
     file = path / "prorata.yaml" if path.is_dir() else path
-    starter = Path(__file__).parent / "engine" / "starter.yaml"
+    name, edit = _STARTERS[ecosystem]
+    starter = Path(__file__).parent / "engine" / name
     try:
         with file.open("x", encoding="utf-8") as target:
             target.write(starter.read_text(encoding="utf-8"))
@@ -222,7 +236,7 @@ def init(path: Path) -> None:
         raise StoreError(fault(str(file), f"cannot be written ({error.strerror})", expected)) from error
     option = "" if file == Path("prorata.yaml") else f" -c {file}"
     click.echo(f"wrote {_printable(str(file))}")
-    click.echo("edit next: source.path (where the reports are), owner.tags (the tag that names a team), operator")
+    click.echo(f"edit next: {edit}")
     click.echo(_printable(f"then: prorata check{option}, prorata run{option}"))
 
 

@@ -66,7 +66,9 @@ def _warning(tenant: Tenant, text: str) -> Finding:
 
 
 def _errors(tenant: Tenant, error: ProrataError) -> Iterator[Finding]:
-    return (Finding(tenant.id, "error", text, error.exit_code) for text in error.faults)
+    # A finding names its tenant already.
+    own = f"tenant {tenant.id}: "
+    return (Finding(tenant.id, "error", text.removeprefix(own), error.exit_code) for text in error.faults)
 
 
 def _credentials(tenant: ConfluentTenant, environment: Mapping[str, str]) -> Iterator[Finding]:

@@ -186,16 +186,6 @@ def alive(frame: pl.DataFrame, day: date) -> pl.DataFrame:
     )
 
 
-def turns(*frames: pl.DataFrame) -> list[date]:
-    """The days, in order, on which what there is (`alive`, and its deletions) may be other than on the day before."""
-    ended = [frame["deleted_at"].dt.date() for frame in frames]
-    begun = [frame["created_at"].dt.date() for frame in frames]
-    bounds = [frame[name] for frame in frames for name in ("valid_from", "valid_to")]
-    found = pl.concat([*bounds, *begun, *ended, *(days.dt.offset_by("1d") for days in ended)])
-    turning: list[date] = found.drop_nulls().unique().sort().to_list()
-    return turning
-
-
 def alive_seconds(resources: pl.DataFrame, day: date) -> pl.DataFrame:
     """`alive` RESOURCES -> id and for how many whole seconds of the day each lived (from created_at to deleted_at)."""
     start = datetime(day.year, day.month, day.day)  # noqa: DTZ001

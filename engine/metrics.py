@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from engine import gather_state, state
 from engine.config import ConfluentTenant, Prometheus
 from engine.decide import Inputs
-from engine.errors import ContractError, SourceError, fault
+from engine.errors import ContractError, SourceError
 from engine.gather_state import DayMetric
 from engine.sources import confluent_metrics, prometheus
 from engine.sources.confluent_metrics import METRICS
@@ -25,7 +25,7 @@ from engine.sources.http import Client, Clock, Endpoint
 from engine.sources.landing import Landing
 from engine.text import counted
 from engine.wanted import Key, Need, is_open, lost_usage, needs
-from engine.work import Summary, Work, clock_of, publish_usage, raw_folder, secret, usage_of
+from engine.work import Summary, Work, clock_of, publish_usage, raw_folder, secret, usage_left
 
 
 def gather(work: Work, tenant: ConfluentTenant, given: Inputs, summary: Summary) -> Summary:
@@ -203,7 +203,7 @@ def _publish(work: Work, tenant: ConfluentTenant, answered: Sequence[_Answered])
             wanted.setdefault(need.charge_date, {})[need.metric] = (one, need)
     rows, published, gone = list[DayMetric](), list[gather_state.UsageDay](), list[str]()
     for day, metrics in sorted(wanted.items()):
-        parts = [usage_of(work, day).filter(~pl.col("metric").is_in(list(metrics)))]
+        parts = [usage_left(work, day).filter(~pl.col("metric").is_in(list(metrics)))]
         for one, need in metrics.values():
             of_day = one.usage.filter(pl.col("window") == day, pl.col("resource_id").is_in(list(need.ids)))
             parts.append(of_day)
@@ -225,15 +225,17 @@ def _publish(work: Work, tenant: ConfluentTenant, answered: Sequence[_Answered])
 
 
 def _tell_failures(work: Work, failed: Iterable[_Failed]) -> None:
-    faults = dict[str, None]()
+    causes: dict[tuple[str, str], list[str]] = {}
     for one in failed:
         days = f"{one.question.first} to {one.question.end - timedelta(days=1)}"
-        faults[fault(f"metric {one.question.metric}, {days}", one.error, "an answer; the next run asks again")] = None
+        causes.setdefault((days, one.error), []).append(one.question.metric)
         if one.given_up:
             work.warn(
                 f"metric {one.question.metric}: given up for {counted(len(one.given_up), 'day')} from"
-                f" {one.given_up[0]} on; their lines go to UNALLOCATED as allocation_failed"
+                f" {one.given_up[0]} on; their lines go to UNALLOCATED as allocation_failed, until"
+                " `prorata run --force` asks again"
             )
+    faults = [f"metrics {', '.join(metrics)}, {days}: {error}" for (days, error), metrics in causes.items()]
     if faults:
         work.problems.append(SourceError(faults))
 
@@ -268,12 +270,15 @@ def _narrowed(
     So the usage of a day does not depend on what it once asked for.
     """
     gone = [key for key in known if key not in wanted]
+    # What is lost and asked for again must not pass for what was published; what nobody asks for is as it is.
+    asking = {need.charge_date for need in wanted.values()}
+    lost = lost_usage(work.root, work.store, tenant.id)
     fewer = [
         one._replace(ids=wanted[key].ids)
         for key, one in known.items()
         if key in wanted and one.status == "fetched" and set(wanted[key].ids) < set(one.ids)
     ]
-    if not gone and not fewer:
+    if not gone and not fewer and lost <= asking:
         return dict(known)
     keep = {(key, one) for key, need in wanted.items() for one in need.ids}
     # What is lost is asked for again, and must not pass for what was published.
@@ -288,7 +293,7 @@ def _narrowed(
             schema={"metric": pl.String, "resource_id": pl.String},
             orient="row",
         )
-        stored = usage_of(work, day)
+        stored = usage_left(work, day)
         ours = stored.filter(pl.col("metric").is_in(list(METRICS))).join(
             asked, on=["metric", "resource_id"], how="semi"
         )

@@ -70,8 +70,12 @@ def configured(file: Path) -> Config:
     """The configuration of a file; ConfigError with every fault of its form and its rules."""
     config, document, faults = load(file)
     if config is not None:
-        rule_faults = [*rules.faults(config, document), *teams.faults(config, document)]
-        faults = [*faults, *rule_faults, *wanted.faults(config, document)]
+        faults = [
+            *faults,
+            *rules.faults(config, document),
+            *wanted.faults(config, document),
+            *teams.faults(config, document),
+        ]
     if config is None or faults:
         raise ConfigError(faults)
     return config
@@ -310,7 +314,9 @@ def _warn_of_unknown_products(work: Work) -> None:
     found = pl.concat(work.unknown_products).group_by(by_product).agg(pl.col("lines", "amount").sum()).sort(by_product)
     for product_type, currency, lines, amount in found.select(*by_product, "lines", "amount").rows():
         told = f"{counted(lines, 'line')} of {number(f'{amount:f}')} {currency}"
-        work.warn(f"no rule for product {shown(product_type)}: {told} borne by the resources themselves")
+        work.warn(
+            f"no rule for product {shown(product_type)}: {told} borne by their resources, or by nobody without one"
+        )
 
 
 def days_due(
@@ -361,19 +367,29 @@ def _causes_of_products(
     facts = _facts(store, tenant)
     usage = gather_state.usage_days(store, tenant.id)
     fetched = gather_state.day_metrics(store, tenant.id)
-    # Most days have the facts of the day before, whose digest takes longer than all the rest.
-    turns, of_facts = identities.turns(facts.resources, facts.identities), dict[tuple[int, frozenset[str]], str]()
+    turns = _turns(facts)
+    known: dict[tuple[int, frozenset[str]], str] = {}
     causes = {}
     for key, day in days.items():
-        charge_date = date.fromisoformat(day.charge_date)
-        failed = wanted.given_up(fetched, day.charge_date)
-        stretch = bisect_right(turns, charge_date), failed
-        if stretch not in of_facts:
-            of_facts[stretch] = facts_digest(charge_date, facts._replace(failed=failed))
+        charge_date, failed = date.fromisoformat(day.charge_date), wanted.given_up(fetched, day.charge_date)
+        # Between two days on which anything turned, all is as it was.
+        place = bisect_right(turns, charge_date), failed
+        if place not in known:
+            known[place] = facts_digest(charge_date, facts._replace(failed=failed))
         measured = usage[day.charge_date].digest if day.charge_date in usage else ""
-        text = "\n".join([common, day.billing_digest, measured, of_facts[stretch]])
+        text = "\n".join([common, day.billing_digest, measured, known[place]])
         causes[key] = hashlib.sha256(text.encode()).hexdigest()
     return causes
+
+
+def _turns(facts: DayFacts) -> list[date]:
+    """The days from which on something may be known otherwise than on the day before, in order."""
+    begins = (pl.col("valid_from", "valid_to"), pl.col("created_at", "deleted_at").cast(pl.Date))
+    found = set[date]()
+    for frame in (facts.resources, facts.identities):
+        dates = frame.select(*begins, gone=pl.col("deleted_at").cast(pl.Date) + pl.duration(days=1))
+        found |= {one for column in dates for one in column.unique() if one is not None}
+    return sorted(found)
 
 
 def _common_cause(tenant: Tenant, resolved: rules.Rules) -> str:

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from engine import gather_state, lake, state
 from engine.config import AwsTenant, ConfluentTenant
-from engine.errors import ConfigError, ProrataError, StoppedError, fault
+from engine.errors import ConfigError, ProrataError, StoppedError, StoreError, fault
 from engine.frames import BILLING, CHARGEBACK, EMPTY_KEYS, USAGE, Table, check_rows, empty, encoded
 
 
@@ -183,11 +183,19 @@ def usage_key(charge_date: str) -> state.DayKey:
 
 
 def usage_of(work: Work, charge_date: str) -> pl.DataFrame:
-    """USAGE of a day; no rows if it has no file, or none that can be read as such."""
+    """USAGE of a day; no rows if it has no file, StoreError if that cannot be read."""
     place = work.place(USAGE, usage_key(charge_date))
     if not place.path(work.root).exists():
         return empty(USAGE)
     return lake.read(work.root, place)
+
+
+def usage_left(work: Work, charge_date: str) -> pl.DataFrame:
+    """USAGE of a day that is to be written again: a torn file has nothing to keep."""
+    try:
+        return usage_of(work, charge_date)
+    except StoreError:
+        return empty(USAGE)
 
 
 def publish_usage(work: Work, charge_date: str, usage: pl.DataFrame) -> gather_state.UsageDay | None:

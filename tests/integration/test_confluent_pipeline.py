@@ -163,7 +163,7 @@ def test_failed_metrics_leave_days_waiting_and_the_next_run_heals_them(tenant: T
     tenant.write(metrics=NOWHERE)
     done = tenant.run(TODAY)
     assert (done.exit_code, done.days_calculated, done.days_pending) == (11, 0, DAYS)
-    assert "metric bytes_in, 2025-09-01 to 2025-09-08" in done.faults[0]
+    assert "metrics bytes_in, bytes_out, flink_cfu, 2025-09-01 to 2025-09-08" in done.faults[0]
     one = tenant.days()[str(day(1))]
     assert (one.metrics_gathered, one.attempts, "no answer" in (one.error or "")) == (0, 1, True)
     tenant.write(metrics=good)

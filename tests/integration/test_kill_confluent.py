@@ -95,6 +95,9 @@ KNOWN = {
 }
 
 
+ENDED = "SELECT status, run_ended FROM gathers WHERE gather_id = 2"
+
+
 def known(root: Path) -> dict[str, list[object]]:
     return queried(root / "state.db", **KNOWN)
 
@@ -209,6 +212,9 @@ def forks() -> Iterator[Forks]:
 
 def wrong_after(start: Start, made: Case) -> list[str]:
     """Run once more, and say what is not as it should be; the store was left by a run that was killed."""
+    if ("done", 1) in queried(made.root / "state.db", ended=ENDED)["ended"]:
+        # Its killer came too late; the next run would be another pass.
+        return differences(stored(made.root), start.expected)
     landed = made.root / "raw/confluent_cloud/conf/gathers/000002"
     windows = {tuple(re.findall(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", file.name)) for file in landed.glob("costs-*.zst")}
     start.server.forget()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-import itertools
 from decimal import Decimal
 from typing import Any
 
 import polars as pl
 import pytest
 
-from engine import decide, identities, rules
+from engine import decide, rules
 from engine.errors import ContractError
 from engine.frames import BILLING, IDENTITIES, RESOURCES, RULES, USAGE, check_rows, empty
 from tests.unit.cases import DAY, rows, tenant
@@ -208,24 +207,3 @@ def test_the_name_of_a_statement_is_what_metrics_know_it_by() -> None:
 
 def test_a_digest_of_nothing_is_one_of_nothing() -> None:
     assert digest(NOTHING) == decide.facts_digest(dt.date(2025, 9, 2), NOTHING) != digest(facts())
-
-
-@pytest.mark.parametrize("table", ["resource", "identity"])
-@pytest.mark.parametrize(
-    "life",
-    [
-        {"valid_from": dt.date(2025, 9, 4), "valid_to": dt.date(2025, 9, 6)},
-        {"created_at": dt.datetime(2025, 9, 4, 12), "deleted_at": dt.datetime(2025, 9, 6, 12)},
-        {"created_at": dt.datetime(2025, 9, 4), "deleted_at": dt.datetime(2025, 9, 6)},
-        {"valid_from": dt.date(2025, 9, 3), "created_at": dt.datetime(2025, 9, 4), "deleted_at": None},
-        {"deleted_at": dt.datetime(2025, 9, 6, 23, 59, 59)},
-    ],
-)
-def test_facts_are_others_on_days_that_turn_only(table: str, life: dict[str, Any]) -> None:
-    found = facts(**{table: life})
-    turns = identities.turns(found.resources, found.identities)
-    days = [dt.date(2025, 9, 1) + dt.timedelta(days=number) for number in range(10)]
-    digests = {day: decide.facts_digest(day, found._replace(usage=empty(USAGE))) for day in days}
-    others = [day for before, day in itertools.pairwise(days) if digests[before] != digests[day]]
-    assert others
-    assert {*others} <= {*turns}
