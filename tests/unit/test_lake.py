@@ -688,7 +688,7 @@ FULL = "told(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))"
 
 @pytest.mark.parametrize(
     ("action", "count"),
-    [("put", 50_000), ("put loose", 50_000), ("put loose", 20_000)],
+    [("put", 50_000), ("put loose", 50_000), ("put loose", 14_000)],
     ids=["plain", "loose", "loose again"],
 )
 def test_a_full_disk_is_one_line_and_leaves_what_was_there(
@@ -708,7 +708,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(
 
 def test_a_disk_that_is_just_large_enough_is_written(root: Path, on_small_disk: SmallDisk) -> None:
     """The disk of the test above does hold the file of its last case once."""
-    finished = on_small_disk(root, "400k", child(FULL, root, "put", "20000"))
+    finished = on_small_disk(root, "400k", child(FULL, root, "put", "14000"))
     assert (finished.returncode, finished.stdout, finished.stderr) == (0, "done\n", "")
-    assert lake.read(root, PLACE).height == 20_000
+    assert lake.read(root, PLACE).height == 14_000
     assert PLACE.path(root).stat().st_size > 200_000
