@@ -281,10 +281,8 @@ def _narrowed(
     if not gone and not fewer and lost <= asking:
         return dict(known)
     keep = {(key, one) for key, need in wanted.items() for one in need.ids}
-    # What is lost is asked for again, and must not pass for what was published.
-    days = sorted(
-        ({day for day, _ in gone} | {one.charge_date for one in fewer}) - lost_usage(work.root, work.store, tenant.id)
-    )
+    changed = {day for day, _ in gone} | {one.charge_date for one in fewer}
+    days = sorted((changed - lost) | (lost - asking))
     rows: dict[Key, int] = {}
     published, withdrawn = list[gather_state.UsageDay](), list[str]()
     for day in days:
