@@ -41,10 +41,17 @@ COMMANDS = (
 
 
 class Place(NamedTuple):
-    """The ports on which the example's configuration expects the API and Prometheus."""
+    """The ports on which the example's configuration expects the API and Prometheus; 0 is any that is free."""
 
     api: int
     metrics: int
+
+
+class Servers(NamedTuple):
+    """The organization, and the URL of its metrics if it has any."""
+
+    api: Server
+    metrics: str | None
 
 
 def place(config: Path) -> Place:
@@ -67,15 +74,16 @@ def credentials(organization: Organization) -> dict[str, str]:
 
 
 @contextmanager
-def running(where: Place, *, metrics: bool = True) -> Iterator[Server]:
+def running(where: Place, *, metrics: bool = True) -> Iterator[Servers]:
     """The organization and, if asked for, its metrics, while the context lasts."""
     with ExitStack() as stack:
+        api, url = stack.enter_context(served(bundled(FIRST, DAYS), port=where.api)), None
         if metrics:
             samples = Metrics(FIRST, DAYS, STEP_MINUTES).samples()
             rows = (Row(one.name, one.labels, one.milliseconds, one.value) for one in samples)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prorata-demo-")))
-            stack.enter_context(prometheus(rows, folder, port=where.metrics))
-        yield stack.enter_context(served(bundled(FIRST, DAYS), port=where.api))
+            url = stack.enter_context(prometheus(rows, folder, port=where.metrics))
+        yield Servers(api, url)
 
 
 def without_metrics(config: Path, folder: Path) -> Path:
@@ -106,13 +114,13 @@ def main() -> int:
             say("no Prometheus here (Debian: apt-get install prometheus), so this example runs without metrics")
             config = without_metrics(CONFIG, Path(stack.enter_context(tempfile.TemporaryDirectory())))
         try:
-            server = stack.enter_context(running(where, metrics=metrics))
+            servers = stack.enter_context(running(where, metrics=metrics))
         except OSError as error:
             say(f"127.0.0.1:{where.api} cannot be listened to ({error.strerror}); {CONFIG} says which port it is")
             return 1
         for text in COMMANDS:
             sys.stdout.write(f"\n$ prorata {text}\n")
-            code = prorata(shlex.split(text.replace(str(CONFIG), str(config))), credentials(server.organization))
+            code = prorata(shlex.split(text.replace(str(CONFIG), str(config))), credentials(servers.api.organization))
             if code:
                 return code
     return 0

@@ -14,6 +14,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 EXAMPLE = "data/fixtures/aws/acme"
+STREAMING = "data/fixtures/confluent_cloud"
 
 
 def fenced(language: str, text: str) -> list[str]:
