@@ -32,7 +32,9 @@ def who(basis: str, metric: str, payer: str) -> str:
 def table(found: pl.DataFrame) -> Iterator[str]:
     """A row for each rung, once for all products that have the same ones, in the order of the rulebook."""
     yield from HEADER
-    by_product = {rule: tuple(rows.select(RUNG).rows()) for (rule,), rows in found.group_by("rule_id", maintain_order=True)}
+    by_product = {
+        rule: tuple(rows.select(RUNG).rows()) for (rule,), rows in found.group_by("rule_id", maintain_order=True)
+    }
     first = {rungs: number for number, rungs in reversed(list(enumerate(by_product.values())))}
     ordered = sorted(by_product, key=lambda rule: first[by_product[rule]])
     for rungs, alike in groupby(ordered, key=lambda rule: by_product[rule]):
