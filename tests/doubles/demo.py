@@ -103,25 +103,35 @@ def prorata(arguments: Sequence[str], environment: dict[str, str]) -> int:
     return subprocess.run(command, env={**os.environ, **environment}, check=False).returncode
 
 
+def started(stack: ExitStack, where: Place) -> Servers:
+    """The servers; without metrics, and a line that says so, if there can be no Prometheus."""
+    if not has_programs():
+        say("no Prometheus here (Debian: apt-get install prometheus), so this example runs without metrics")
+        return stack.enter_context(running(where, metrics=False))
+    try:
+        return stack.enter_context(running(where))
+    except RuntimeError:
+        say(f"no Prometheus starts on 127.0.0.1:{where.metrics}, so this example runs without metrics")
+        return stack.enter_context(running(where, metrics=False))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.doubles.demo", description=__doc__)
     parser.parse_args()
     os.chdir(CHECKOUT)
-    where, metrics = place(CONFIG), has_programs()
+    where, config = place(CONFIG), CONFIG
     with ExitStack() as stack:
-        config = CONFIG
-        if not metrics:
-            say("no Prometheus here (Debian: apt-get install prometheus), so this example runs without metrics")
-            config = without_metrics(CONFIG, Path(stack.enter_context(tempfile.TemporaryDirectory())))
         try:
-            servers = stack.enter_context(running(where, metrics=metrics))
+            servers = started(stack, where)
         except OSError as error:
             say(f"127.0.0.1:{where.api} cannot be listened to ({error.strerror}); {CONFIG} says which port it is")
             return 1
+        if servers.metrics is None:
+            config = without_metrics(CONFIG, Path(stack.enter_context(tempfile.TemporaryDirectory())))
         for text in COMMANDS:
             sys.stdout.write(f"\n$ prorata {text}\n")
-            code = prorata(shlex.split(text.replace(str(CONFIG), str(config))), credentials(servers.api.organization))
-            if code:
+            arguments = shlex.split(text.replace(str(CONFIG), str(config)))
+            if code := prorata(arguments, credentials(servers.api.organization)):
                 return code
     return 0
 
