@@ -292,7 +292,7 @@ def _resource_usage(asked: pl.DataFrame, usage: pl.DataFrame, statements: pl.Dat
     names = named.select("principal", identity_id="principal").unique()
     weighing = named.join(who.resolved(names), on="principal", how="inner", validate="m:1")
     keys = ["resource_id", "metric", "identity_id"]
-    return weighing.group_by(keys).agg(pl.col("units").sum())
+    return weighing.group_by(keys).agg(pl.col("units").sum()).sort(keys)
 
 
 def _resource_owners(asked: pl.DataFrame, resources: pl.DataFrame, statements: pl.DataFrame, who: _Who) -> pl.DataFrame:
