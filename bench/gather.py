@@ -280,7 +280,7 @@ def check(folder: Path, variant: str, answer: Answer) -> None:
 CASE = Case(
     "gather",
     f"From the API to the lake: 40 days x {len(CLUSTERS)} clusters x 500 principals",
-    "days",
+    "",
     prepare,
     {
         "first run": Variant(_first, rounds=3),

@@ -41,10 +41,17 @@ COMMANDS = (
 
 
 class Place(NamedTuple):
-    """The ports on which the example's configuration expects the API and Prometheus."""
+    """The ports on which the example's configuration expects the API and Prometheus; 0 is any that is free."""
 
     api: int
     metrics: int
+
+
+class Servers(NamedTuple):
+    """The organization, and the URL of its metrics if it has any."""
+
+    api: Server
+    metrics: str | None
 
 
 def place(config: Path) -> Place:
@@ -67,15 +74,16 @@ def credentials(organization: Organization) -> dict[str, str]:
 
 
 @contextmanager
-def running(where: Place, *, metrics: bool = True) -> Iterator[Server]:
+def running(where: Place, *, metrics: bool = True) -> Iterator[Servers]:
     """The organization and, if asked for, its metrics, while the context lasts."""
     with ExitStack() as stack:
+        api, url = stack.enter_context(served(bundled(FIRST, DAYS), port=where.api)), None
         if metrics:
             samples = Metrics(FIRST, DAYS, STEP_MINUTES).samples()
             rows = (Row(one.name, one.labels, one.milliseconds, one.value) for one in samples)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prorata-demo-")))
-            stack.enter_context(prometheus(rows, folder, port=where.metrics))
-        yield stack.enter_context(served(bundled(FIRST, DAYS), port=where.api))
+            url = stack.enter_context(prometheus(rows, folder, port=where.metrics))
+        yield Servers(api, url)
 
 
 def without_metrics(config: Path, folder: Path) -> Path:
@@ -95,25 +103,35 @@ def prorata(arguments: Sequence[str], environment: dict[str, str]) -> int:
     return subprocess.run(command, env={**os.environ, **environment}, check=False).returncode
 
 
+def started(stack: ExitStack, where: Place) -> Servers:
+    """The servers; without metrics, and a line that says so, if there can be no Prometheus."""
+    if not has_programs():
+        say("no Prometheus here (Debian: apt-get install prometheus), so this example runs without metrics")
+        return stack.enter_context(running(where, metrics=False))
+    try:
+        return stack.enter_context(running(where))
+    except RuntimeError:
+        say(f"no Prometheus starts on 127.0.0.1:{where.metrics}, so this example runs without metrics")
+        return stack.enter_context(running(where, metrics=False))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.doubles.demo", description=__doc__)
     parser.parse_args()
     os.chdir(CHECKOUT)
-    where, metrics = place(CONFIG), has_programs()
+    where, config = place(CONFIG), CONFIG
     with ExitStack() as stack:
-        config = CONFIG
-        if not metrics:
-            say("no Prometheus here (Debian: apt-get install prometheus), so this example runs without metrics")
-            config = without_metrics(CONFIG, Path(stack.enter_context(tempfile.TemporaryDirectory())))
         try:
-            server = stack.enter_context(running(where, metrics=metrics))
+            servers = started(stack, where)
         except OSError as error:
             say(f"127.0.0.1:{where.api} cannot be listened to ({error.strerror}); {CONFIG} says which port it is")
             return 1
+        if servers.metrics is None:
+            config = without_metrics(CONFIG, Path(stack.enter_context(tempfile.TemporaryDirectory())))
         for text in COMMANDS:
             sys.stdout.write(f"\n$ prorata {text}\n")
-            code = prorata(shlex.split(text.replace(str(CONFIG), str(config))), credentials(server.organization))
-            if code:
+            arguments = shlex.split(text.replace(str(CONFIG), str(config)))
+            if code := prorata(arguments, credentials(servers.api.organization)):
                 return code
     return 0
 

@@ -482,3 +482,15 @@ def unpacked(file: Path) -> bytes:
     with pa.CompressedInputStream(str(file), "zstd") as stream:
         content: bytes = stream.read()
     return content
+
+
+def test_all_variables_that_are_not_set_are_named_before_anything_is_asked(tenant: Tenant, server: Server) -> None:
+    tenant.tenant["metrics"] |= {"username": "${WHO}", "password": "${WHAT}"}
+    tenant.write()
+    with pytest.raises(ConfigError) as raised:
+        tenant.run(TODAY, environment={name: value for name, value in VARIABLES.items() if "FLINK_EU" not in name})
+    assert [text.partition(" is not set")[0].rpartition(" ")[2] for text in raised.value.faults] == [
+        *("FLINK_EU_KEY", "FLINK_EU_SECRET"),
+        *("WHO", "WHAT"),
+    ]
+    assert server.counted() == 0
