@@ -38,6 +38,7 @@ def check(config: Config, tenant: Tenant, environment: Mapping[str, str]) -> Ite
     """
     matched: set[str] = set()
     if isinstance(tenant, AwsTenant):
+        # The default binds the step of this turn; mypy cannot tell the type of such a lambda.
         for step in (_bills, _keys):
             yield from _as_findings(tenant, lambda step=step: step(config.root, tenant, matched))  # type: ignore[misc]
     else:

@@ -188,7 +188,7 @@ def alive(frame: pl.DataFrame, day: date) -> pl.DataFrame:
 
 def alive_seconds(resources: pl.DataFrame, day: date) -> pl.DataFrame:
     """`alive` RESOURCES -> id and for how many whole seconds of the day each lived (from created_at to deleted_at)."""
-    start = datetime(day.year, day.month, day.day)  # noqa: DTZ001
+    start = datetime(day.year, day.month, day.day)  # noqa: DTZ001  # as in `alive`
     end = start + timedelta(days=1)
     first = pl.col("created_at").dt.truncate("1s").clip(lower_bound=start, upper_bound=end).fill_null(start)
     last = pl.col("deleted_at").dt.truncate("1s").clip(lower_bound=start, upper_bound=end).fill_null(end)

@@ -153,23 +153,23 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
         return Inputs(tenant, rules.resolve(tenant), empty(USAGE))
 
     def fetch(work: Work, summary: Summary) -> Summary:
-        from engine import metrics  # noqa: PLC0415
+        from engine import metrics  # noqa: PLC0415  # see above
 
         return settle(work, metrics.gather(work, tenant, given(), summary))
 
     def pass_over(work: Work, summary: Summary) -> Summary:
-        from engine import gather  # noqa: PLC0415
+        from engine import gather  # noqa: PLC0415  # see above
 
         return gather.gather(work, tenant, summary)
 
     def settle(work: Work, summary: Summary) -> Summary:
-        from engine import metrics  # noqa: PLC0415
+        from engine import metrics  # noqa: PLC0415  # see above
 
         metrics.settle(work, tenant, given())
         return summary
 
     def replay(work: Work, summary: Summary) -> Summary:
-        from engine import gather, metrics  # noqa: PLC0415
+        from engine import gather, metrics  # noqa: PLC0415  # see above
 
         summary = gather.replay(work, tenant, summary)
         metrics.replay(work, tenant)
@@ -661,7 +661,7 @@ def _check(work: Work, summary: Summary) -> Summary:
     if not keys:
         return summary
     # DuckDB takes as long to import as a run with nothing to do takes in all.
-    from engine import warehouse  # noqa: PLC0415
+    from engine import warehouse  # noqa: PLC0415  # see above
 
     periods, dates = [period for period, _ in keys], [date.fromisoformat(day) for _, day in keys]
     covered = (min(periods), max(periods)), (min(dates), max(dates))
