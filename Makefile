@@ -1,6 +1,6 @@
 # `make run` and `make test` are all that a clean clone needs. They want Python 3.11 or newer and make, and bring the
 # rest once: on Debian, as root, python3-venv by apt, and the programs of Prometheus out of its package; everything else
-# by pip, into .venv.
+# by pip, into .venv. `make run` does without Prometheus where it cannot be had.
 
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
@@ -30,14 +30,18 @@ define step
 endef
 
 help:
-	@echo 'make run     allocate the examples in data/fixtures, results in ./prorata-data'
+	@echo 'make run     allocate the examples in data/fixtures, results in ./prorata-data*'
 	@echo 'make test    check, then all tests'
 	@echo 'make check   format, lint, types, layers'
 	@echo 'make bench   measure; takes minutes'
 	@echo 'make clean   remove the results of make run and all caches'
 
+# The second example asks servers on this machine, which the program starts and stops. What Prometheus is missing for, it
+# says itself, and does without.
 run: $(VENV)/run.stamp
 	@$(BIN)/prorata run -c $(EXAMPLE)
+	@$(MAKE) $(PROMETHEUS) >/dev/null 2>&1 || true
+	@$(BIN)/python -m tests.doubles.demo
 	@$(BIN)/python -m tests.doubles.recorded $(MEASURED)/answers.jsonl 19473 \
 	    $(BIN)/prorata run -c $(MEASURED)/prorata.yaml --today 2025-10-11
 
@@ -51,11 +55,11 @@ check: $(VENV)/dev.stamp
 	$(call step,types,$(BIN)/mypy)
 	$(call step,layers,$(BIN)/lint-imports --no-logo)
 
-bench: $(VENV)/dev.stamp
+bench: $(VENV)/dev.stamp $(PROMETHEUS)
 	@$(BIN)/python -m bench
 
 clean:
-	rm -rf prorata-data dist .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf prorata-data prorata-data-confluent dist .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find cli.py engine bench tests -name __pycache__ -prune -exec rm -rf {} +
 
 # pip is the last thing that `python -m venv` puts in place, so its presence says that the environment is whole.

@@ -1,4 +1,4 @@
-"""The command line: `prorata init | run | recalculate | plan | status | check | explain | sql`.
+"""The command line: `prorata init | run | recalculate | plan | status | check | explain | report | sql`.
 
 The only place that prints, exits, reads the environment or the clock. Results go to stdout, everything else to stderr.
 What takes long to import is imported by the command that needs it, so `--help` answers at once.
@@ -30,6 +30,7 @@ from engine.errors import ConfigError, ProrataError, StoppedError, StoreError, U
 if TYPE_CHECKING:
     from engine.check import Finding
     from engine.config import Config, Tenant
+    from engine.query import Query
     from engine.work import Hooks, Request, Summary
 
 INTERNAL_ERROR, INTERRUPTED, PIPE_CLOSED, SOME_FAILED = 70, 130, 141, 1
@@ -142,6 +143,29 @@ _TODAY = click.option(
     metavar="DATE",
     help="Take this date, at 00:00 UTC, as the time of all that is done: what is gathered goes by it, and is recorded.",
 )
+_BY = click.option(
+    "--by",
+    type=click.Choice(["identity", "team"]),
+    default="identity",
+    show_default=True,
+    help="Whose costs the table at the end shows. Amounts do not depend on it; --json has both.",
+)
+_FORMAT = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json", "parquet"]),
+    default="table",
+    show_default=True,
+    help="How rows are written.",
+)
+_OUTPUT = click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to, instead of stdout."
+)
+
+
+def _check_days(first: date | None, end: date | None) -> None:
+    if first and end and first >= end:
+        raise UsageError(fault("--to", f"{end}", f"a date after --from, {first}"))
 
 
 def _configured(config_file: Path, tenant_ids: Sequence[str]) -> tuple[Config, list[Tenant]]:
@@ -182,12 +206,26 @@ def _json(document: object) -> None:
 # init
 
 
+_STARTERS = {
+    "aws": ("starter.yaml", "source.path (where the reports are), owner.tags (the tag that names a team), operator"),
+    "confluent_cloud": (
+        "starter_confluent_cloud.yaml",
+        "metrics (where the Prometheus is), teams, operator; and set the variables that ${...} names",
+    ),
+}
+"""Ecosystem -> the file that a configuration starts from, and what is to be edited first."""
+
+
 @main.command()
 @click.argument("path", type=click.Path(path_type=Path), default=Path("prorata.yaml"))
-def init(path: Path) -> None:
+@click.option(
+    "--ecosystem", type=click.Choice(list(_STARTERS)), default="aws", show_default=True, help="Whose bill it is for."
+)
+def init(path: Path, ecosystem: str) -> None:
     """Write a commented configuration to PATH (./prorata.yaml), to be edited. Never overwrites a file."""
     file = path / "prorata.yaml" if path.is_dir() else path
-    starter = Path(__file__).parent / "engine" / "starter.yaml"
+    name, edit = _STARTERS[ecosystem]
+    starter = Path(__file__).parent / "engine" / name
     try:
         with file.open("x", encoding="utf-8") as target:
             target.write(starter.read_text(encoding="utf-8"))
@@ -198,7 +236,7 @@ def init(path: Path) -> None:
         raise StoreError(fault(str(file), f"cannot be written ({error.strerror})", expected)) from error
     option = "" if file == Path("prorata.yaml") else f" -c {file}"
     click.echo(f"wrote {_printable(str(file))}")
-    click.echo("edit next: source.path (where the reports are), owner.tags (the tag that names a team), operator")
+    click.echo(f"edit next: {edit}")
     click.echo(_printable(f"then: prorata check{option}, prorata run{option}"))
 
 
@@ -234,6 +272,7 @@ class Outcome(NamedTuple):
 @_TO
 @_TODAY
 @click.option("--force", is_flag=True, help="Gather tenants that are suspended, and ask again for what was given up.")
+@_BY
 @_JSON
 def run(
     config_file: Path,
@@ -242,6 +281,7 @@ def run(
     end: date | None,
     today: date | None,
     force: bool,
+    by: str,
     as_json: bool,
 ) -> None:
     """Gather bills, calculate what has changed, check it and emit it. Calculates nothing where nothing has changed.
@@ -250,7 +290,7 @@ def run(
     """
     from engine.work import Request
 
-    _work(config_file, tenant_ids, Request("run", first, end, lift=force), today, as_json=as_json)
+    _work(config_file, tenant_ids, Request("run", first, end, lift=force), today, by=by, as_json=as_json)
 
 
 @main.command()
@@ -260,6 +300,7 @@ def run(
 @_TO
 @_TODAY
 @click.option("--replay", is_flag=True, help="First read the landed answers of APIs again, all that are kept.")
+@_BY
 @_JSON
 def recalculate(
     config_file: Path,
@@ -268,6 +309,7 @@ def recalculate(
     end: date | None,
     today: date | None,
     replay: bool,
+    by: str,
     as_json: bool,
 ) -> None:
     """Calculate days again from the bills that are stored, changed or not, and say whose outcome is another.
@@ -277,18 +319,17 @@ def recalculate(
     from engine.work import Request
 
     request = Request("recalculate", first, end, force=True, replay=replay)
-    _work(config_file, tenant_ids, request, today, as_json=as_json)
+    _work(config_file, tenant_ids, request, today, by=by, as_json=as_json)
 
 
 def _work(
-    config_file: Path, tenant_ids: Sequence[str], request: Request, today: date | None, *, as_json: bool
-) -> None:  # fmt: skip
+    config_file: Path, tenant_ids: Sequence[str], request: Request, today: date | None, *, by: str, as_json: bool
+) -> None:
     """One command for every tenant, some at a time; a tenant that fails does not keep the others from it.
 
     Outcomes are shown in the order of the configuration.
     """
-    if request.first and request.end and request.first >= request.end:
-        raise UsageError(fault("--to", f"{request.end}", f"a date after --from, {request.first}"))
+    _check_days(request.first, request.end)
     config, tenants = _configured(config_file, tenant_ids)
     environment = _environment(config_file)
     outcomes: list[Outcome] = []
@@ -303,7 +344,7 @@ def _work(
             try:
                 if not as_json and unread is None:
                     with tell.apart():
-                        _print_outcome(config, request, found)
+                        _print_outcome(config, request, found, by)
             except BrokenPipeError as error:
                 # The work goes on for those who read the lake.
                 unread = error
@@ -430,7 +471,7 @@ def _outputs(config: Config, tenant: Tenant, request: Request) -> dict[tuple[str
     return {key: day.output_digest for key, day in days.items() if request.covers(key[1])}
 
 
-def _print_outcome(config: Config, request: Request, outcome: Outcome) -> None:
+def _print_outcome(config: Config, request: Request, outcome: Outcome, by: str) -> None:
     """Results of one tenant on stdout; what failed was said on stderr."""
     if outcome.exit_code and not outcome.summary.rows_written:
         return
@@ -439,8 +480,8 @@ def _print_outcome(config: Config, request: Request, outcome: Outcome) -> None:
         from engine import costs
 
         columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        found = costs.costs(config.root, outcome.tenant_id, *outcome.span)
-        _print_lines(costs.lines(found, columns))
+        found = costs.costs(config.root, outcome.tenant_id, *outcome.span, by=(by,))
+        _print_lines(costs.lines(found, columns, by))
 
 
 def _done(request: Request, outcome: Outcome) -> str:
@@ -696,28 +737,51 @@ def explain(line_or_row: str, config_file: Path, tenant_ids: tuple[str, ...], as
         raise LedgerError(faults)
 
 
-# sql
+# report and sql
+
+
+@main.command()
+@click.argument("name", default="")
+@_CONFIG
+@click.option("--tenant", "tenant_id", metavar="ID", help="Only this tenant.")
+@_FROM
+@_TO
+@_FORMAT
+@_OUTPUT
+def report(
+    name: str,
+    config_file: Path,
+    tenant_id: str | None,
+    first: date | None,
+    end: date | None,
+    form: str,
+    output: Path | None,
+) -> None:
+    """Show one of the reports over all stored days, or some.
+
+    NAME: billed_and_allocated, cost_by_identity, cost_by_team, empty_keys, pool_vs_allocated, unallocated_by_reason,
+    untagged_by_service. In csv, a text that a spreadsheet would run as a formula gets an apostrophe in front.
+    """
+    from engine import query as querying
+
+    _check_days(first, end)
+    asked = querying.report(name, tenant_id, first, end)
+    config, _ = _configured(config_file, () if tenant_id is None else (tenant_id,))
+    _write_rows(config.root, asked, form, output)
 
 
 @main.command()
 @click.argument("query", required=False)
 @_CONFIG
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "csv", "json", "parquet"]),
-    default="table",
-    show_default=True,
-    help="How rows are written.",
-)
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to, instead of stdout.")
+@_FORMAT
+@_OUTPUT
 @click.option("--print-views", is_flag=True, help="Print the SQL that gives a plain DuckDB session the same views.")
 def sql(query: str | None, config_file: Path, form: str, output: Path | None, print_views: bool) -> None:
     """Ask the lake in SQL (DuckDB): QUERY, or what comes on stdin.
 
-    Views: chargeback, chargeback_daily, chargeback_monthly, billing, unallocated, identities, resources,
-    chargeback_dimensions, chargeback_facts. In csv, a text that a spreadsheet would run as a formula gets an
-    apostrophe in front.
+    Views: chargeback, chargeback_named (with names and teams), chargeback_daily, chargeback_monthly, billing,
+    unallocated, empty_keys, identities, payers, teams, tags, resources, chargeback_dimensions, chargeback_facts. In
+    csv, a text that a spreadsheet would run as a formula gets an apostrophe in front.
     """
     from engine import query as querying
     from engine import warehouse
@@ -728,15 +792,21 @@ def sql(query: str | None, config_file: Path, form: str, output: Path | None, pr
         return
     if query is None and sys.stdin.isatty():
         raise UsageError(fault("QUERY", "is missing", "a query, or one on stdin"))
-    text = sys.stdin.read() if query is None else query
+    _write_rows(config.root, querying.Query(sys.stdin.read() if query is None else query), form, output)
+
+
+def _write_rows(root: Path, query: Query, form: str, output: Path | None) -> None:
+    """The rows of a query, in one of the forms, to a file or stdout."""
+    from engine import query as querying
+
     if form == "parquet":
         if output is None:
             raise UsageError(fault("--format parquet", "without --output", "a file to write"))
-        querying.write_parquet(config.root, text, output)
+        querying.write_parquet(root, query, output)
     elif output is not None:
         with querying.replaced(output) as part, part.open("w", encoding="utf-8", newline="") as target:
-            querying.write_query(config.root, text, form, target)
-    elif not querying.write_query(config.root, text, form, sys.stdout):
+            querying.write_query(root, query, form, target)
+    elif not querying.write_query(root, query, form, sys.stdout):
         _say(f"prorata: only {querying.ROWS_IN_TABLE} rows are shown; --format csv or json gives all")
     sys.stdout.flush()
 

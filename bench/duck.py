@@ -18,8 +18,8 @@ def connected(*views: str) -> duckdb.DuckDBPyConnection:
 
 
 def define(connection: duckdb.DuckDBPyConnection, *views: str) -> None:
-    """Run files of bench/sql."""
-    for view in views:
+    """Run files of bench/sql, and first what they have in common."""
+    for view in ("units", *views):
         connection.execute((Path(__file__).parent / "sql" / f"{view}.sql").read_text(encoding="utf-8"))
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
+from typing import TypeVar
 
 import polars as pl
 from duckdb import DuckDBPyConnection
@@ -20,7 +23,9 @@ SIZES = {"full": (1_000_000, 1_000), "quick": (100_000, 100), "tiny": (500, 20)}
 """Lines, and weight groups of 20 identities each."""
 IDENTITIES = 20
 SAMPLE_LINES = 20_000
+AT_ONCE = 2
 ROW = ["line_id", "identity_id"]
+_T = TypeVar("_T")
 
 
 def prepare(folder: Path, size: SizeName) -> None:
@@ -40,47 +45,62 @@ def _case(folder: Path) -> KernelCase:
     return KernelCase(*(pl.read_parquet(folder / f"{name}.parquet") for name in KernelCase._fields))
 
 
-def _rows(case: KernelCase) -> Iterator[pl.DataFrame]:
-    """All that happens to a day's lines between read and written: CHARGEBACK in chunks, each line's sum checked."""
+def _worked(case: KernelCase, done: Callable[[pl.DataFrame], _T]) -> list[_T]:
+    """All that happens to a day's lines between read and written: CHARGEBACK in chunks, each line's sum checked.
+
+    Two chunks at a time, as the pipeline does days. What `done` makes of each is kept.
+    """
     lines = frames.encoded(case.lines)
     decided = allocate.encoded(allocate.plan(lines, case.rules, case.weights), lines)
-    offset = 0
-    for chunk in allocate.chunks(allocate.split(lines, decided), lake.ROW_GROUP_ROWS):
-        rows = allocate.fan_out(chunk, calculation_id="bench").collect()
-        count = int(chunk.rows["_lead"].sum())
-        allocate.check_line_sums(lines.slice(offset, count), rows)
-        offset += count
-        yield rows
+
+    def work(start: int, chunk: allocate.Split) -> _T:
+        rows = allocate.fan_out(chunk, calculation_id="bench")
+        allocate.check_line_sums(lines.slice(start, _lines(chunk)), rows)
+        return done(rows)
+
+    chunks = list(allocate.chunks(allocate.split(lines, decided), lake.ROW_GROUP_ROWS))
+    starts = accumulate(map(_lines, chunks), initial=0)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(work, starts, chunks))
+
+
+def _lines(chunk: allocate.Split) -> int:
+    return int(chunk.rows["_lead"].sum())
 
 
 def _prorata(folder: Path, watch: Watch) -> Answer:
-    case, rows = _case(folder), 0
+    case = _case(folder)
     with watch.timed():
-        for chunk in _rows(case):
-            rows += chunk.height
-    return Answer(rows, lambda: pl.concat(chunk.select(*ROW, "amount") for chunk in _rows(case)))
+        rows = sum(_worked(case, lambda chunk: chunk.height))
+    return Answer(rows, lambda: pl.concat(_worked(case, lambda chunk: chunk.select(*ROW, "amount"))))
 
 
 def _prorata_kept(folder: Path, watch: Watch) -> Answer:
     case = _case(folder)
     with watch.timed():
-        kept = pl.concat(_rows(case))
+        kept = pl.concat(_worked(case, lambda chunk: chunk))
     return Answer(kept.height, lambda: kept)
 
 
 def _prorata_sums(folder: Path, watch: Watch) -> Answer:
     case = _case(folder)
     with watch.timed():
-        lines = frames.encoded(case.lines, ["rule_id", "weight_scope"])
+        needed = case.lines.select(*BILLING.key, "amount", "rule_id", "weight_scope")
+        lines = frames.encoded(needed, ["rule_id", "weight_scope"])
         decided = allocate.encoded(allocate.plan(lines, case.rules, case.weights), lines)
-        fanned = allocate.fan_out(allocate.split(lines, decided))
-        sums = (
-            fanned.group_by("identity_id")
-            .agg(amount=money.to_units(pl.col("amount")).sum(), rows=pl.len())
-            .with_columns(money.to_amount(pl.col("amount")))
-            .collect(engine="streaming")
-        )
+        chunks = allocate.chunks(allocate.split(lines, decided), lake.ROW_GROUP_ROWS)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            sums = _added(pl.concat(pool.map(_summed, chunks)))
     return Answer(int(sums["rows"].sum()), lambda: sums)
+
+
+def _summed(chunk: allocate.Split) -> pl.DataFrame:
+    return _added(allocate.fan_out(chunk, columns=["identity_id", "amount"]).with_columns(rows=pl.lit(1, pl.Int64)))
+
+
+def _added(rows: pl.DataFrame) -> pl.DataFrame:
+    added = rows.group_by("identity_id").agg(money.to_units(pl.col("amount")).sum(), pl.col("rows").sum())
+    return added.with_columns(money.to_amount(pl.col("amount")))
 
 
 def _kept(view: str) -> Callable[[Path, Watch], Answer]:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 import pyarrow as pa
@@ -277,11 +278,11 @@ def _written(
     return Answer(rows, lambda: pl.scan_parquet(target / "*.parquet"))
 
 
-def _floor(folder: Path, watch: Watch) -> Answer:
+def _floor(compression: Literal["zstd", "snappy"]) -> Callable[[Path, Watch], Answer]:
     def write(path: Path, rows: pl.DataFrame) -> None:
-        rows.write_parquet(path, compression="zstd", row_group_size=lake.ROW_GROUP_ROWS)
+        rows.write_parquet(path, compression=compression, row_group_size=lake.ROW_GROUP_ROWS)
 
-    return _written(folder, watch, lambda frame: frame, write)
+    return lambda folder, watch: _written(folder, watch, lambda frame: frame, write)
 
 
 def _own_writer(folder: Path, watch: Watch) -> Answer:
@@ -368,7 +369,8 @@ CASE = Case(
         "prorata": Variant(_prorata),
         "prorata, half the days": Variant(_prorata_half, rounds=2),
         "prorata, twice the days": Variant(_prorata_twice, rounds=2),
-        "floor: Polars writes the rows": Variant(_floor, "prorata"),
+        "floor: Polars writes the rows": Variant(_floor("zstd"), "prorata"),
+        "floor: Polars writes the rows, snappy": Variant(_floor("snappy"), "prorata"),
         "prorata's writer writes the rows": Variant(_own_writer, "prorata"),
         "DuckDB COPY, float": Variant(_copied("float_rows"), "prorata"),
         "DuckDB COPY, float, snappy": Variant(_copied("float_rows", "snappy"), "prorata"),

@@ -24,6 +24,8 @@ CASES = {
     "cur": "bench.cur",
     "cost_models": "bench.cost_models",
     "start_up": "bench.start_up",
+    "gather": "bench.gather",
+    "tenant_year": "bench.tenant_year",
 }
 """Name of a case -> its module, whose CASE it is."""
 CHECKOUT = Path(__file__).resolve().parent.parent

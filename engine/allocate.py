@@ -5,15 +5,15 @@ Frames in: lines (BILLING with rule_id and weight_scope), RULES, WEIGHTS. Frame 
     classes   distinct (rule_id, weight_scope) of the lines                               small
     parts     classes x parts of the rule, each with its winning rung and labels          small
     shares    winning candidates of each weight group with prefix sums                    small
-    fan-out   lines |x| parts (1:parts of the rule) |x| shares (1:payers of the group)    the output
+    fan-out   lines |x| parts (1:parts of the rule) x shares (1:payers of the group)      the output
 
-All decisions fall on the small frames; the big one is two joins and integer arithmetic, in the order of the key, so it
-is never sorted and no window function runs over it.
+All decisions fall on the small frames; the big one is columns gathered from them and integer arithmetic, in the order
+of the key: it is never sorted, and no join and no window function runs over it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import polars as pl
@@ -45,8 +45,8 @@ class Plan(NamedTuple):
 
     `parts` (key: rule_id, weight_scope, part; in that order): labels of the part, its _share with _share_before and
     _share_total, _lead (the rule's first part), weight_total, _group. `shares` (key: _group, identity_id; in that
-    order): weight, weight_before; identity_id '' stands for the line's resource. `payers`: _group and `_fan`, how many
-    rows it fans out to.
+    order): weight, weight_before; identity_id '' stands for the line's resource. `payers`: _group, at which row of
+    `shares` it begins (`_first`) and how many rows it has and fans out to (`_fan`).
     """
 
     parts: pl.DataFrame
@@ -76,7 +76,7 @@ def allocate(
     if ordered.schema["rule_id"] != pl.String:
         decided = encoded(decided, ordered)
     parts = split(ordered, decided, measures=measures)
-    return shape(fan_out(parts, measures=measures, calculation_id=calculation_id), CHARGEBACK)
+    return shape(fan_out(parts, measures=measures, calculation_id=calculation_id).lazy(), CHARGEBACK)
 
 
 def _checked_lines(lines: pl.DataFrame, measures: Sequence[str]) -> pl.DataFrame:
@@ -103,7 +103,11 @@ def planned(rungs: pl.DataFrame, weights: pl.DataFrame) -> Plan:
     winners = _winners(rungs)
     groups = _groups(winners)
     shares = _shares(groups, weights)
-    payers = shares.group_by("_group", maintain_order=True).agg(_fan=pl.len())
+    payers = (
+        shares.with_row_index("_first")
+        .group_by("_group", maintain_order=True)
+        .agg(pl.col("_first").min(), _fan=pl.len())
+    )
     parts = winners.join(groups, on=_GROUP_KEY, how="left", validate="m:1").sort(_PART).select(_PLANNED_PART)
     return Plan(parts, shares.select("_group", "identity_id", "weight", "weight_before"), payers)
 
@@ -260,13 +264,16 @@ class Split(NamedTuple):
     """Lines cut into parts, ready to fan out.
 
     `rows`: lines in their order, one row per part, with the part's labels and group, its units of each measure
-    (`_units_*`), how many rows it fans out to (`_fan`) and, if any is for the line's resource, `_payer`. `shares` as
-    in `Plan`. `exact`: the integer in which the rows are computed.
+    (`_units_*`), at which share it begins and how many rows it fans out to (`_first`, `_fan`) and, if any is for the
+    line's resource, `_payer`. `shares` as in `Plan`, with `_weight_after` and `_is_first` of its group.
+    `constant`: labels that are the same in all rows. `narrow`: 64 bits hold the arithmetic, which takes a fraction of
+    the time.
     """
 
     rows: pl.DataFrame
     shares: pl.DataFrame
-    exact: pl.DataType
+    constant: frozenset[str]
+    narrow: bool
 
 
 def split(lines: pl.DataFrame, decided: Plan, *, measures: Sequence[str] = ("amount",)) -> Split:
@@ -282,7 +289,22 @@ def split(lines: pl.DataFrame, decided: Plan, *, measures: Sequence[str] = ("amo
         .collect()
     )
     rows, shares = _with_resource_payers(parts, decided.shares)
-    return Split(rows, shares, _exact_dtype(rows, measures))
+    shares = shares.with_columns(
+        _weight_after=pl.col("weight_before") + pl.col("weight"), _is_first=pl.col("weight_before") == 0
+    )
+    return Split(rows.rechunk(), shares.rechunk(), _constant(rows), narrow=_is_narrow(rows, measures))
+
+
+def _constant(rows: pl.DataFrame) -> frozenset[str]:
+    """The columns of CHARGEBACK that say the same of all these parts."""
+    labels = [name for name in rows.columns if name in CHARGEBACK.schema and name not in MEASURES]
+    physical = pl.col(labels).to_physical()
+    found = rows.select((physical == physical.first()).all())
+    return (
+        frozenset(name for name, constant in found.row(0, named=True).items() if constant)
+        if rows.height
+        else frozenset()
+    )
 
 
 def _part_units(measure: str, parts: pl.DataFrame) -> pl.Expr:
@@ -296,64 +318,104 @@ def _part_units(measure: str, parts: pl.DataFrame) -> pl.Expr:
     )
 
 
-def fan_out(parts: Split, *, measures: Sequence[str] = ("amount",), calculation_id: str = "") -> pl.LazyFrame:
-    """`split` -> CHARGEBACK: one join and integer arithmetic, in the order of the key; never sorted."""
-    exact = parts.exact
-    total, before, weight = (pl.col(name).cast(exact) for name in ("weight_total", "weight_before", "weight"))
-    divided = [expression for measure in measures for expression in _division(measure, exact)]
-    rows = (
-        parts.rows.lazy()
-        .with_columns(divided)
-        .join(parts.shares.lazy(), on="_group", how="inner", maintain_order="left_right")
-        .with_columns(
-            money.apportioned(
-                pl.col(f"_sign_{measure}"),
-                pl.col(f"_quotient_{measure}"),
-                pl.col(f"_remainder_{measure}"),
-                before,
-                weight,
-                total,
-            ).alias(f"_{measure}")
-            for measure in measures
-        )
-    )
-    worth = pl.any_horizontal(pl.col(f"_{measure}").fill_null(0) != 0 for measure in measures)
-    kept = worth | (pl.col("_zero") & pl.col("_lead") & (pl.col("weight_before") == 0))
-    to_resource = (
-        pl.when(pl.col("basis") == "resource").then(pl.col("_payer")) if "_payer" in parts.rows.columns else None
-    )
-    given = {
-        "identity_id": to_resource.otherwise(pl.col("identity_id"))
-        if to_resource is not None
-        else pl.col("identity_id"),
-        "calculation_id": pl.lit(
-            calculation_id, pl.String if parts.rows.schema["rule_id"] == pl.String else pl.Enum([calculation_id])
-        ),
+def fan_out(
+    parts: Split,
+    *,
+    measures: Sequence[str] = ("amount",),
+    calculation_id: str = "",
+    columns: Sequence[str] = tuple(CHARGEBACK.schema),
+) -> pl.DataFrame:
+    """`split` -> CHARGEBACK, or some of its columns, in the order of the key; never sorted."""
+    text = pl.String if parts.rows.schema["rule_id"] == pl.String else pl.Enum([calculation_id])
+    made = {
+        "identity_id": _payer(parts),
+        "part_amount": money.to_amount(pl.col(f"_units_{measures[0]}")),
+        "calculation_id": pl.lit(calculation_id, text),
+        **{name: pl.lit(None, money.AMOUNT) for name in MEASURES},
+        **{name: money.to_amount(pl.col(f"_{name}").cast(_EXACT)) for name in measures},
+        **{name: pl.lit(parts.rows[name].head(1)).first() for name in parts.constant if name in columns},
     }
-    return rows.filter(kept).select(_chargeback_column(name, measures, given) for name in CHARGEBACK.schema)
+    chosen = {name: made.get(name, pl.col(name)) for name in columns}
+    needed = {root for expression in chosen.values() for root in expression.meta.root_names()}
+    rows = _apportioned(parts, measures)
+    return _gathered(parts, rows, needed - {*rows.columns}).with_columns(**chosen).select(columns)
 
 
-def _division(measure: str, exact: pl.DataType) -> list[pl.Expr]:
-    units, total = pl.col(f"_units_{measure}"), pl.col("weight_total").cast(_EXACT)
-    return [
-        units.sign().cast(exact).alias(f"_sign_{measure}"),
-        (units.abs() // total).cast(exact).alias(f"_quotient_{measure}"),
-        (units.abs() % total).cast(exact).alias(f"_remainder_{measure}"),
-    ]
+def _gathered(parts: Split, rows: pl.DataFrame, names: Collection[str]) -> pl.DataFrame:
+    """Rows with what the part and the share that each is made of say, all columns of a frame at once."""
+    found = [rows]
+    for frame, place in ((parts.shares, "_share"), (parts.rows.drop(parts.shares.columns, strict=False), "_part")):
+        if chosen := [name for name in frame.columns if name in names]:
+            found.append(frame.select(chosen)[rows[place]])
+    return pl.concat(found, how="horizontal")
 
 
-def _exact_dtype(rows: pl.DataFrame, measures: Sequence[str]) -> pl.DataType:
-    """The narrowest integer in which no product of the apportionment can wrap.
+def _payer(parts: Split) -> pl.Expr:
+    """Who bears a row."""
+    if "_payer" not in parts.rows.columns:
+        return pl.col("identity_id")
+    return pl.when(pl.col("basis") == "resource").then(pl.col("_payer")).otherwise(pl.col("identity_id"))
 
-    64 bits where all weights and amounts are small (a fraction of the time of 128), else 128.
+
+def _apportioned(parts: Split, measures: Sequence[str]) -> pl.DataFrame:
+    """One row per payer of each part, but those whose every measure is 0.
+
+    With `_part` and `_share`, the rows of these frames that it is made of, and its units of each measure
+    (`_<measure>`). Payers of a part follow each other in the order of their weights, so that a row's units are those
+    that it and its predecessors get together, less what the row before it says of those.
     """
-    small = rows.select(
-        (pl.col("weight_total").max() < 2**31)
-        & pl.all_horizontal(
-            pl.col(f"_units_{measure}").abs().max().fill_null(0) < pl.lit(2**63, _EXACT) for measure in measures
-        )
-    ).item()
-    return pl.Int64() if small else pl.Int128()
+    exact = pl.Int64() if parts.narrow else _EXACT()
+    divided = parts._replace(
+        rows=parts.rows.select(pl.col("weight_total").cast(exact).alias("_total"), *_division(measures, exact))
+    )
+    rows = (
+        _gathered(divided, _pairs(parts.rows), {"_is_first", "_weight_after", *divided.rows.columns})
+        .with_columns(_through(measure, exact).alias(f"_{measure}") for measure in measures)
+        .select("_part", "_share", "_is_first", *(_own(measure) for measure in measures))
+    )
+    kept = pl.any_horizontal(pl.col(f"_{measure}").fill_null(0) != 0 for measure in measures)
+    if rows.select(kept.all()).item():
+        return rows
+    may_be_zero = parts.rows.select(pl.col("_zero") & pl.col("_lead")).to_series().gather(rows["_part"])
+    return rows.filter(kept | (may_be_zero & pl.col("_is_first")))
+
+
+def _pairs(rows: pl.DataFrame) -> pl.DataFrame:
+    """`_part` and `_share`: rows of both frames that fan out to a row. Shares of a group lie one after another."""
+    first, fan = pl.col("_first").cast(pl.Int64), pl.col("_fan").cast(pl.Int64)
+    pairs = rows.lazy().select(_part=pl.int_range(pl.len()), _share=pl.int_ranges(first, first + fan))
+    return pairs.explode("_share").cast(pl.get_index_type()).collect()
+
+
+def _through(measure: str, exact: pl.DataType) -> pl.Expr:
+    sign, quotient, remainder = (pl.col(f"_{name}_{measure}") for name in ("sign", "quotient", "remainder"))
+    after, total = pl.col("_weight_after").cast(exact), pl.col("_total")
+    return money.apportioned_through(sign, quotient, remainder, after, total, narrow=exact == pl.Int64)
+
+
+def _own(measure: str) -> pl.Expr:
+    through = pl.col(f"_{measure}")
+    return through - pl.when(pl.col("_is_first")).then(0).otherwise(through.shift())
+
+
+def _division(measures: Sequence[str], exact: pl.DataType) -> list[pl.Expr]:
+    """|C| = quotient * total + remainder for the units C of each part and measure, and C's sign."""
+    total = pl.col("weight_total").cast(_EXACT)
+    divided = []
+    for measure in measures:
+        units = pl.col(f"_units_{measure}")
+        made = {"sign": units.sign(), "quotient": units.abs() // total, "remainder": units.abs() % total}
+        divided += [expression.cast(exact).alias(f"_{name}_{measure}") for name, expression in made.items()]
+    return divided
+
+
+def _is_narrow(rows: pl.DataFrame, measures: Sequence[str]) -> bool:
+    """Whether all totals and amounts are below the limits of 64 bits."""
+    units = pl.max_horizontal(pl.col(f"_units_{measure}").abs().max().fill_null(0) for measure in measures)
+    narrow = (pl.col("weight_total").max() < money.NARROW_TOTAL_LIMIT) & (
+        units < pl.lit(money.NARROW_UNITS_LIMIT, _EXACT)
+    )
+    return bool(rows.select(narrow.fill_null(value=True)).item())
 
 
 def _with_resource_payers(parts: pl.DataFrame, shares: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -377,18 +439,6 @@ def _with_resource_payers(parts: pl.DataFrame, shares: pl.DataFrame) -> tuple[pl
     )
     named = named if method == pl.String else frames.encoded(named, ["allocation_method"])
     return named, placed.with_columns(pl.col("identity_id").cast(identity))
-
-
-def _chargeback_column(name: str, measures: Sequence[str], given: dict[str, pl.Expr]) -> pl.Expr:
-    if name in given:
-        return given[name].alias(name)
-    if name in measures:
-        return money.to_amount(pl.col(f"_{name}").cast(_EXACT)).alias(name)
-    if name in MEASURES:
-        return pl.lit(None, money.AMOUNT).alias(name)
-    if name == "part_amount":
-        return money.to_amount(pl.col(f"_units_{measures[0]}")).alias(name)
-    return pl.col(name)
 
 
 def chunks(parts: Split, rows: int) -> Iterator[Split]:
@@ -436,11 +486,11 @@ def check_line_sums(lines: pl.DataFrame, rows: pl.DataFrame, measures: Sequence[
 def _running(frame: pl.DataFrame, measures: Sequence[str]) -> pl.DataFrame:
     """The last row of every line with running sums of its measures in units."""
     key = list(BILLING.key)
-    last = pl.any_horizontal(pl.col(name).ne_missing(pl.col(name).shift(-1)) for name in BILLING.key)
+    differs = pl.any_horizontal(pl.col(name) != pl.col(name).shift(-1) for name in BILLING.key)
     return (
         frame.lazy()
         .select(*key, *(money.to_units(pl.col(name)).fill_null(0).cum_sum().alias(f"_{name}") for name in measures))
-        .filter(last)
+        .filter(differs.fill_null(value=True))
         .with_columns(pl.col("tenant_id").cast(pl.String))
         .collect()
     )

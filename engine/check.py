@@ -1,4 +1,4 @@
-"""Whether a run would go well: bills, key tables, pools and the store of a tenant, looked at without writing anything.
+"""Whether a run would go well: bills, tables, teams, pools and the store of a tenant, looked at without a write.
 
 Bills that were read before and have not changed are not read again; others are read whole, as a run would, so that a
 bad value in the last line is found before a run meets it.
@@ -13,11 +13,11 @@ from typing import Literal, NamedTuple
 
 import polars as pl
 
-from engine import cost_days, decide, gather_state, lake, pipeline, rules, state, wanted, warehouse
+from engine import cost_days, decide, gather_state, lake, pipeline, rules, state, teams, wanted, warehouse
 from engine.config import AwsTenant, Config, ConfluentTenant, CostModelTenant, Tenant
 from engine.errors import LedgerError, ProrataError, fault, shown
-from engine.frames import BILLING, USAGE, empty
-from engine.sources import aws_cur
+from engine.frames import BILLING, IDENTITIES, USAGE, empty
+from engine.sources import aws_cur, tag_table
 from engine.text import counted, printable
 from engine.work import secret
 
@@ -32,12 +32,13 @@ class Finding(NamedTuple):
 
 
 def check(config: Config, tenant: Tenant, environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Findings as they are made: bills or credentials, key tables, pools, store. Errors are findings.
+    """Findings as they are made: bills or credentials, key tables, teams, store, pools. Errors are findings.
 
     The network is asked for nothing.
     """
     matched: set[str] = set()
     if isinstance(tenant, AwsTenant):
+        # The default binds the step of this turn; mypy cannot tell the type of such a lambda.
         for step in (_bills, _keys):
             yield from _as_findings(tenant, lambda step=step: step(config.root, tenant, matched))  # type: ignore[misc]
     elif isinstance(tenant, ConfluentTenant):
@@ -48,6 +49,7 @@ def check(config: Config, tenant: Tenant, environment: Mapping[str, str]) -> Ite
     else:
         yield from _credentials(tenant, environment, cost_days.variables(tenant))
         yield from _as_findings(tenant, lambda: _samples(config.root, tenant))
+    yield from _as_findings(tenant, lambda: _teams(config.root, tenant))
     yield from _as_findings(tenant, lambda: _stored(config.root, tenant, matched))
     if isinstance(tenant, AwsTenant):
         yield from _pools(tenant, matched)
@@ -70,7 +72,9 @@ def _warning(tenant: Tenant, text: str) -> Finding:
 
 
 def _errors(tenant: Tenant, error: ProrataError) -> Iterator[Finding]:
-    return (Finding(tenant.id, "error", text, error.exit_code) for text in error.faults)
+    # A finding names its tenant already.
+    own = f"tenant {tenant.id}: "
+    return (Finding(tenant.id, "error", text.removeprefix(own), error.exit_code) for text in error.faults)
 
 
 def _credentials(
@@ -171,6 +175,23 @@ def _keys_asked(tenant: AwsTenant) -> list[tuple[str, str]]:
     ]
     asked = [(pool, key) for pool, rung in rungs for key in ([rung.key] if rung.key else sorted(rung.keys or {}))]
     return list(dict.fromkeys(asked))
+
+
+def _teams(root: Path, tenant: Tenant) -> Iterator[Finding]:
+    """The tag tables; and what of them and of the table of teams concerns nobody that the last run knew."""
+    tags = tag_table.read_tag_tables(tenant.teams.tags, tenant.id)
+    if tenant.teams.tags:
+        yield _ok(tenant, f"{counted(len(tenant.teams.tags), 'tag table')}: {counted(tags.height, 'tag')}")
+    known = teams.current(lake.read_current(root, IDENTITIES, tenant.id))
+    if known.is_empty():
+        return
+    strangers = tags.filter(pl.col("key") == teams.KEY).join(known, on="id", how="anti")["id"]
+    if strangers.len():
+        names = _listed([shown(name) for name in strangers])
+        yield _warning(tenant, f"teams: {strangers.len()} tagged that no identity is named: {names}")
+    for number, row in enumerate(tenant.teams.members):
+        if not known.select(teams.fits(row).any()).item():
+            yield _warning(tenant, f"teams: row {number + 1}, of team {shown(row.team)}, fits no identity yet")
 
 
 def _listed(names: list[str], limit: int = 10) -> str:

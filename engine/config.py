@@ -76,6 +76,35 @@ def _plain_path(value: Any) -> Any:
         raise ValueError("a path (a home folder that there is)") from None
 
 
+class _HiddenError(ValueError):
+    """What is expected in the place of a value that is not shown, since it may be a secret."""
+
+
+def _variable(value: Any) -> Any:
+    if not isinstance(value, str) or not re.fullmatch(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}", value):
+        raise _HiddenError("${NAME}, an environment variable (or a line of .env) that holds it")
+    return value
+
+
+def _url(value: Any) -> Any:
+    expected = "an http or https URL without user, password, query and fragment"
+    if isinstance(value, str) and re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", value):
+        return value
+    raise _HiddenError(expected) if isinstance(value, str) and re.search("[@?]", value) else ValueError(expected)
+
+
+def _flink_url(value: str) -> str:
+    if re.search("[{}]", value.replace("{region}", "").replace("{cloud}", "")):
+        raise ValueError("a URL with no other braces than {region} and {cloud}")
+    return value
+
+
+def _currency(value: Any) -> Any:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Z]{3}", value):
+        raise ValueError("three capital letters, such as USD")
+    return value
+
+
 FilePath = Annotated[Path, BeforeValidator(_plain_path)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 TenantId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -92,10 +121,10 @@ Population = Literal["owners", "resource_active", "metrics_derived", "active", "
 Metric = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$")]
 """What USAGE calls a metric; which ones there are depends on the ecosystem, and is checked with the rules."""
 ProductType = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$")]
-Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
-Variable = Annotated[str, StringConstraints(pattern=r"^\$\{[A-Za-z_][A-Za-z0-9_]*\}$")]
+Currency = Annotated[str, BeforeValidator(_currency)]
+Variable = Annotated[str, BeforeValidator(_variable)]
 """The name of an environment variable that holds a secret, written `${NAME}`: no secret stands in a configuration."""
-Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$")]
+Url = Annotated[str, BeforeValidator(_url)]
 """Without credentials, query and fragment."""
 Count = Annotated[int, BeforeValidator(_plain_decimal), Field(ge=1, le=1_000_000)]
 Seconds = Annotated[Decimal, BeforeValidator(_plain_decimal), Field(gt=0, le=3600)]
@@ -224,7 +253,7 @@ class AwsCur(_Model):
 class Flink(_Model):
     """Where Flink statements are read: a host per region and cloud, and a key for each region."""
 
-    url: Url = "https://flink.{region}.{cloud}.confluent.cloud"
+    url: Annotated[Url, AfterValidator(_flink_url)] = "https://flink.{region}.{cloud}.confluent.cloud"
     keys: dict[Name, Credentials] = Field(min_length=1)
 
 
@@ -657,10 +686,16 @@ def _model_faults(document: Document, error: ValidationError, model: type[BaseMo
         elif item["type"].startswith("union_tag_"):
             yield _tag_fault(document, path, item)
         elif path not in seen:
-            value = item["input"]
-            what = shown(value) if isinstance(value, str) else "nothing" if value is None else _kind(value)
-            yield fault(document.where(path), f"value {what}", _expectation(item))
+            yield fault(document.where(path), _seen(item), _expectation(item))
         seen.add(path)
+
+
+def _seen(item: Any) -> str:
+    """The value that is wrong, as it may be shown."""
+    value = item["input"]
+    if isinstance(value, str) and isinstance(item.get("ctx", {}).get("error"), _HiddenError):
+        return "a value that may hold a secret, and is not shown"
+    return f"value {shown(value) if isinstance(value, str) else 'nothing' if value is None else _kind(value)}"
 
 
 def _tag_fault(document: Document, path: Path_, error: Any) -> str:

@@ -21,12 +21,27 @@ CLASSES = ("direct", "usage", "shared", "operator", "unallocated")
 """What an amount is, by who bears it (UNALLOCATED, the operator) and else by its type of cost."""
 
 
+BY = ("identity", "team")
+"""By what costs are told apart."""
+_TOLD_BY = {"identity": ("identity_id", "identity_name", "team"), "team": ("team",)}
+"""The columns of a report that say whose a row is; the first is its key."""
+
+
 class Cost(NamedTuple):
-    """What one identity bears in one currency, by class, in units."""
+    """What one payer, an identity or a team, bears in one currency, by class, in units.
+
+    `payer` is an identity's id, its name and its team; or a team alone.
+    """
 
     currency: str
-    identity_id: str
+    payer: tuple[str, ...]
     by_class: dict[str, int]
+
+    @property
+    def called(self) -> str:
+        """The payer for people: its id or team, and what it is called if that is something else."""
+        key, *names = self.payer
+        return f"{key} ({names[0]})" if names and names[0] != key else key
 
     @property
     def total(self) -> int:
@@ -44,16 +59,16 @@ class Total(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """The costs of one tenant over the days from `first` to `last`, both included."""
+    """The costs of one tenant over the days from `first` to `last`, both included; by identity, by team, or both."""
 
     tenant_id: str
     first: date
     last: date
-    costs: tuple[Cost, ...]
+    costs: dict[str, tuple[Cost, ...]]
     totals: tuple[Total, ...]
 
 
-def costs(root: Path, tenant_id: str, first: date, last: date) -> Costs:
+def costs(root: Path, tenant_id: str, first: date, last: date, by: Sequence[str] = BY) -> Costs:
     """What is stored for a tenant's days from `first` to `last`; StoreError if the lake cannot be read."""
     end = last + timedelta(days=1)
 
@@ -61,14 +76,21 @@ def costs(root: Path, tenant_id: str, first: date, last: date) -> Costs:
         return _in_units(warehouse.report(lake, name, tenant_id=tenant_id, from_date=first, to_date=end))
 
     with warehouse.open_lake(root) as lake:
-        by_identity = report(lake, "cost_by_identity").select("currency", "identity_id", *CLASSES)
+        found = {one: _costs(report(lake, f"cost_by_{one}"), _TOLD_BY[one]) for one in by}
         billed = report(lake, "billed_and_allocated").select("currency", "billed", "allocated")
         by_reason = report(lake, "unallocated_by_reason")
-    found = tuple(Cost(row[0], row[1], dict(zip(CLASSES, row[2:], strict=True))) for row in by_identity.rows())
     totals = tuple(
         Total(currency, whole, allocated, _reasons(by_reason, currency)) for currency, whole, allocated in billed.rows()
     )
     return Costs(tenant_id, first, last, found, totals)
+
+
+def _costs(rows: pl.DataFrame, payer: Sequence[str]) -> tuple[Cost, ...]:
+    classes = rows.select(CLASSES).rows()
+    return tuple(
+        Cost(currency, tuple(names), dict(zip(CLASSES, amounts, strict=True)))
+        for (currency, *names), amounts in zip(rows.select("currency", *payer).rows(), classes, strict=True)
+    )
 
 
 def _in_units(rows: pl.DataFrame) -> pl.DataFrame:
@@ -84,10 +106,10 @@ def _reasons(rows: pl.DataFrame, currency: str) -> dict[str, int]:
     return found
 
 
-def lines(found: Costs, columns: int | None = None) -> Iterator[str]:
+def lines(found: Costs, columns: int | None = None, by: str = "identity") -> Iterator[str]:
     """The costs for people; where `columns` of a terminal are too few for the table, it is told class by class."""
     for total in found.totals:
-        rows = list(_rows(found, total))
+        rows = list(_rows(found.costs[by], total))
         table = aligned(rows, right=range(1, len(rows[0])))
         if columns is not None and max(width(line) for line in table) > columns:
             table = aligned(list(_narrow_rows(rows)), right=(2,))
@@ -97,13 +119,13 @@ def lines(found: Costs, columns: int | None = None) -> Iterator[str]:
         yield from _total_lines(total)
 
 
-def _rows(found: Costs, total: Total) -> Iterator[list[str]]:
-    costs = [cost for cost in found.costs if cost.currency == total.currency]
+def _rows(found: Sequence[Cost], total: Total) -> Iterator[list[str]]:
+    costs = [cost for cost in found if cost.currency == total.currency]
     sums = {name: sum(cost.by_class.get(name, 0) for cost in costs) for name in CLASSES}
     classes = [name for name in CLASSES if any(cost.by_class.get(name) for cost in costs)]
     yield [total.currency, *classes, "total"]
     for cost in costs:
-        yield [cost.identity_id, *(_amount(cost.by_class.get(name, 0)) for name in classes), _amount(cost.total) or "0"]
+        yield [cost.called, *(_amount(cost.by_class.get(name, 0)) for name in classes), _amount(cost.total) or "0"]
     yield ["total", *(_amount(sums[name]) for name in classes), _amount(sum(sums.values())) or "0"]
 
 
@@ -151,15 +173,7 @@ def as_json(found: Costs) -> dict[str, Any]:
     return {
         "first_day": str(found.first),
         "last_day": str(found.last),
-        "cost_by_identity": [
-            {
-                "currency": cost.currency,
-                "identity_id": cost.identity_id,
-                **{name: format_units(cost.by_class.get(name, 0)) for name in CLASSES},
-                "total": format_units(cost.total),
-            }
-            for cost in found.costs
-        ],
+        **{f"cost_by_{by}": [_cost_json(cost, _TOLD_BY[by]) for cost in costs] for by, costs in found.costs.items()},
         "totals": [
             {
                 "currency": total.currency,
@@ -171,4 +185,13 @@ def as_json(found: Costs) -> dict[str, Any]:
             }
             for total in found.totals
         ],
+    }
+
+
+def _cost_json(cost: Cost, payer: Sequence[str]) -> dict[str, str]:
+    return {
+        "currency": cost.currency,
+        **dict(zip(payer, cost.payer, strict=True)),
+        **{name: format_units(cost.by_class.get(name, 0)) for name in CLASSES},
+        "total": format_units(cost.total),
     }

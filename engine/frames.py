@@ -29,13 +29,15 @@ class Table(NamedTuple):
     """A declared table.
 
     `schema` maps columns to dtypes in order; `key` columns identify a row and give the order on disk; `nullable`
-    names the columns that may hold null.
+    names the columns that may hold null; `varied` those that hardly ever repeat from one row to the next, which is how
+    `digests` and `lake` then treat them.
     """
 
     name: str
     schema: dict[str, pl.DataType]
     key: tuple[str, ...]
     nullable: frozenset[str] = frozenset()
+    varied: frozenset[str] = frozenset()
 
     @property
     def columns(self) -> list[str]:
@@ -76,6 +78,7 @@ BILLING = Table(
     },
     key=("tenant_id", "charge_date", "line_id"),
     nullable=_OPTIONAL_MEASURES | {"quantity"},
+    varied=frozenset({"line_id", "resource_id", "quantity", "tags", *MEASURES}),
 )
 """One billing line of one day. `tags` is canonical JSON: an object, keys sorted, no blanks, values never ''."""
 
@@ -140,6 +143,7 @@ CHARGEBACK = Table(
     },
     key=("tenant_id", "charge_date", "line_id", "part", "identity_id"),
     nullable=_OPTIONAL_MEASURES,
+    varied=frozenset({"identity_id", *MEASURES, "weight_before", "weight"}),
 )
 """One amount charged to one identity for one part of one line, with the numbers that made it.
 
@@ -245,8 +249,25 @@ IDENTITY_SNAPSHOT = Table(
 )
 """One identity as one gather of the inventory saw it."""
 
-LAKE_TABLES = (BILLING, CHARGEBACK, EMPTY_KEYS, USAGE, IDENTITIES, RESOURCES)
-KEPT_WHOLE = (IDENTITIES, RESOURCES)
+TAGS = Table(
+    "tags",
+    {"tenant_id": _TEXT, "id": _TEXT, "key": _TEXT, "value": _TEXT},
+    key=("tenant_id", "id", "key"),
+)
+"""One tag that a user's table gives to an identity or a resource, as of now."""
+
+TEAMS = Table(
+    "teams",
+    {"tenant_id": _TEXT, "identity_id": _TEXT, "team": _TEXT},
+    key=("tenant_id", "identity_id"),
+)
+"""The team of one identity, as of now. `identity_id` '' stands for every payer that has no row of its own.
+
+Joined when results are shown, never stored with amounts: nobody is recalculated because a team changed.
+"""
+
+LAKE_TABLES = (BILLING, CHARGEBACK, EMPTY_KEYS, USAGE, IDENTITIES, RESOURCES, TAGS, TEAMS)
+KEPT_WHOLE = (IDENTITIES, RESOURCES, TAGS, TEAMS)
 """Those of them of which a tenant has one file, not one a day."""
 
 

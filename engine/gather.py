@@ -19,7 +19,7 @@ import polars as pl
 
 from engine import entities, gather_state, lake, state
 from engine.config import ConfluentCloud, ConfluentTenant, Credentials
-from engine.errors import ContractError, SourceError, StoppedError, StoreError, fault
+from engine.errors import ConfigError, ContractError, SourceError, StoppedError, StoreError, fault
 from engine.frames import BILLING, IDENTITIES, RESOURCES, USAGE, empty
 from engine.sources import confluent, confluent_inventory
 from engine.sources.confluent import Window
@@ -27,7 +27,7 @@ from engine.sources.confluent_inventory import Inventory
 from engine.sources.http import Client, Clock, Endpoint
 from engine.sources.landing import Landing
 from engine.text import counted
-from engine.wanted import goes_on, suspension, window
+from engine.wanted import goes_on, suspension, variables, window
 from engine.work import (
     Summary,
     Work,
@@ -63,6 +63,7 @@ def gather(work: Work, tenant: ConfluentTenant, summary: Summary) -> Summary:
             return summary
         work.log(reason)
         gather_state.clear_failures(work.store, tenant.id)
+    _check_variables(work, tenant)
     source = tenant.source
     where = f"tenant {tenant.id}: source"
     endpoint = _endpoint(source.url, source, source, work, where)
@@ -76,6 +77,18 @@ def gather(work: Work, tenant: ConfluentTenant, summary: Summary) -> Summary:
         work.problems.append(error)
         _count_failure(work, tenant, "; ".join(error.faults))
         return summary
+
+
+def _check_variables(work: Work, tenant: ConfluentTenant) -> None:
+    """ConfigError with every variable that is not set, those of the metrics too: nothing is asked for in vain."""
+    faults = list[str]()
+    for where, variable in variables(tenant):
+        try:
+            secret(variable, work.hooks.environment, where)
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(faults)
 
 
 def _count_failure(work: Work, tenant: ConfluentTenant, error: str) -> None:
@@ -162,8 +175,9 @@ def absorb(
     _complete(work, tenant, one, landing, failed)
     _forget_old(work, tenant)
     if failed:
-        work.problems.append(SourceError(f"inventory: {text}" for text in failed.values()))
-        _count_failure(work, tenant, "; ".join(failed.values()))
+        faults = confluent_inventory.faults(failed)
+        work.problems.append(SourceError(f"inventory: {text}" for text in faults))
+        _count_failure(work, tenant, "; ".join(faults))
     else:
         gather_state.clear_failures(work.store, tenant.id)
     return summary._replace(

@@ -465,16 +465,16 @@ def replace_entities(state: Database, table: Table, tenant_id: str, frame: pl.Da
     )
     marks = ", ".join("?" * len(table.schema))
     with state.transaction() as connection:
-        connection.execute(f"DELETE FROM {table.name} WHERE tenant_id = ?", (tenant_id,))  # noqa: S608
+        connection.execute(f"DELETE FROM {table.name} WHERE tenant_id = ?", (tenant_id,))  # noqa: S608  # our names
         connection.executemany(
-            f"INSERT INTO {table.name} ({', '.join(table.schema)}) VALUES ({marks})",  # noqa: S608
+            f"INSERT INTO {table.name} ({', '.join(table.schema)}) VALUES ({marks})",  # noqa: S608  # our names
             texts.select(table.columns).rows(),
         )
 
 
 def counts(state: Database, name: str, tenant_id: str) -> int:
     """How many intervals of `resources` or `identities` a tenant has."""
-    return int(state.rows(f"SELECT count(*) FROM {name} WHERE tenant_id = ?", (tenant_id,))[0][0])  # noqa: S608
+    return int(state.rows(f"SELECT count(*) FROM {name} WHERE tenant_id = ?", (tenant_id,))[0][0])  # noqa: S608  # our names
 
 
 def zero_counts(state: Database, tenant_id: str) -> dict[str, int]:

@@ -188,7 +188,7 @@ def alive(frame: pl.DataFrame, day: date) -> pl.DataFrame:
 
 def alive_seconds(resources: pl.DataFrame, day: date) -> pl.DataFrame:
     """`alive` RESOURCES -> id and for how many whole seconds of the day each lived (from created_at to deleted_at)."""
-    start = datetime(day.year, day.month, day.day)  # noqa: DTZ001
+    start = datetime(day.year, day.month, day.day)  # noqa: DTZ001  # as in `alive`
     end = start + timedelta(days=1)
     first = pl.col("created_at").dt.truncate("1s").clip(lower_bound=start, upper_bound=end).fill_null(start)
     last = pl.col("deleted_at").dt.truncate("1s").clip(lower_bound=start, upper_bound=end).fill_null(end)
@@ -281,11 +281,18 @@ def _resource_usage(asked: pl.DataFrame, usage: pl.DataFrame, statements: pl.Dat
     by_statement = pl.coalesce("statement_owner", pl.lit(STATEMENT_OWNER_UNKNOWN))
     # Of statements that bore one name on one day, one after the other, the newest stands for all.
     newest = statements.unique(["resource_id", "principal"], keep="last", maintain_order=True)
-    named = measured.join(newest, on=["resource_id", "principal"], how="left", validate="m:1").with_columns(
-        identity_id=pl.when(of_statement).then(by_statement).otherwise(pl.col("principal"))
+    owned = (
+        measured.filter(of_statement)
+        .join(newest, on=["resource_id", "principal"], how="left", validate="m:1")
+        .with_columns(principal=by_statement)
     )
+    keys = ["resource_id", "metric", "principal", "units"]
+    named = pl.concat([measured.filter(~of_statement).select(keys), owned.select(keys)])
+    # Each name is looked up once, and not for every resource and metric that it was seen in.
+    names = named.select("principal", identity_id="principal").unique()
+    weighing = named.join(who.resolved(names), on="principal", how="inner", validate="m:1")
     keys = ["resource_id", "metric", "identity_id"]
-    return who.resolved(named).group_by(keys).agg(pl.col("units").sum()).sort(keys)
+    return weighing.group_by(keys).agg(pl.col("units").sum()).sort(keys)
 
 
 def _resource_owners(asked: pl.DataFrame, resources: pl.DataFrame, statements: pl.DataFrame, who: _Who) -> pl.DataFrame:

@@ -12,6 +12,8 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,8 +28,8 @@ from engine.frames import KEPT_WHOLE, LAKE_TABLES, Table, categories, empty, enc
 ROW_GROUP_ROWS = 250_000
 """About how many rows a row group of a day file has; a chunk that is written is a row group."""
 _DIGEST_KEY, _CALCULATION_KEY = b"prorata.digest", b"prorata.calculation_id"
-_DICTIONARY_ROWS = 1024
-"""A dictionary longer than this is cut to the values of its row group."""
+_DICTIONARY_VALUES, _DICTIONARY_SHARE = 1024, 32
+"""A dictionary of more values than this, and than one for so many rows, is cut to the values of its row group."""
 
 
 class Written(NamedTuple):
@@ -98,16 +100,18 @@ def write(path: Path, table: Table, chunks: Iterable[pl.DataFrame], *, calculati
     bytes within a version of the library. StoreError if the file can't be written.
     """
     state, rows = Digest(table), 0
-    given = _Chunks(chunks)
+    given = _Chunks(chunks, table)
     try:
-        with _store_errors(path), _created(path) as sink, _writer(sink, table) as writer:
-            for chunk in given:
-                codes = encoded(_storable(chunk, table))
-                state.update(codes)
-                writer.write_table(_arrow(codes, table), row_group_size=max(codes.height, 1))
-                rows += codes.height
-            found = state.hexdigest()
-            writer.add_key_value_metadata({_DIGEST_KEY: found or "", _CALCULATION_KEY: calculation_id})
+        with _store_errors(path), _created(path) as sink:
+            # Enums are the same for all chunks, so the first one's codes are as wide as all others'.
+            first = next(given, empty(table).cast({pl.String: pl.Enum([])}))
+            with _writer(sink, table, first) as writer:
+                for codes in chain([first], given):
+                    state.update(codes)
+                    writer.write_table(_arrow(codes, writer.schema), row_group_size=max(codes.height, 1))
+                    rows += codes.height
+                found = state.hexdigest()
+                writer.add_key_value_metadata({_DIGEST_KEY: found or "", _CALCULATION_KEY: calculation_id})
     except StoreError:
         # What made the chunks failed, not the store.
         if given.error is not None:
@@ -119,18 +123,24 @@ def write(path: Path, table: Table, chunks: Iterable[pl.DataFrame], *, calculati
 
 
 class _Chunks:
-    """Chunks as they come, and the error with which they ended, if any."""
+    """Chunks as they come, ready to be written, and the error with which they ended, if any."""
 
-    def __init__(self, chunks: Iterable[pl.DataFrame]) -> None:
-        self._chunks = chunks
+    def __init__(self, chunks: Iterable[pl.DataFrame], table: Table) -> None:
+        self._chunks, self._table = iter(chunks), table
         self.error: Exception | None = None
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
+        return self
+
+    def __next__(self) -> pl.DataFrame:
         try:
-            yield from self._chunks
+            chunk = next(self._chunks)
+        except StopIteration:
+            raise
         except Exception as error:
             self.error = error
             raise
+        return encoded(_storable(chunk, self._table)).rechunk()
 
 
 def _storable(chunk: pl.DataFrame, table: Table) -> pl.DataFrame:
@@ -164,57 +174,58 @@ def _exactly_encoded(path: Path, table: Table) -> Iterator[pl.DataFrame]:
             yield group.with_columns(pl.col(name).cast(dtype) for name, dtype in enums.items())
 
 
-def _writer(sink: pa.NativeFile, table: Table) -> pq.ParquetWriter:
+def _writer(sink: pa.NativeFile, table: Table, chunk: pl.DataFrame) -> pq.ParquetWriter:
     texts = [name for name, dtype in table.schema.items() if dtype == pl.String]
     return pq.ParquetWriter(
         sink,
-        _arrow_schema(table),
-        compression="zstd",
-        # Dictionaries pay where values repeat; an amount hardly ever does.
-        use_dictionary=[*texts, "line_id", "part", "rung", "part_amount", "weight_before", "weight", "weight_total"],
+        _arrow_schema(table, chunk),
+        # Every reader knows it. zstd makes files a third smaller, but takes four times as long.
+        compression="snappy",
+        # Dictionaries pay where values repeat much; for line_id and part_amount they take longer than they are worth.
+        use_dictionary=[*texts, "part", "rung", "weight_before", "weight", "weight_total"],
         # What analysts filter by, besides the folders; statistics of every column cost a third of the time.
         write_statistics=["charge_date", "line_id"],
         store_schema=False,
     )
 
 
-def _arrow_schema(table: Table) -> pa.Schema:
-    if table.name not in _SCHEMAS:
-        _SCHEMAS[table.name] = _made_schema(table)
-    return _SCHEMAS[table.name]
-
-
-_SCHEMAS: dict[str, pa.Schema] = {}
-"""Made once per table: a small day would spend more time on its schema than on its rows."""
-
-
-def _made_schema(table: Table) -> pa.Schema:
-    fields = []
-    for name, dtype in table.schema.items():
-        if dtype == pl.String:
-            kind = pa.dictionary(pa.uint32(), pa.large_string())
-        else:
-            kind = pl.Series([], dtype=dtype).to_arrow().type
-        fields.append(pa.field(name, kind, nullable=name in table.nullable))
+def _arrow_schema(table: Table, chunk: pl.DataFrame) -> pa.Schema:
+    fields = [
+        pa.field(
+            name,
+            pa.dictionary(_arrow_type(chunk[name].to_physical().dtype), pa.large_string())
+            if dtype == pl.String
+            else _arrow_type(dtype),
+            nullable=name in table.nullable,
+        )
+        for name, dtype in table.schema.items()
+    ]
     return pa.schema(fields)
 
 
-def _arrow(chunk: pl.DataFrame, table: Table) -> pa.Table:
-    columns = [
-        _arrow_text(chunk[name]) if is_text(chunk[name].dtype) else chunk[name].rechunk().to_arrow()
-        for name in table.schema
-    ]
-    return pa.Table.from_arrays(columns, schema=_arrow_schema(table))
+@cache
+def _arrow_type(dtype: pl.DataType) -> pa.DataType:
+    """Found out once: a small day would spend more time on its schema than on its rows."""
+    return pl.Series([], dtype=dtype).to_arrow().type
+
+
+def _arrow(chunk: pl.DataFrame, schema: pa.Schema) -> pa.Table:
+    chosen = [chunk[name] for name in schema.names]
+    columns = [_arrow_text(column) if is_text(column.dtype) else column.to_arrow() for column in chosen]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _arrow_text(column: pl.Series) -> pa.DictionaryArray:
-    codes, values = column.rechunk().to_physical().cast(pl.UInt32), categories(column)
-    if values.len() > _DICTIONARY_ROWS:
+    codes, values = column.to_physical(), categories(column)
+    if values.len() > max(_DICTIONARY_VALUES, codes.len() // _DICTIONARY_SHARE):
         present = codes.unique().sort()
         places = pl.zeros(values.len(), dtype=pl.UInt32, eager=True)
-        codes = places.scatter(present, pl.int_range(present.len(), dtype=pl.UInt32, eager=True)).gather(codes)
+        numbers = pl.int_range(present.len(), dtype=pl.UInt32, eager=True)
+        codes = places.scatter(present, numbers).gather(codes).cast(codes.dtype)
         values = values.gather(present)
-    return pa.DictionaryArray.from_arrays(codes.to_arrow(), values.cast(pl.String).to_arrow(compat_level=_OLD_ARROW))
+    texts = values.cast(pl.String).to_arrow(compat_level=_OLD_ARROW)
+    # The codes of an Enum are places among its values; nobody has to look at each again.
+    return pa.DictionaryArray.from_arrays(codes.to_arrow(), texts, safe=False)
 
 
 _OLD_ARROW = pl.CompatLevel.oldest()
@@ -299,6 +310,17 @@ def put_current(root: Path, table: Table, tenant_id: str, frame: pl.DataFrame) -
         target.parent.mkdir(parents=True, exist_ok=True)
         written.path.replace(target)
         _sync_folder(target.parent)
+
+
+def read_current(root: Path, table: Table, tenant_id: str) -> pl.DataFrame:
+    """A tenant's rows of a table that is kept whole; none if it has no file yet."""
+    path = current(root, table, tenant_id)
+    with _store_errors(path):
+        if not path.exists():
+            return empty(table)
+        return shape(
+            pl.read_parquet(path, hive_partitioning=False, glob=False).lazy(), table, where=str(path)
+        ).collect()
 
 
 def read(root: Path, place: Place) -> pl.DataFrame:

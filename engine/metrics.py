@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from engine import gather_state, state
 from engine.config import ConfluentTenant, CostModelTenant, Prometheus
 from engine.decide import Inputs
-from engine.errors import ContractError, SourceError, fault
+from engine.errors import ContractError, SourceError
 from engine.gather_state import DayMetric
 from engine.sources import confluent_metrics, prometheus
 from engine.sources.confluent_metrics import METRICS
@@ -227,15 +227,17 @@ def _publish(work: Work, tenant: ConfluentTenant, answered: Sequence[_Answered])
 
 
 def _tell_failures(work: Work, failed: Iterable[_Failed]) -> None:
-    faults = dict[str, None]()
+    causes: dict[tuple[str, str], list[str]] = {}
     for one in failed:
         days = f"{one.question.first} to {one.question.end - timedelta(days=1)}"
-        faults[fault(f"metric {one.question.metric}, {days}", one.error, "an answer; the next run asks again")] = None
+        causes.setdefault((days, one.error), []).append(one.question.metric)
         if one.given_up:
             work.warn(
                 f"metric {one.question.metric}: given up for {counted(len(one.given_up), 'day')} from"
-                f" {one.given_up[0]} on; their lines go to UNALLOCATED as allocation_failed"
+                f" {one.given_up[0]} on; their lines go to UNALLOCATED as allocation_failed, until"
+                " `prorata run --force` asks again"
             )
+    faults = [f"metrics {', '.join(metrics)}, {days}: {error}" for (days, error), metrics in causes.items()]
     if faults:
         work.problems.append(SourceError(faults))
 

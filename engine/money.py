@@ -1,12 +1,11 @@
 """The unit of money, exact parsing, and apportionment.
 
-Amounts are DECIMAL(38,12) at every edge and Int128 counts of 1e-12 currency units inside. No float is ever
-involved. Polars integers wrap silently, so every sum is bounded before it is made (`check_sum_fits`).
+Amounts are DECIMAL(38,12) at every edge and Int128 counts of 1e-12 currency units inside. No amount is ever a float
+(one guesses a quotient, which integers correct). Polars integers wrap silently, so every sum is bounded before it is
+made (`check_sum_fits`).
 """
 
 from __future__ import annotations
-
-from fractions import Fraction
 
 import polars as pl
 
@@ -21,6 +20,8 @@ UNITS_MAX = 10**38 - 1
 """The largest count of units an amount can hold."""
 WEIGHT_TOTAL_LIMIT = 2**62
 """Weights of one group total less than this, so that `r * hi` stays below 2**124."""
+NARROW_UNITS_LIMIT, NARROW_TOTAL_LIMIT = 2**63, 2**50
+"""Amounts and weight totals below these are apportioned in Int64; see `_narrow_quotient`."""
 RESIDUE = pl.Decimal(38, 24)
 """What rounding moved is recorded to 24 decimals."""
 
@@ -73,7 +74,7 @@ def format_units(units: int) -> str:
 def apportioned(
     sign: pl.Expr, quotient: pl.Expr, remainder: pl.Expr, before: pl.Expr, weight: pl.Expr, total: pl.Expr
 ) -> pl.Expr:
-    """One payer's units of an amount C, all operands of one integer type.
+    """One payer's units of an amount C, all operands Int128.
 
     With |C| = quotient * total + remainder and payers in a fixed order, a payer whose weight is `weight` and whose
     predecessors weigh `before` gets
@@ -83,8 +84,35 @@ def apportioned(
     which telescopes: over all payers it sums to C whatever the weights, lies within one unit of the exact share,
     and changes only its sign with C. Division is of non-negative numbers, so every engine rounds it alike.
     """
-    after = remainder * (before + weight) // total
-    return sign * (quotient * weight + after - remainder * before // total)
+    predecessors = apportioned_through(sign, quotient, remainder, before, total)
+    return apportioned_through(sign, quotient, remainder, before + weight, total) - predecessors
+
+
+def apportioned_through(
+    sign: pl.Expr, quotient: pl.Expr, remainder: pl.Expr, after: pl.Expr, total: pl.Expr, *, narrow: bool = False
+) -> pl.Expr:
+    """The units of an amount that a payer and its predecessors, who weigh `after` together, are `apportioned`.
+
+    Where rows follow each other in the order of the payers, a payer's own is this less the row before's: one division
+    a row, not two. `narrow`: operands are Int64, of amounts and totals below NARROW_UNITS_LIMIT and NARROW_TOTAL_LIMIT.
+    """
+    floor = _narrow_quotient(remainder, after, total) if narrow else remainder * after // total
+    return sign * (quotient * after + floor)
+
+
+def _narrow_quotient(remainder: pl.Expr, after: pl.Expr, total: pl.Expr) -> pl.Expr:
+    """(remainder * after) // total in Int64, for 0 <= remainder < total < 2**50 and 0 <= after <= total.
+
+    The product has up to 100 bits and division of 128 takes ten times as long, so a double guesses and integers
+    correct. The three numbers are doubles exactly; quotient and product are each rounded by a factor within 2**-53 of
+    1, so that the product, below 2**50, is off by less than 2**50 * 2**-51 = 1/2. Less 1/2 it is below the true
+    quotient, and by less than 1: what it is cut to is the true floor or one less (0 for a negative one, as is the true
+    floor). So remainder * after - guess * total lies in [0, 2 * total). Int64 holds that, and so gives it exactly
+    although both products wrap, which is modulo 2**64.
+    """
+    exact = remainder.cast(pl.Float64) * (after.cast(pl.Float64) / total.cast(pl.Float64))
+    guess = (exact - 0.5).cast(pl.Int64)
+    return guess + (remainder * after - guess * total >= total).cast(pl.Int64)
 
 
 def apportion_units(units: int, weights: list[int]) -> list[int]:
@@ -97,8 +125,3 @@ def apportion_units(units: int, weights: list[int]) -> list[int]:
         shares.append(sign * part)
         before += weight
     return shares
-
-
-def exact_share(units: int, weight: int, total: int) -> Fraction:
-    """The share before rounding, for messages that compare."""
-    return Fraction(units * weight, total)

@@ -19,7 +19,20 @@ from typing import NamedTuple, TypeAlias
 
 import polars as pl
 
-from engine import allocate, bills, cost_days, digests, gather_state, identities, lake, names, rules, state, wanted
+from engine import (
+    allocate,
+    bills,
+    cost_days,
+    digests,
+    gather_state,
+    identities,
+    lake,
+    names,
+    rules,
+    state,
+    teams,
+    wanted,
+)
 from engine.config import AwsTenant, Config, ConfluentTenant, CostModelTenant, Tenant, load
 from engine.decide import (
     MEASURES_OF,
@@ -50,13 +63,16 @@ from engine.frames import (
     EMPTY_KEYS,
     IDENTITIES,
     RESOURCES,
+    TAGS,
+    TEAMS,
+    UNALLOCATED,
     USAGE,
     check_ordered,
     check_rows,
     empty,
     encoded,
 )
-from engine.sources import cost_faults, key_table
+from engine.sources import cost_faults, key_table, tag_table
 from engine.text import counted, number
 from engine.work import Hooks, Request, Summary, Work, usage_of
 
@@ -67,8 +83,13 @@ def configured(file: Path) -> Config:
     """The configuration of a file; ConfigError with every fault of its form and its rules."""
     config, document, faults = load(file)
     if config is not None:
-        rule_faults = [*rules.faults(config, document), *wanted.faults(config, document)]
-        faults = [*faults, *rule_faults, *cost_faults.faults(config, document)]
+        faults = [
+            *faults,
+            *rules.faults(config, document),
+            *wanted.faults(config, document),
+            *teams.faults(config, document),
+            *cost_faults.faults(config, document),
+        ]
     if config is None or faults:
         raise ConfigError(faults)
     return config
@@ -148,23 +169,23 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
         return Inputs(tenant, rules.resolve(tenant), empty(USAGE))
 
     def fetch(work: Work, summary: Summary) -> Summary:
-        from engine import metrics  # noqa: PLC0415
+        from engine import metrics  # noqa: PLC0415  # see above
 
         return settle(work, metrics.gather(work, tenant, given(), summary))
 
     def pass_over(work: Work, summary: Summary) -> Summary:
-        from engine import gather  # noqa: PLC0415
+        from engine import gather  # noqa: PLC0415  # see above
 
         return gather.gather(work, tenant, summary)
 
     def settle(work: Work, summary: Summary) -> Summary:
-        from engine import metrics  # noqa: PLC0415
+        from engine import metrics  # noqa: PLC0415  # see above
 
         metrics.settle(work, tenant, given())
         return summary
 
     def replay(work: Work, summary: Summary) -> Summary:
-        from engine import gather, metrics  # noqa: PLC0415
+        from engine import gather, metrics  # noqa: PLC0415  # see above
 
         summary = gather.replay(work, tenant, summary)
         metrics.replay(work, tenant)
@@ -286,7 +307,14 @@ def _stages(recipe: _Recipe, request: Request) -> Sequence[_Stage]:
     def calculate(work: Work, summary: Summary) -> Summary:
         return _calculate(work, recipe, summary)
 
-    return (*before, ("calculate", calculate), ("entities", recipe.entities), ("check", _check), ("emit", _emit))
+    return (
+        *before,
+        ("calculate", calculate),
+        ("entities", recipe.entities),
+        ("teams", _teams),
+        ("check", _check),
+        ("emit", _emit),
+    )
 
 
 def _counts(summary: Summary) -> state.RunCounts:
@@ -341,7 +369,9 @@ def _warn_of_unknown_products(work: Work) -> None:
     found = pl.concat(work.unknown_products).group_by(by_product).agg(pl.col("lines", "amount").sum()).sort(by_product)
     for product_type, currency, lines, amount in found.select(*by_product, "lines", "amount").rows():
         told = f"{counted(lines, 'line')} of {number(f'{amount:f}')} {currency}"
-        work.warn(f"no rule for product {shown(product_type)}: {told} borne by the resources themselves")
+        work.warn(
+            f"no rule for product {shown(product_type)}: {told} borne by their resources, or by nobody without one"
+        )
 
 
 def days_due(
@@ -442,12 +472,12 @@ def _common_cause(tenant: Tenant, resolved: rules.Rules) -> str:
     return common.hexdigest()
 
 
-def _file_digest(path: Path) -> str:
+def _file_digest(path: Path, expected: str = "a key table") -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise SourceError(fault(str(path), f"cannot be read ({error.strerror})", "a key table")) from error
+        raise SourceError(fault(str(path), f"cannot be read ({error.strerror})", expected)) from error
 
 
 class _Done(NamedTuple):
@@ -572,7 +602,7 @@ def _checked_rows(
     """The day's CHARGEBACK in chunks, each checked before it is written: order, keys, nulls, every line's sum."""
     offset = 0
     for chunk in allocate.chunks(split, lake.ROW_GROUP_ROWS):
-        rows = allocate.fan_out(chunk, measures=measures, calculation_id=calculation_id).collect()
+        rows = allocate.fan_out(chunk, measures=measures, calculation_id=calculation_id)
         count = int(chunk.rows["_lead"].sum())
         allocate.check_line_sums(lines.slice(offset, count), rows, measures)
         offset += count
@@ -674,6 +704,44 @@ def _entities_of_cost_model(work: Work, tenant: CostModelTenant, summary: Summar
     return summary
 
 
+def _teams(work: Work, summary: Summary) -> Summary:
+    """Tags and teams, from the configuration, tag tables and identities; only if one of them changed.
+
+    No day depends on them, so none is calculated or emitted again.
+    """
+    cause = _teams_cause(work)
+    stored = all(lake.current(work.root, table, work.tenant.id).exists() for table in (TAGS, TEAMS))
+    if stored and state.teams_cause(work.store, work.tenant.id) == cause:
+        return summary
+    tags = check_rows(tag_table.read_tag_tables(work.tenant.teams.tags, work.tenant.id), TAGS)
+    known = lake.read_current(work.root, IDENTITIES, work.tenant.id)
+    found = check_rows(teams.teams(work.tenant, known, tags), TEAMS)
+    lake.put_current(work.root, TAGS, work.tenant.id, tags)
+    lake.put_current(work.root, TEAMS, work.tenant.id, found)
+    state.commit_teams(work.store, work.tenant.id, tags.select("id", "key", "value").iter_rows(), cause)
+    if work.tenant.teams.members or work.tenant.teams.tags:
+        own = found.filter(~pl.col("identity_id").is_in(["", UNALLOCATED]))
+        work.log(f"teams: {counted(own.height, 'payer')} in {counted(own['team'].n_unique(), 'team')}")
+    return summary
+
+
+def _payers(work: Work) -> pl.DataFrame:
+    """What the tenant's identities are called, and their teams."""
+    known, found = (lake.read_current(work.root, table, work.tenant.id) for table in (IDENTITIES, TEAMS))
+    return teams.payers(known, found)
+
+
+def _teams_cause(work: Work) -> str:
+    """A digest of all that a tenant's tags and teams depend on."""
+    known = lake.current(work.root, IDENTITIES, work.tenant.id)
+    content = [
+        work.tenant.teams.model_dump_json(exclude={"tags"}),
+        *(_file_digest(path, "a tag table") for path in work.tenant.teams.tags),
+        lake.footer(known)[0] if known.exists() else "",
+    ]
+    return hashlib.sha256("\n".join(content).encode()).hexdigest()
+
+
 def _check(work: Work, summary: Summary) -> Summary:
     """`sql/checks` over the days whose stored chargeback has not passed them yet; LedgerError with what offends.
 
@@ -685,7 +753,7 @@ def _check(work: Work, summary: Summary) -> Summary:
     if not keys:
         return summary
     # DuckDB takes as long to import as a run with nothing to do takes in all.
-    from engine import warehouse  # noqa: PLC0415
+    from engine import warehouse  # noqa: PLC0415  # see above
 
     periods, dates = [period for period, _ in keys], [date.fromisoformat(day) for _, day in keys]
     covered = (min(periods), max(periods)), (min(dates), max(dates))
@@ -715,6 +783,7 @@ def _emit(work: Work, summary: Summary) -> Summary:
     with sqlite.open_results(work.root) as results:
         if not sqlite.holds(results, work.tenant.id):
             state.forget_emissions(work.store, work.tenant.id, "sqlite")
+        sqlite.put_payers(results, work.tenant.id, _payers(work))
         pending = state.pending(work.store, work.tenant.id, "sqlite")
         for number, day in enumerate(pending, start=1):
             work.stop_if_asked()

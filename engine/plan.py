@@ -198,7 +198,9 @@ def _waiting(
 
 def _inventory_errors(store: state.State, tenant: ConfluentTenant) -> str:
     last = gather_state.last_gather(store, tenant.id)
-    return "; ".join(last.inventory_errors.values()) if last else ""
+    errors = list(last.inventory_errors.values()) if last else []
+    # Others mostly follow from the first.
+    return "; ".join([*errors[:1], *([f"{counted(len(errors) - 1, 'more kind')}"] if errors[1:] else [])])
 
 
 def _of_cost_model(config: Config, tenant: CostModelTenant, store: state.State, today: date) -> TenantPlan:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import date
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple, TextIO
 
 import duckdb
 
-from engine import warehouse
+from engine import sqlfiles, warehouse
 from engine.errors import StoreError, UsageError, fault, shown
 from engine.text import aligned, printable, spreadsheet_cell
 
@@ -37,33 +38,53 @@ class Rows(NamedTuple):
     rows: Iterator[tuple[Any, ...]]
 
 
-def write_query(root: Path, query: str, form: str, target: TextIO) -> bool:
+class Query(NamedTuple):
+    """SQL over the views, the values of its parameters, and the name of the report if it is one of ours."""
+
+    sql: str
+    parameters: Mapping[str, str | date | None] = {}
+    report: str = ""
+
+
+def write_query(root: Path, query: Query, form: str, target: TextIO) -> bool:
     """Run a query over the views and write its rows as `table`, `csv` or `json`; whether all of them were written.
 
-    Raises UsageError, in DuckDB's words, if the query is wrong; StoreError if there is no lake.
+    Raises UsageError, in DuckDB's words, if the query is wrong; StoreError if there is no lake, or a report cannot be
+    made of it.
     """
-    with warehouse.open_lake(root) as lake, _one_line_errors():
-        return FORMS[form](_rows(lake.execute(query)), target)
+    with warehouse.open_lake(root) as lake, _one_line_errors(query):
+        return FORMS[form](_rows(lake.execute(query.sql, dict(query.parameters))), target)
 
 
-def write_parquet(root: Path, query: str, output: Path) -> None:
+def write_parquet(root: Path, query: Query, output: Path) -> None:
     """Run a query over the views and write its rows as a Parquet file; errors as in `write_query`."""
-    with warehouse.open_lake(root) as lake, _one_line_errors(), replaced(output) as part:
-        relation = lake.sql(query)
+    with warehouse.open_lake(root) as lake, _one_line_errors(query), replaced(output) as part:
+        relation = lake.sql(query.sql, params=dict(query.parameters))
         if relation is None:
             raise UsageError(_NO_ROWS)
         relation.write_parquet(str(part))
+
+
+def report(name: str, tenant_id: str | None, first: date | None, end: date | None) -> Query:
+    """A report of `sql/reports` over the days from `first` to before `end`; UsageError if there is no such report."""
+    known = sqlfiles.names("reports")
+    if name not in known:
+        seen = f"unknown report {shown(name)}" if name else "is missing"
+        raise UsageError(fault("NAME", seen, f"one of {', '.join(known)}"))
+    return Query(sqlfiles.read_sql("reports", name), {"tenant_id": tenant_id, "from_date": first, "to_date": end}, name)
 
 
 _NO_ROWS = fault("query", "a statement without rows", "a query, such as SELECT count(*) FROM chargeback")
 
 
 @contextmanager
-def _one_line_errors() -> Iterator[None]:
+def _one_line_errors(query: Query) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
         said = printable(" ".join(str(error).strip().split("\n\n")[0].split()))
+        if query.report:
+            raise StoreError(fault(f"report {query.report}", said, "a lake that can be read")) from error
         raise UsageError(fault("query", said, "a query over the views")) from error
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import cache, reduce
@@ -19,7 +18,7 @@ from typing import NamedTuple
 import polars as pl
 from polars.expr.whenthen import ChainedThen, Then
 
-from engine import money, names
+from engine import globs, money, names
 from engine.config import (
     LAST_BASES,
     OPERANDS,
@@ -192,7 +191,7 @@ def _default_window(match: Match, book: Rulebook) -> str:
         for field in monthly.model_fields_set:
             patterns = getattr(match, field)
             if patterns and all(
-                any(_covers(known, pattern) for known in getattr(monthly, field)) for pattern in patterns
+                any(globs.covers(known, pattern) for known in getattr(monthly, field)) for pattern in patterns
             ):
                 return "month"
     return "day"
@@ -509,46 +508,15 @@ def _scope_columns(pool: ResolvedPool, ladders: Mapping[str, tuple[Rung, ...]]) 
 
 def _condition(match: Match) -> pl.Expr:
     conditions = [
-        _fits(pl.col(column), getattr(match, field)) for field, column in MATCH_COLUMNS.items() if getattr(match, field)
+        globs.fits(pl.col(column), getattr(match, field))
+        for field, column in MATCH_COLUMNS.items()
+        if getattr(match, field)
     ]
     conditions += [
-        _fits(pl.col("_tags").struct.field(tag_key(key)), patterns).fill_null(value=False)
+        globs.fits(pl.col("_tags").struct.field(tag_key(key)), patterns).fill_null(value=False)
         for key, patterns in (match.tag or {}).items()
     ]
     return reduce(lambda left, right: left & right, conditions, pl.lit(True))
-
-
-def _fits(text: pl.Expr, patterns: Sequence[str]) -> pl.Expr:
-    literal = [pattern for pattern in patterns if not _is_glob(pattern)]
-    globs = [f"(?s)^{_regex(pattern)}$" for pattern in patterns if _is_glob(pattern)]
-    tests = [text.str.contains(glob) for glob in globs] + ([text.is_in(literal)] if literal else [])
-    return reduce(lambda left, right: left | right, tests)
-
-
-def _is_glob(pattern: str) -> bool:
-    return "*" in pattern or "?" in pattern
-
-
-def _regex(pattern: str) -> str:
-    """A glob as a regular expression of Rust's."""
-    return "".join(".*" if c == "*" else "." if c == "?" else re.escape(c) if c.isascii() else c for c in pattern)
-
-
-def _covers(glob: str, pattern: str) -> bool:
-    """Whether every text that fits `pattern` fits `glob`.
-
-    A walk over both at once, from the end: `covered[j]` says whether what is left of the glob covers `pattern[j:]`.
-    """
-    covered = [False] * len(pattern) + [True]
-    for part in reversed(glob):
-        longer = covered
-        covered = [False] * len(pattern) + [part == "*" and longer[-1]]
-        for place in reversed(range(len(pattern))):
-            if part == "*":
-                covered[place] = longer[place] or covered[place + 1]
-            elif pattern[place] == part or (part == "?" and pattern[place] != "*"):
-                covered[place] = longer[place + 1]
-    return covered[0]
 
 
 def faults(config: Config, document: Document) -> list[str]:
@@ -787,13 +755,9 @@ class _PoolRules(_TenantRules):
 def _match_covers(earlier: Match, later: Match) -> bool:
     """Whether every line that `later` matches is matched by `earlier` too."""
     for field in MATCH_COLUMNS:
-        if not _patterns_cover(getattr(earlier, field), getattr(later, field)):
+        if not globs.patterns_cover(getattr(earlier, field), getattr(later, field)):
             return False
     later_tags = {tag_key(key): patterns for key, patterns in (later.tag or {}).items()}
-    return all(_patterns_cover(patterns, later_tags.get(tag_key(key))) for key, patterns in (earlier.tag or {}).items())
-
-
-def _patterns_cover(earlier: Sequence[str] | None, later: Sequence[str] | None) -> bool:
-    if earlier is None:
-        return True
-    return later is not None and all(any(_covers(glob, pattern) for glob in earlier) for pattern in later)
+    return all(
+        globs.patterns_cover(patterns, later_tags.get(tag_key(key))) for key, patterns in (earlier.tag or {}).items()
+    )

@@ -471,11 +471,6 @@ def loaded_assemblies(state: State, tenant_id: str) -> dict[str, Assembly]:
     return {row[1]: _assembly(row) for row in found}
 
 
-def latest_assembly(state: State, tenant_id: str, billing_period: str) -> Assembly | None:
-    """The load that counts for one billing period; None if there is none."""
-    return loaded_assemblies(state, tenant_id).get(billing_period)
-
-
 def loaded_files(state: State, tenant_id: str) -> dict[str, list[AssemblyFile]]:
     """The files of the loads that count, for each billing period of a tenant, by path."""
     found = state.rows(
@@ -731,3 +726,35 @@ def _start_ticks(pid: int) -> int:
     # Field 2 is the program's name in parentheses, which may itself hold blanks and parentheses.
     fields = stat.rpartition(")")[2].split()
     return 0 if fields[0] in ("Z", "X") else int(fields[19])
+
+
+# Tags and teams
+
+
+def teams_cause(state: State, tenant_id: str) -> str | None:
+    """The digest of what a tenant's tags and teams were derived from; None if they never were."""
+    found = state.rows("SELECT cause_digest FROM tenant_teams WHERE tenant_id = ?", (tenant_id,))
+    return str(found[0][0]) if found else None
+
+
+def custom_tags(state: State, tenant_id: str) -> list[tuple[str, str, str]]:
+    """(entity_id, key, value) of every tag of a tenant, in their order."""
+    found = state.rows(
+        "SELECT entity_id, key, value FROM custom_tags WHERE tenant_id = ? ORDER BY entity_id, key", (tenant_id,)
+    )
+    return [(entity_id, key, value) for entity_id, key, value in found]
+
+
+def commit_teams(state: State, tenant_id: str, tags: Iterable[tuple[str, str, str]], cause_digest: str) -> None:
+    """Replace a tenant's custom tags (entity_id, key, value) in one transaction, and record what teams derive from."""
+    with state.transaction() as connection:
+        connection.execute("DELETE FROM custom_tags WHERE tenant_id = ?", (tenant_id,))
+        connection.executemany(
+            "INSERT INTO custom_tags (tenant_id, entity_id, key, value) VALUES (?, ?, ?, ?)",
+            [(tenant_id, *tag) for tag in tags],
+        )
+        connection.execute(
+            "INSERT INTO tenant_teams (tenant_id, cause_digest) VALUES (?, ?)"
+            " ON CONFLICT (tenant_id) DO UPDATE SET cause_digest = excluded.cause_digest",
+            (tenant_id, cause_digest),
+        )

@@ -345,7 +345,7 @@ def _gather_lines(one: Gathers) -> Iterator[str]:
             f"{f' ({one.metrics_error.splitlines()[0]})' if one.metrics_error else ''}"
         )
     if one.dropped or one.gaps:
-        yield f"metrics: {one.dropped:,} value(s) that are no numbers, {one.gaps:,} sample(s) not scraped"
+        yield f"metrics: {counted(one.dropped, 'value')} that are no numbers, {counted(one.gaps, 'sample')} not scraped"
     yield from cost_days.told_incomplete(one.incomplete)
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +27,11 @@ VIEWS = (
     "empty_keys",
     "identities",
     "resources",
+    "tags",
+    "teams",
     "lake_files",
+    "payers",
+    "chargeback_named",
     "chargeback_daily",
     "chargeback_monthly",
     "unallocated",
@@ -40,6 +46,10 @@ SLICE_LINES = 500_000
 _FETCHED_ROWS = 10_000
 _LOG_CHECK = "files_vs_log"
 """The one check that looks at files and not at rows."""
+_THOROUGH = frozenset({"apportionment"})
+"""Checks that do again what a run has just done, and take as long: only `prorata check` makes them."""
+_AT_ONCE = 2
+"""How many checks run at once: each works for long on one core alone."""
 _EMPTY_FILE = "tenant_id=_/**/*.parquet"
 """The file without rows that every table has, so that a glob finds one."""
 _READABLE = "a lake that can be read"
@@ -49,26 +59,14 @@ _SET_FILES = {
     "empty_keys": "SET VARIABLE empty_keys_files = $files",
     "identities": "SET VARIABLE identities_files = $files",
     "resources": "SET VARIABLE resources_files = $files",
+    "tags": "SET VARIABLE tags_files = $files",
+    "teams": "SET VARIABLE teams_files = $files",
 }
 """Table -> what tells its view which of the table's files to read."""
-_OWN_FILES = """
-SELECT
-    getvariable('lake') AS lake,
-    EXISTS (FROM glob(getvariable('lake') || '/billing/tenant_id=' || $tenant_id || '/**/*.parquet')) AS billing,
-    EXISTS (FROM glob(getvariable('lake') || '/chargeback/tenant_id=' || $tenant_id || '/**/*.parquet')) AS chargeback,
-    EXISTS (FROM glob(getvariable('lake') || '/identities/tenant_id=' || $tenant_id || '/**/*.parquet')) AS identities
-"""
-_DAY_FILES = """
-SELECT
-    table_name,
-    charge_date,
-    rows,
-    format('tenant_id={}/month={}/{}.parquet', tenant_id, month, charge_date) AS file
-FROM lake_files
-WHERE tenant_id = $tenant_id
-    AND month BETWEEN $from_period AND $to_period
-    AND charge_date BETWEEN $from_date AND $to_date
-"""
+
+
+_Files = Mapping[str, list[str] | None]
+"""Table -> globs below the table's folder; None: all that is there."""
 
 
 class Finding(NamedTuple):
@@ -138,8 +136,8 @@ def check(
     dates: tuple[date, date],
     file_log: pl.DataFrame,
 ) -> None:
-    """`run_checks`, with a LedgerError that names every check that is not met, how many rows offend, and one."""
-    findings = run_checks(connection, tenant_id, periods, dates, file_log)
+    """What a run checks, with a LedgerError that names every check that is not met, how many rows offend, and one."""
+    findings = run_checks(connection, tenant_id, periods, dates, file_log, thorough=False)
     if findings:
         raise LedgerError(
             fault(
@@ -158,9 +156,12 @@ def run_checks(
     dates: tuple[date, date],
     file_log: pl.DataFrame,
     *,
+    thorough: bool = True,
     slice_lines: int = SLICE_LINES,
 ) -> list[Finding]:
     """The findings of every check in `sql/checks` over a tenant's billing periods and days (both ends included).
+
+    Not `thorough`: without those that calculate everything again.
 
     `file_log` says what the state wrote: table_name, billing_period, charge_date, rows. StoreError if the lake cannot
     be read. Only the days' files are read, about `slice_lines` lines at a time; every row in them is checked, whatever
@@ -168,24 +169,42 @@ def run_checks(
     """
     asked = _Values(tenant_id, *periods, *dates)
     every_row = asked._replace(from_date=date.min, to_date=date.max)
-    row_checks = [name for name in names("checks") if name != _LOG_CHECK]
+    left_out = {_LOG_CHECK} if thorough else {_LOG_CHECK, *_THOROUGH}
+    row_checks = [name for name in names("checks") if name not in left_out]
     with _store_errors("the lake's files", _READABLE), connection.cursor() as cursor:
-        lake, *own = connection.sql(_OWN_FILES, params={"tenant_id": tenant_id}).pl().row(0)
-        glob = f"tenant_id={tenant_id}/**/*.parquet"
+        own_files = read_sql("warehouse", "own_files")
+        lake, *own = connection.sql(own_files, params={"tenant_id": tenant_id}).pl().row(0)
         tables = "billing", "chargeback", "identities"
-        cursor.execute("SET VARIABLE lake = $lake", {"lake": lake})
-        _read_only(cursor, {table: [glob if has else _EMPTY_FILE] for table, has in zip(tables, own, strict=True)})
+        glob = f"tenant_id={tenant_id}/**/*.parquet"
+        files = {table: [glob if has else _EMPTY_FILE] for table, has in zip(tables, own, strict=True)}
+        _see(cursor, lake, files)
         cursor.register("file_log", file_log)
         findings = [_finding(cursor, _LOG_CHECK, asked)]
-        day_files = cursor.sql(_DAY_FILES, params=asked._asdict()).pl()
-        for files in _slices(day_files, slice_lines):
-            _read_only(cursor, files)
-            findings += [_finding(cursor, name, every_row) for name in row_checks]
+        day_files = cursor.sql(read_sql("warehouse", "day_files"), params=asked._asdict()).pl()
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="check") as pool:
+            for part in _slices(day_files, slice_lines):
+                found_in = partial(_found_in, connection, lake, {**files, **part}, values=every_row)
+                findings += pool.map(found_in, row_checks)
     return _merged([finding for finding in findings if finding.rows])
 
 
-def _read_only(connection: duckdb.DuckDBPyConnection, files: Mapping[str, list[str] | None]) -> None:
-    """Let the views of tables read these files only, given as globs below the table's folder; None: all."""
+def _found_in(
+    connection: duckdb.DuckDBPyConnection, lake: str, files: _Files, check_name: str, values: _Values
+) -> Finding:
+    """What a check finds in some files, by a cursor of its own."""
+    with _store_errors(f"check {check_name}", _READABLE), connection.cursor() as cursor:
+        _see(cursor, lake, files)
+        return _finding(cursor, check_name, values)
+
+
+def _see(cursor: duckdb.DuckDBPyConnection, lake: str, files: _Files) -> None:
+    """Let the views read a lake, and these files only."""
+    cursor.execute("SET VARIABLE lake = $lake", {"lake": lake})
+    _read_only(cursor, files)
+
+
+def _read_only(connection: duckdb.DuckDBPyConnection, files: _Files) -> None:
+    """Let the views of tables read these files only."""
     for table, globs in files.items():
         connection.execute(_SET_FILES[table], {"files": globs})
 

@@ -187,7 +187,7 @@ def weigh_reached(wanted: pl.DataFrame, rules: Rules, known: Known) -> pl.DataFr
         held = found[-1].filter(pl.col("weight") > 0)
         left = left.join(held, on="weight_group", how="anti")
         number += 1
-    return shape(pl.concat(found).sort(WEIGHTS.key).lazy(), WEIGHTS).collect()
+    return shape(pl.concat(found).lazy(), WEIGHTS).collect()
 
 
 def _weighed(wanted: pl.DataFrame, rungs: Sequence[Asked], known: Known) -> pl.DataFrame:

@@ -88,6 +88,25 @@ def withdraw_day(results: Results, tenant_id: str, billing_period: str, charge_d
         _delete_day(connection, (tenant_id, billing_period, charge_date))
 
 
+def put_payers(results: Results, tenant_id: str, payers: pl.DataFrame) -> None:
+    """Replace a tenant's payers (identity_id, identity_name, team; unique, in order of the id) in one transaction.
+
+    Nothing is written where they are the same; StoreError if the file cannot be written.
+    """
+    stored = results.rows(
+        "SELECT identity_id, identity_name, team FROM payers WHERE tenant_id = ? ORDER BY identity_id", (tenant_id,)
+    )
+    given = payers.select("identity_id", "identity_name", "team").rows()
+    if stored == given:
+        return
+    with results.transaction() as connection:
+        connection.execute("DELETE FROM payers WHERE tenant_id = ?", (tenant_id,))
+        connection.executemany(
+            "INSERT INTO payers (tenant_id, identity_id, identity_name, team) VALUES (?, ?, ?, ?)",
+            [(tenant_id, *payer) for payer in given],
+        )
+
+
 def _delete_day(connection: sqlite3.Connection, key: tuple[str, str, str]) -> None:
     connection.execute(
         "DELETE FROM chargeback_facts WHERE tenant_id = ? AND billing_period = ? AND charge_date = ?", key

@@ -82,6 +82,14 @@ def fetch_inventory(client: Client, flink: FlinkClient, landing: Landing) -> dic
     return failed
 
 
+def faults(failed: Mapping[str, str]) -> list[str]:
+    """What `fetch_inventory` says of kinds that failed, without one line for each that only depends on another."""
+    lost = [name for name in failed if any(need in failed for need in KINDS[name].needs)]
+    own = [text for name, text in failed.items() if name not in lost]
+    listed = ", ".join(name.replace("_", " ") for name in lost)
+    return [*own, *([f"not asked for because of that: {listed}"] if lost else [])]
+
+
 def _asked(name: str, client: Client, flink: FlinkClient, landing: Landing) -> Iterator[Answer]:
     """The answers for one kind, as they may be landed."""
     kind = KINDS[name]

@@ -287,9 +287,11 @@ class Client:
     def _judged(self, response: httpx.Response, text: str, asked: _Asked, where: str) -> Answer:
         """The answer, if its status says that it is one."""
         status, answer = response.status_code, Answer(self._relative(asked), response.status_code, text)
-        seen = " ".join([str(status), response.reason_phrase, self._shown(text) if text.strip() else ""]).strip()
         if status == 404 and asked.absent_ok:
             return answer
+        if response.is_success:
+            return self._read(answer)
+        seen = " ".join([str(status), response.reason_phrase, self._shown(text) if text.strip() else ""]).strip()
         if status in {401, 403}:
             why = "the credentials are not accepted" if status == 401 else "the credentials do not allow it"
             raise SourceError(fault(where, f"{seen} ({why})", asked.access or "credentials that may read it"))
@@ -298,13 +300,16 @@ class Client:
         if response.is_redirect:
             target = self._shown(_without_user(response.headers.get("location", "")).partition("?")[0])
             raise SourceError(fault(where, f"{status}, a redirect to {target}", "the final URL in the configuration"))
-        if not response.is_success:
-            raise SourceError(fault(where, seen, "an answer"))
+        raise SourceError(fault(where, seen, "an answer"))
+
+    def _read(self, answer: Answer) -> Answer:
+        """The same answer, if it is JSON."""
         try:
             answer.body  # noqa: B018 - that it can be read is the point
         except (ValueError, RecursionError):
             # Of pages for people the beginning says most; of anything else it may say too much.
-            what = self._shown(text) if text.lstrip().startswith("<") else f"{len(text):,} characters"
+            is_page = answer.text.lstrip().startswith("<")
+            what = self._shown(answer.text) if is_page else f"{len(answer.text):,} characters"
             raise _AgainError(f"an answer that is not JSON, or was cut short: {what}") from None
         return answer
 

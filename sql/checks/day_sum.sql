@@ -19,6 +19,15 @@ billed AS (
     GROUP BY billing_period, charge_date, currency
 ),
 
+payers AS (
+    SELECT billing_period, charge_date, currency, identity_id, cost_type, sum(amount) AS amount
+    FROM chargeback
+    WHERE tenant_id = $tenant_id
+        AND month BETWEEN $from_period AND $to_period
+        AND charge_date BETWEEN $from_date AND $to_date
+    GROUP BY billing_period, charge_date, currency, identity_id, cost_type
+),
+
 classes AS (
     SELECT
         billing_period,
@@ -29,12 +38,8 @@ classes AS (
             WHEN identity_id IN (FROM operators) THEN 'operator'
             ELSE cost_type
         END AS class,
-        sum(amount) AS amount
-    FROM chargeback
-    WHERE tenant_id = $tenant_id
-        AND month BETWEEN $from_period AND $to_period
-        AND charge_date BETWEEN $from_date AND $to_date
-    GROUP BY billing_period, charge_date, currency, class
+        amount
+    FROM payers
 ),
 
 allocated AS (

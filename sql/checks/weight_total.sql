@@ -1,9 +1,10 @@
--- Every amount is what its weights say, and the weights of a part fit together.
+-- Every amount is about what its weights say, and the weights of a part fit together.
 --
 -- A row of the result is one chargeback row and what is wrong with it:
 --   weight        a weight is not positive, its interval [weight_before, weight_before + weight) does not lie within
 --                 [0, weight_total), the total is not below 2^62, or a number is null
---   amount        the amount is not the part's amount apportioned by the row's weights
+--   amount        the amount is further than a unit, and what floating point may be off, from the part's amount
+--                 apportioned by the row's weights (a line's sum is exact, see line_sum; each amount, see apportionment)
 --   weight_total  the rows of the part have several totals
 --   part_amount   the rows of the part have several part amounts
 --   overlap       the row's interval begins within that of the row before
@@ -36,148 +37,19 @@ rows AS NOT MATERIALIZED (
         AND charge_date BETWEEN $from_date AND $to_date
 ),
 
--- 1. Each row by itself, in units of 1e-12. Up to a million, |part_amount| fits in BIGINT; the 12 decimals, as a DOUBLE
---    and times 1e12, are off by less than 0.001, so rounding gives them back exactly.
-small_rows AS (
-    SELECT
-        *,
-        trunc(abs(part_amount)::DECIMAL(18, 12))::BIGINT * 1000000000000
-        + round((abs(part_amount)::DECIMAL(18, 12) % 1::DECIMAL(18, 12))::DOUBLE * 1e12)::BIGINT AS units
-    FROM rows
-    WHERE part_amount BETWEEN -999999 AND 999999
-),
-
--- A total below 2^31: once what divides evenly is taken out, the products fit in BIGINT too.
-narrow_rows AS (
-    SELECT
-        *,
-        units // nullif(weight_total, 0) AS quotient,
-        units % nullif(weight_total, 0) AS remainder
-    FROM small_rows
-    WHERE weight_total < 2147483648
-),
-
-narrow_amounts AS (
-    SELECT
-        *,
-        CASE
-            WHEN weight_after <= weight_total
-                THEN quotient * weight
-                    + remainder * weight_after // weight_total
-                    - remainder * weight_before // weight_total
-        END AS expected
-    FROM narrow_rows
-),
-
--- A larger one: without taking anything out, the amount is the difference of floor(units * weight_after / weight_total)
--- and floor(units * weight_before / weight_total). HUGEINT holds these products, but divides slowly. So a DOUBLE
--- guesses the floor; HUGEINT tells how far off the guess is, mostly not at all or by one, and divides for the others.
-guesses AS (
-    SELECT
-        *,
-        CASE
-            WHEN weight_after <= weight_total THEN floor(units::DOUBLE * weight_before / weight_total)::BIGINT
-        END AS before_guess,
-        CASE
-            WHEN weight_after <= weight_total THEN floor(units::DOUBLE * weight_after / weight_total)::BIGINT
-        END AS after_guess
-    FROM small_rows
-    WHERE weight_total >= 2147483648
-),
-
-remainders AS (
-    SELECT
-        *,
-        units::HUGEINT * weight_before - before_guess::HUGEINT * weight_total AS before_remainder,
-        units::HUGEINT * weight_after - after_guess::HUGEINT * weight_total AS after_remainder
-    FROM guesses
-),
-
-wide_amounts AS (
-    SELECT
-        *,
-        CASE
-            WHEN weight_after <= weight_total
-                THEN CASE
-                    WHEN after_remainder BETWEEN 0 AND weight_total - 1 THEN after_guess
-                    WHEN after_remainder BETWEEN -weight_total AND -1 THEN after_guess - 1
-                    WHEN after_remainder - weight_total BETWEEN 0 AND weight_total - 1 THEN after_guess + 1
-                    ELSE (units::HUGEINT * weight_after // weight_total)::BIGINT
-                END
-                - CASE
-                    WHEN before_remainder BETWEEN 0 AND weight_total - 1 THEN before_guess
-                    WHEN before_remainder BETWEEN -weight_total AND -1 THEN before_guess - 1
-                    WHEN before_remainder - weight_total BETWEEN 0 AND weight_total - 1 THEN before_guess + 1
-                    ELSE (units::HUGEINT * weight_before // weight_total)::BIGINT
-                END
-        END AS expected
-    FROM remainders
-),
-
--- An amount beyond a million: HUGEINT throughout, again without what divides evenly. (Each comparison by itself is
--- answered by a file's dictionary; both with OR would read every column.)
-large_rows AS (
-    SELECT *
-    FROM rows
-    WHERE part_amount > 999999
-
-    UNION ALL
-
-    SELECT *
-    FROM rows
-    WHERE part_amount < -999999
-),
-
-large_units AS (
-    SELECT
-        *,
-        trunc(abs(part_amount))::HUGEINT * 1000000000000
-        + round((abs(part_amount) % 1)::DOUBLE * 1e12)::HUGEINT AS units
-    FROM large_rows
-),
-
-large_amounts AS (
-    SELECT
-        *,
-        CASE
-            WHEN weight_after <= weight_total
-                THEN units // weight_total * weight
-                    + units % weight_total * weight_after // weight_total
-                    - units % weight_total * weight_before // weight_total
-        END AS expected
-    FROM large_units
-),
-
+-- 1. Each row by itself. Each number as a DOUBLE, the product and the quotient are off by a factor within 2^-53 of 1:
+--    together by less than 1e-15 of the part's amount. An exact amount is less than a unit from the exact share.
 row_problems AS (
-    SELECT * EXCLUDE (units, quotient, remainder, expected), sign(part_amount) * expected * 0.000000000001 AS expected
-    FROM narrow_amounts
-    WHERE amount IS DISTINCT FROM sign(part_amount) * expected * 0.000000000001
-
-    UNION ALL
-
     SELECT
-        * EXCLUDE (units, before_guess, after_guess, before_remainder, after_remainder, expected),
-        sign(part_amount) * expected * 0.000000000001 AS expected
-    FROM wide_amounts
-    WHERE amount IS DISTINCT FROM sign(part_amount) * expected * 0.000000000001
-
-    UNION ALL
-
-    SELECT * EXCLUDE (units, expected), sign(part_amount) * expected * 0.000000000001 AS expected
-    FROM large_amounts
-    WHERE amount IS DISTINCT FROM sign(part_amount) * expected * 0.000000000001
-
-    UNION ALL
-
-    SELECT *, NULL AS expected
+        *,
+        CASE WHEN weight_after <= weight_total AND part_amount IS NOT NULL THEN 'amount' ELSE 'weight' END AS problem
     FROM rows
-    WHERE part_amount IS NULL
-
-    UNION ALL
-
-    SELECT *, NULL AS expected
-    FROM rows
-    WHERE weight_total IS NULL AND part_amount BETWEEN -999999 AND 999999
+    WHERE NOT coalesce(
+        weight_after <= weight_total
+        AND abs(amount::DOUBLE - part_amount::DOUBLE * weight / weight_total)
+        <= 1.001e-12 + abs(part_amount::DOUBLE) * 2e-15,
+        FALSE
+    )
 ),
 
 -- 2. The rows of each part together. Day files are sorted by key, and identities weigh in that order: mostly each row
@@ -310,9 +182,8 @@ SELECT
     line_id,
     part,
     identity_id,
-    CASE WHEN expected IS NULL THEN 'weight' ELSE 'amount' END AS problem,
+    problem,
     amount,
-    expected,
     part_amount,
     weight_before,
     weight,
@@ -329,7 +200,6 @@ SELECT
     identity_id,
     problem,
     amount,
-    NULL AS expected,
     part_amount,
     weight_before,
     weight,

@@ -1,13 +1,18 @@
--- Tenants whose bill is made from a cost model: what each day was made from.
+-- Tags that users give in tables of their own, and what teams are derived from.
 
--- `cause` is a digest of what of the cost model holds on the day, and of the answers that its lines and usage were made
--- of; where it is the same, so are they. `rounding_residue`: exact amounts minus amounts, as exact decimal text.
-CREATE TABLE constructed_days (
-    tenant_id        TEXT NOT NULL,
-    charge_date      TEXT NOT NULL,
-    cause            TEXT NOT NULL,
-    rounding_residue TEXT NOT NULL,
-    PRIMARY KEY (tenant_id, charge_date)
+-- One tag of an identity or a resource; a tenant's are replaced as a whole.
+CREATE TABLE custom_tags (
+    tenant_id TEXT NOT NULL,
+    entity_id TEXT NOT NULL,
+    key       TEXT NOT NULL,
+    value     TEXT NOT NULL,
+    PRIMARY KEY (tenant_id, entity_id, key)
+) STRICT, WITHOUT ROWID;
+
+-- What a tenant's tags and teams in the lake were last derived from; another digest, and they are made again.
+CREATE TABLE tenant_teams (
+    tenant_id    TEXT NOT NULL PRIMARY KEY,
+    cause_digest TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 PRAGMA user_version = 3;

@@ -1,19 +1,6 @@
 -- One row is one combination of labels that the chargeback has; chargeback_facts holds its amounts.
+--
+-- `identity_name` and `team` are those of now (see chargeback_named): the dimension_id does not change with them.
 CREATE OR REPLACE VIEW chargeback_dimensions AS
-SELECT DISTINCT
-    dimension_id,
-    tenant_id,
-    ecosystem,
-    identity_id,
-    env_id,
-    resource_id,
-    product_category,
-    product_type,
-    line_item_type,
-    region,
-    sub_account_id,
-    currency,
-    cost_type,
-    allocation_method,
-    allocation_detail
+SELECT DISTINCT * EXCLUDE (month, charge_date, amount)
 FROM chargeback_star;

@@ -19,8 +19,12 @@ def main() -> None:
     parser.add_argument("--first", type=date.fromisoformat, default=date(2025, 9, 1), help="first day of the costs")
     parser.add_argument("--days", type=int, default=40, help="how many days have costs")
     parser.add_argument("--principals", type=int, default=0, help="so many more service accounts")
+    parser.add_argument("--revised", type=date.fromisoformat, help="a day of which one line costs 1 more")
     asked = parser.parse_args()
     organization = bundled(asked.first, asked.days, principals=asked.principals)
+    if asked.revised is not None:
+        (record,) = organization.find(asked.revised, "KAFKA_STORAGE", "lkc-prod1")
+        organization.revise(record["id"], amount=record["amount"] + 1)
     with served(organization, port=asked.port) as server, contextlib.suppress(KeyboardInterrupt):
         sys.stdout.write(json.dumps(told(server)) + "\n")
         sys.stdout.flush()

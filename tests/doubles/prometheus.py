@@ -29,9 +29,18 @@ class Row(NamedTuple):
     value: int | str
 
 
+def _found(name: str) -> str | None:
+    return shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+
+
+def has_programs() -> bool:
+    """Whether prometheus and promtool are there."""
+    return all(map(_found, ("prometheus", "promtool")))
+
+
 def program(name: str) -> str:
     """The path of prometheus or promtool: beside this Python, where `make` puts it, or in PATH."""
-    found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    found = _found(name)
     if found is None:
         raise RuntimeError(f"{name} is missing; `make test` brings it on Debian (package prometheus)")
     return found
@@ -72,12 +81,23 @@ def back_fill(rows: Iterable[Row], folder: Path) -> Path:
 
 
 @contextmanager
-def prometheus(rows: Iterable[Row], folder: Path, *, prefix: str = "", options: Iterable[str] = ()) -> Iterator[str]:
-    """The URL of a Prometheus that holds the rows until the context ends; it serves under the path `prefix`."""
-    blocks = back_fill(rows, folder)
+def prometheus(
+    rows: Iterable[Row], folder: Path, *, prefix: str = "", options: Iterable[str] = (), port: int = 0
+) -> Iterator[str]:
+    """The URL of a Prometheus that holds the rows until the context ends; it serves under the path `prefix`.
+
+    Port 0 takes any that is free.
+    """
+    with serving(back_fill(rows, folder), prefix=prefix, options=options, port=port) as url:
+        yield url
+
+
+@contextmanager
+def serving(blocks: Path, *, prefix: str = "", options: Iterable[str] = (), port: int = 0) -> Iterator[str]:
+    """The same for blocks that there are."""
     config, log = blocks.parent / "empty.yml", blocks.parent / "prometheus.log"
     config.write_text("")
-    process, url = _started(blocks, config, log, prefix, list(options))
+    process, url = _started(blocks, config, log, prefix, list(options), port)
     try:
         yield url
     finally:
@@ -90,11 +110,11 @@ def prometheus(rows: Iterable[Row], folder: Path, *, prefix: str = "", options: 
 
 
 def _started(
-    blocks: Path, config: Path, log: Path, prefix: str, options: list[str]
+    blocks: Path, config: Path, log: Path, prefix: str, options: list[str], asked_port: int
 ) -> tuple[subprocess.Popen[bytes], str]:
     """A Prometheus that is ready. Another program may take the free port first, so it is tried more than once."""
     for _ in range(STARTS):
-        port = _free_port()
+        port = asked_port or _free_port()
         url = f"http://127.0.0.1:{port}{prefix}"
         command = [
             program("prometheus"),

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from engine import config, rules
+from engine import config, rules, teams
 from tests.functional.bills import CONFIG, OCTOBER, ROOT, asked, environment, line, prorata, ran, write_all
 
-COMMANDS = ("init", "run", "recalculate", "status", "check", "explain", "sql")
+COMMANDS = ("init", "run", "recalculate", "plan", "status", "check", "explain", "report", "sql")
 
 
 def test_help_names_every_command(tmp_path: Path) -> None:
@@ -38,6 +39,30 @@ def test_init_writes_a_configuration_that_is_valid_as_it_is(tmp_path: Path) -> N
     found, document, faults = config.load(tmp_path / "prorata.yaml")
     assert found is not None
     assert [*faults, *rules.faults(found, document)] == []
+
+
+def test_init_for_confluent_cloud_is_valid_as_it_is_and_with_all_that_it_offers(tmp_path: Path) -> None:
+    assert ran(tmp_path, "init", "--ecosystem", "confluent_cloud").splitlines() == [
+        "wrote prorata.yaml",
+        "edit next: metrics (where the Prometheus is), teams, operator; and set the variables that ${...} names",
+        "then: prorata check, prorata run",
+    ]
+    file = tmp_path / "prorata.yaml"
+    text = file.read_text(encoding="utf-8")
+    # What is commented out begins with a key or an entry of a list; all else are sentences.
+    offered = re.sub(r"^( +)# (?=( *- | *[a-zA-Z0-9_-]+: ?))", r"\1", text, flags=re.MULTILINE)
+    assert offered.count("metrics:") == 1 + text.count("  metrics:")
+    for written in (text, offered):
+        file.write_text(written, encoding="utf-8")
+        found, document, faults = config.load(file)
+        assert found is not None
+        assert [*faults, *rules.faults(found, document), *teams.faults(found, document)] == []
+    (tenant,) = found.tenants
+    assert isinstance(tenant, config.ConfluentTenant)
+    assert tenant.metrics is not None
+    assert tenant.source.flink is not None
+    assert tenant.products
+    assert tenant.teams.members
 
 
 def test_the_configuration_of_init_runs_once_its_path_is_filled_in(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_json_counts_requests_and_days_that_wait(tenant: Tenant, server: Server)
     found = said.document["tenants"][0]
     assert (said.code, found["exit_code"], found["days_pending"], found["days_calculated"]) == (11, 11, 2, 0)
     assert found["requests"] > server.counted()
-    assert "metric bytes_in" in found["errors"][0]
+    assert "metrics bytes_in" in found["errors"][0]
 
 
 def plan(tenant: Tenant, *words: str) -> list[str]:

@@ -163,7 +163,7 @@ def test_failed_metrics_leave_days_waiting_and_the_next_run_heals_them(tenant: T
     tenant.write(metrics=NOWHERE)
     done = tenant.run(TODAY)
     assert (done.exit_code, done.days_calculated, done.days_pending) == (11, 0, DAYS)
-    assert "metric bytes_in, 2025-09-01 to 2025-09-08" in done.faults[0]
+    assert "metrics bytes_in, bytes_out, flink_cfu, 2025-09-01 to 2025-09-08" in done.faults[0]
     one = tenant.days()[str(day(1))]
     assert (one.metrics_gathered, one.attempts, "no answer" in (one.error or "")) == (0, 1, True)
     tenant.write(metrics=good)
@@ -482,3 +482,15 @@ def unpacked(file: Path) -> bytes:
     with pa.CompressedInputStream(str(file), "zstd") as stream:
         content: bytes = stream.read()
     return content
+
+
+def test_all_variables_that_are_not_set_are_named_before_anything_is_asked(tenant: Tenant, server: Server) -> None:
+    tenant.tenant["metrics"] |= {"username": "${WHO}", "password": "${WHAT}"}
+    tenant.write()
+    with pytest.raises(ConfigError) as raised:
+        tenant.run(TODAY, environment={name: value for name, value in VARIABLES.items() if "FLINK_EU" not in name})
+    assert [text.partition(" is not set")[0].rpartition(" ")[2] for text in raised.value.faults] == [
+        *("FLINK_EU_KEY", "FLINK_EU_SECRET"),
+        *("WHO", "WHAT"),
+    ]
+    assert server.counted() == 0

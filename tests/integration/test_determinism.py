@@ -169,7 +169,7 @@ def test_digests_and_bytes_depend_on_the_bill_alone(tmp_path: Path) -> None:
     assert expected.rows >= LEAST_ROWS
     assert len(expected.days) == REPORT_DAYS
     kinds = {path.split("/")[0] for path in expected.lake if "tenant_id=acme" in path}
-    assert kinds == {"billing", "chargeback", "empty_keys", "identities", "resources"}
+    assert kinds == {"billing", "chargeback", "empty_keys", "identities", "resources", "tags", "teams"}
     for field in Outcome._fields:
         assert {name: differing(getattr(other, field), getattr(expected, field)) for name, other in found.items()} == {
             name: [] for name in VARIANTS

@@ -43,6 +43,7 @@ POOLS = [
         "ladder": [{"basis": "weighted", "keys": {"runner_hours": "0.5", "ingested_gb": "0.5"}}, {"basis": "operator"}],
     },
 ]
+TAGS = "identity,key,value\nants,team,insects\n"
 KEYS = "identity,date,key,value\nants,2025-10-01,nat_gb,1\nbees,2025-10-01,nat_gb,2\n"
 
 
@@ -80,7 +81,7 @@ PHASES = {
     r"open claims/acme.lock": "claim: lock",
     r"commit state.db INSERT claims.*": "claim: commit",
     r"commit state.db INSERT pipeline_runs": "run: start",
-    r"commit state.db UPDATE pipeline_runs (gather|calculate|entities|check|emit)": "run: stage",
+    r"commit state.db UPDATE pipeline_runs (gather|calculate|entities|teams|check|emit)": "run: stage",
     r"commit state.db DELETE ingestion_assemblies, INSERT ingestion_assemblies.*": "bill: begin",
     r"open tmp/acme/billing-.*": "billing: write",
     r"remove tmp/acme/billing-.*": "billing: drop what is stored already",
@@ -104,7 +105,13 @@ PHASES = {
     r"open tmp/acme/resources.part": "resources: write",
     r"rename lake/resources/.*": "resources: rename",
     r"commit state.db INSERT tenant_entities": "entities: commit",
+    r"open tmp/acme/tags.part": "tags: write",
+    r"rename lake/tags/.*": "tags: rename",
+    r"open tmp/acme/teams.part": "teams: write",
+    r"rename lake/teams/.*": "teams: rename",
+    r"commit state.db DELETE custom_tags, .*INSERT tenant_teams": "teams: commit",
     r"check query": "check",
+    r"commit results.db DELETE payers, INSERT payers": "emit: payers",
     r"commit results.db .*INSERT chargeback_facts": "emit: facts",
     r"commit results.db DELETE chargeback_facts": "emit: withdraw",
     r"commit state.db INSERT emission_records": "emit: record",
@@ -156,9 +163,10 @@ def case(start: Path, folder: Path) -> Case:
         shutil.copytree(start / "data", made.root)
     for name, workers in (("first", 1), ("second", 1), ("parallel", 3)):
         cur = start / ("first" if name == "first" else "second")
-        write_config(
-            made.config(name), root=made.root, cur=cur, keys=[start / "keys.csv"], pools=POOLS, workers=workers
-        )
+        # The second delivery comes with teams.
+        more = {} if name == "first" else {"teams": {"default": "rest", "tags": str(start / "tags.csv")}}
+        keys = [start / "keys.csv"]
+        write_config(made.config(name), root=made.root, cur=cur, keys=keys, pools=POOLS, workers=workers, **more)
     return made
 
 
@@ -215,6 +223,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
     write_bill(folder / "first", FIRST, assembly="a1")
     write_bill(folder / "second", SECOND[::2], SECOND[1::2], assembly="a2")
     (folder / "keys.csv").write_text(KEYS)
+    (folder / "tags.csv").write_text(TAGS)
     built = case(folder, folder / "built")
     run(built.config("first"))
     shutil.move(built.root, folder / "data")
@@ -256,7 +265,7 @@ def test_the_run_that_is_killed_does_all_that_runs_do(start: Start) -> None:
     assert sorted(set(PHASES.values()) - met) == [], "phases that were not met"
     assert sorted(met - set(PHASES.values())) == [], "events of no phase"
     stages = [event.split()[-1] for event in start.events if phase(event) == "run: stage"]
-    assert stages == ["gather", "calculate", "entities", "check", "emit"]
+    assert stages == ["gather", "calculate", "entities", "teams", "check", "emit"]
     assert differences(start.before, start.expected), "the second delivery changes nothing"
 
 

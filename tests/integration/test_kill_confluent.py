@@ -1,4 +1,4 @@
-"""A gather killed anywhere, then run once more: the store is that of a run nobody disturbed, no window asked for twice.
+"""A gather killed anywhere, then run once more: the store is that of a run nobody disturbed, nothing is asked twice.
 
 A lake that holds a first gather of an organization gets a second one, in which a day's lines changed, a day lost its
 lines, a day is new, and so is an owner; with usage from a Prometheus. `killing/victim.py` ends it before each event.
@@ -127,7 +127,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
 
 PHASES = {
     r"commit state.db INSERT claims.*|open claims/conf.lock|commit state.db INSERT pipeline_runs": "run: start",
-    r"commit state.db UPDATE pipeline_runs (gather|metrics|calculate|entities)": "run: stage",
+    r"commit state.db UPDATE pipeline_runs (gather|metrics|calculate|entities|teams)": "run: stage",
     r"commit state.db UPDATE gathers failed, INSERT gathers": "gather: begin",
     r"open raw/.*/gathers/000002/costs-.*": "costs: write",
     r"rename raw/.*/gathers/000002/costs-.*": "costs: landed",
@@ -157,6 +157,8 @@ PHASES = {
     r"open tmp/conf/empty_keys-.*|rename lake/empty_keys/.*|link history/empty_keys/.*": "empty keys",
     r"(open tmp/conf|rename lake)/(identities|resources)[./].*": "entities: written",
     r"commit state.db INSERT tenant_entities": "entities: commit",
+    r"((open|remove) tmp/conf|rename lake)/(tags|teams)[./].*": "teams: written",
+    r"commit state.db DELETE custom_tags, INSERT tenant_teams": "teams: commit",
 }
 """Events -> the phase of the run that they belong to; what comes after them is the same for every tenant."""
 OF_SQLITE = re.compile(r"(write|truncate|unlink) (state|results)[.]db.*")

@@ -90,7 +90,7 @@ def test_the_wheel_holds_every_file_of_the_program_and_no_other(wheel: Path) -> 
 def test_the_wheel_holds_rulebook_and_every_kind_of_sql(wheel: Path) -> None:
     """The comparison above would not see that a folder is gone from the checkout too."""
     folders = {Path(name).parent.as_posix() for name in files_of_wheel(wheel)}
-    expected = {"rulebook", "sql/checks", "sql/reports", "sql/results", "sql/state", "sql/views"}
+    expected = {"rulebook", "sql/checks", "sql/reports", "sql/results", "sql/state", "sql/views", "sql/warehouse"}
     assert {f"engine/{folder}" for folder in expected} <= folders
 
 

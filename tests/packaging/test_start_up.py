@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("init", "run", "recalculate", "status", "check", "explain", "sql")
+COMMANDS = ("init", "run", "recalculate", "status", "check", "explain", "report", "sql")
 HEAVY = {"duckdb", "numpy", "polars", "polars_hash", "pyarrow", "pydantic", "rich", "yaml"}
 
 SCRIPT = """

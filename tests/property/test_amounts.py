@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.money import (
+    NARROW_TOTAL_LIMIT,
     UNITS,
     UNITS_MAX,
     apportion_units,
     apportioned,
-    exact_share,
+    apportioned_through,
     format_units,
     parse_amount,
     rounding_residue,
@@ -109,9 +110,7 @@ def test_shares_sum_to_the_amount_and_lie_within_one_unit(amount: int, weights: 
     shares = apportion_units(amount, weights)
     total = sum(weights)
     assert sum(shares) == amount
-    assert all(
-        abs(share - exact_share(amount, weight, total)) < 1 for share, weight in zip(shares, weights, strict=True)
-    )
+    assert all(abs(share - Fraction(amount * weight, total)) < 1 for share, weight in zip(shares, weights, strict=True))
     assert all(share == 0 for share, weight in zip(shares, weights, strict=True) if weight == 0)
     assert apportion_units(-amount, weights) == [-share for share in shares]
 
@@ -150,3 +149,21 @@ def test_all_ways_to_apportion_agree(amount: int, weights: list[int]) -> None:
         apportioned(pl.col("c").sign(), size // pl.col("t"), size % pl.col("t"), pl.col("b"), pl.col("w"), pl.col("t"))
     ).to_series()
     assert shares.to_list() == apportion_units(amount, weights) == shares_of(amount, weights)
+
+
+@DETERMINED
+@given(
+    st.integers(1, NARROW_TOTAL_LIMIT - 1).flatmap(
+        lambda total: st.tuples(st.just(total), st.integers(0, total), st.integers(-(2**63) + 1, 2**63 - 1))
+    )
+)
+def test_64_bits_give_the_exact_quotient(case: tuple[int, int, int]) -> None:
+    """A double guesses it; what the guess is off by is put right."""
+    total, after, amount = case
+    quotient, remainder = divmod(abs(amount), total)
+    numbers = [(amount > 0) - (amount < 0), quotient, remainder, after, total]
+    operands = [pl.lit(number, pl.Int64) for number in numbers]
+    found = pl.select(apportioned_through(*operands, narrow=True)).to_series()
+    assert found.dtype == pl.Int64
+    sign = -1 if amount < 0 else 1
+    assert found.item() == sign * (abs(amount) * after // total)

@@ -308,7 +308,7 @@ def test_checks_find_the_same_however_the_days_are_grouped(tmp_path: Path, slice
     )
     root = a_lake(tmp_path, charged=damaged)
     result = {finding.check: finding.rows for finding in checked(root, log_of(root), slice_lines=slice_lines)}
-    assert result == {"line_sum": 1, "day_sum": 3, "weight_total": 1, "orphan_rows": 1, "mixed_currency": 1}
+    assert result == {"line_sum": 1, "day_sum": 3, "apportionment": 1, "orphan_rows": 1, "mixed_currency": 1}
 
 
 def test_the_error_names_every_check_that_is_not_met(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from engine import warehouse
 from engine.errors import StoreError
-from engine.frames import BILLING, CHARGEBACK, EMPTY_KEYS, IDENTITIES
+from engine.frames import BILLING, CHARGEBACK, EMPTY_KEYS, IDENTITIES, TEAMS
 from engine.sqlfiles import names
 from tests.sql.lakes import stored, table, text
 
@@ -64,11 +64,21 @@ KEYS = table(
 PAYERS = table(
     IDENTITIES,
     """
-    id          | type
-    pay         | owner
-    search      | owner
-    platform    | operator
-    UNALLOCATED | system
+    id          | type     | display_name
+    pay         | owner    | Payments
+    search      | owner    | search
+    platform    | operator |
+    UNALLOCATED | system   | UNALLOCATED
+    """,
+    tenant_id="acme",
+)
+MEMBERS = table(
+    TEAMS,
+    """
+    identity_id | team
+                | rest
+    pay         | money
+    search      | money
     """,
     tenant_id="acme",
 )
@@ -86,6 +96,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (CHARGEBACK, pl.concat([charged, other_charged]).select(CHARGEBACK.columns)),
         (EMPTY_KEYS, KEYS),
         (IDENTITIES, PAYERS),
+        (TEAMS, MEMBERS),
     )
 
 
@@ -104,12 +115,20 @@ EXPECTED = {
         USD | 22.25 | 22.25 | 0 | 5 | 7 | 9
     """,
     "cost_by_identity": """
-        identity_id | currency | direct | usage | shared | operator | unallocated | total | rows
-        pay | EUR | 0 | 0 | 3 | 0 | 0 | 3 | 1
-        platform | EUR | 0 | 0 | 0 | 2 | 0 | 2 | 1
-        pay | USD | 10 | 3 | 3 | 0 | 0 | 16 | 4
-        search | USD | 0 | 1 | 0 | 0 | 0 | 1 | 2
-        platform | USD | 0 | 0 | 0 | 0.25 | 0 | 0.25 | 1
+        identity_id | identity_name | team | currency | direct | usage | shared | operator | unallocated | total | rows
+        pay | Payments | money | EUR | 0 | 0 | 3 | 0 | 0 | 3 | 1
+        platform | platform | rest | EUR | 0 | 0 | 0 | 2 | 0 | 2 | 1
+        pay | Payments | money | USD | 10 | 3 | 3 | 0 | 0 | 16 | 4
+        search | search | money | USD | 0 | 1 | 0 | 0 | 0 | 1 | 2
+        platform | platform | rest | USD | 0 | 0 | 0 | 0.25 | 0 | 0.25 | 1
+        UNALLOCATED | UNALLOCATED | UNALLOCATED | USD | 0 | 0 | 0 | 0 | 5 | 5 | 2
+    """,
+    "cost_by_team": """
+        team | currency | direct | usage | shared | operator | unallocated | total | rows
+        money | EUR | 0 | 0 | 3 | 0 | 0 | 3 | 1
+        rest | EUR | 0 | 0 | 0 | 2 | 0 | 2 | 1
+        money | USD | 10 | 4 | 3 | 0 | 0 | 17 | 6
+        rest | USD | 0 | 0 | 0 | 0.25 | 0 | 0.25 | 1
         UNALLOCATED | USD | 0 | 0 | 0 | 0 | 5 | 5 | 2
     """,
     # The taxed line of account 111 had weights of its own: it does not count among those that asked in vain.

@@ -1,4 +1,5 @@
-"""The check weight_total recomputes every amount: against exact fractions, over all sizes of amounts and weights."""
+"""The checks of amounts and weights, against exact fractions, over all sizes: apportionment recomputes every amount,
+weight_total compares it in floating point and looks at how weights fit together."""
 
 from __future__ import annotations
 
@@ -65,8 +66,8 @@ def test_amounts_of_every_size_are_right(tmp_path: Path, lines: list[tuple[int, 
     billing, chargeback = shared_lines(lines)
     assert chargeback.height > 4000
     root = stored(tmp_path, (BILLING, billing), (CHARGEBACK, chargeback))
-    assert offenders(root, "weight_total").rows() == []
-    assert offenders(root, "line_sum").rows() == []
+    for check in ("apportionment", "weight_total", "line_sum"):
+        assert offenders(root, check).rows() == []
 
 
 @pytest.mark.parametrize("shift", [1, -1])
@@ -81,10 +82,26 @@ def test_a_unit_more_or_less_is_found_wherever_it_is(
         amount=pl.when(moved).then(to_amount(to_units(pl.col("amount")) + shift)).otherwise(pl.col("amount"))
     )
     expected = chargeback.filter(moved).select("line_id", "identity_id")
+    found = offenders(stored(tmp_path, (BILLING, billing), (CHARGEBACK, damaged)), "apportionment")
+    assert found.select("line_id", "identity_id").rows() == expected.rows()
+    assert found.select(to_units(pl.col("amount")) - to_units(pl.col("expected"))).unique().rows() == [(shift,)]
+
+
+@pytest.mark.parametrize("shift", [1, -1])
+def test_floating_point_finds_what_is_off_by_more_than_it_rounds(
+    tmp_path: Path, lines: list[tuple[int, list[int]]], shift: int
+) -> None:
+    """By three units and a 2e14th of the part's amount."""
+    billing, chargeback = shared_lines(lines)
+    moved = (to_units(pl.col("part_amount")).abs() < 10**37) & (pl.int_range(pl.len()) % 3 == 0)
+    off = shift * (3 + to_units(pl.col("part_amount")).abs() // (2 * 10**14))
+    damaged = chargeback.with_columns(
+        amount=pl.when(moved).then(to_amount(to_units(pl.col("amount")) + off)).otherwise(pl.col("amount"))
+    )
+    expected = chargeback.filter(moved).select("line_id", "identity_id")
     found = offenders(stored(tmp_path, (BILLING, billing), (CHARGEBACK, damaged)), "weight_total")
     assert found.select("line_id", "identity_id").rows() == expected.rows()
     assert found["problem"].unique().to_list() == ["amount"]
-    assert found.select(to_units(pl.col("amount")) - to_units(pl.col("expected"))).unique().rows() == [(shift,)]
 
 
 # Three lines with rows for all their payers, between two others whose small ones have none.

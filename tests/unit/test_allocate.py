@@ -332,7 +332,7 @@ def test_encoded_text_gives_the_same_rows() -> None:
     plain = found(given, rules, weights, calculation_id="c")
     codes = encoded(given.sort("line_id"))
     decided = kernel.encoded(plan(given, rules, weights), codes)
-    rows = fan_out(split(codes, decided), calculation_id="c").collect()
+    rows = fan_out(split(codes, decided), calculation_id="c")
     assert all(
         isinstance(dtype, pl.Enum) for name, dtype in rows.schema.items() if CHARGEBACK.schema[name] == pl.String
     )
@@ -344,7 +344,7 @@ def test_encoded_text_gives_the_same_rows() -> None:
 def test_allocate_takes_encoded_lines_as_they_come() -> None:
     """As its documentation says."""
     given, rules, weights = mixed()
-    rows = allocate(encoded(given), rules, weights, calculation_id="c").collect()
+    rows = allocate(encoded(given), rules, weights, calculation_id="c")
     assert_frame_equal(decoded(rows.lazy()).collect(), found(given, rules, weights, calculation_id="c"))
 
 
@@ -355,13 +355,13 @@ def test_chunks_together_are_the_whole(size: int) -> None:
     whole = split(given, plan(given, rules, weights))
     offset, pieces = 0, []
     for chunk in chunks(whole, size):
-        rows = fan_out(chunk).collect()
+        rows = fan_out(chunk)
         count = chunk.rows["_lead"].sum()
         check_line_sums(given.slice(offset, count), rows)
         offset += count
         pieces.append(rows)
     assert offset == given.height
-    assert_frame_equal(pl.concat(pieces), fan_out(whole).collect())
+    assert_frame_equal(pl.concat(pieces), fan_out(whole))
     most = max(row["_fan"] for row in whole.rows.group_by("line_id").agg(pl.col("_fan").sum()).to_dicts())
     assert all(chunk.rows["_fan"].sum() <= size + most for chunk in chunks(whole, size))
 

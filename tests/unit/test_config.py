@@ -8,9 +8,10 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 
+import polars as pl
 import pytest
 
-from engine import rules
+from engine import globs, rules
 from engine.config import Config, Rulebook, load, load_rulebook
 from engine.errors import ConfigError
 
@@ -902,8 +903,8 @@ def test_a_pattern_is_refused_or_can_be_matched(folder: Folder, pattern: str) ->
     """A pattern that the regular expressions of the match cannot hold is a fault here, not a crash in the night."""
     text = with_pools(f"{{name: p, match: {{usage_type: '{pattern}'}}, ladder: tax_default}}")
     if not folder.faults(text):
-        fits = rules._fits(rules.pl.lit("x"), [pattern])
-        assert rules.pl.select(fits).item() in (True, False)
+        fits = globs.fits(pl.lit("x"), [pattern])
+        assert pl.select(fits).item() in (True, False)
 
 
 def test_all_faults_are_told_at_once(folder: Folder) -> None:
@@ -970,3 +971,41 @@ def test_an_empty_rulebook_has_nothing(tmp_path: Path) -> None:
     file = tmp_path / "book.yaml"
     file.write_text("")
     assert load_rulebook(file) == Rulebook()
+
+
+API = """\
+root: data
+tenants:
+  - id: streaming
+    ecosystem: confluent_cloud
+    source: {kind: confluent_cloud, api_key: "${KEY}", api_secret: "${SECRET}"}
+"""
+HIDDEN = "a value that may hold a secret, and is not shown"
+NAMED = "${NAME}, an environment variable (or a line of .env) that holds it"
+URL = "an http or https URL without user, password, query and fragment"
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "fault"),
+    [
+        ('"${SECRET}"', "hunter2hunter2", f"source.api_secret: {HIDDEN}; expected {NAMED}"),
+        ('"${KEY}"', '"${}"', f"source.api_key: {HIDDEN}; expected {NAMED}"),
+        ('"${KEY}"', "$KEY", f"source.api_key: {HIDDEN}; expected {NAMED}"),
+        ('"${KEY}"', "[hunter2hunter2]", f"source.api_key: value a list; expected {NAMED}"),
+        ('"${SECRET}"}', '"${SECRET}", url: "https://me:hunter2@x"}', f"source.url: {HIDDEN}; expected {URL}"),
+        ('"${SECRET}"}', '"${SECRET}", url: "https://x?t=hunter2"}', f"source.url: {HIDDEN}; expected {URL}"),
+        ('"${SECRET}"}', '"${SECRET}", url: ftp://x}', f"source.url: value 'ftp://x'; expected {URL}"),
+        (
+            '"${SECRET}"}',
+            '"${SECRET}", currency: usd}',
+            "source.currency: value 'usd'; expected three capital letters, such as USD",
+        ),
+        (
+            '"${SECRET}"}',
+            '"${SECRET}", flink: {url: "https://{regoin}", keys: {r: {api_key: "${A}", api_secret: "${B}"}}}}',
+            "source.flink.url: value 'https://{regoin}'; expected a URL with no other braces than {region} and {cloud}",
+        ),
+    ],
+)
+def test_what_may_be_a_secret_is_not_shown(folder: Folder, was: str, becomes: str, fault: str) -> None:
+    assert folder.faults(API.replace(was, becomes)) == [f"prorata.yaml:5: tenants[0].{fault}"]

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from engine.errors import ContractError, StoppedError
 from engine.frames import IDENTITY_SNAPSHOT, RESOURCE_SNAPSHOT, shape
+from engine.sources import confluent_inventory
 from engine.sources.answers import Answer
 from engine.sources.confluent import (
     KINDS,
@@ -266,6 +267,8 @@ def test_a_kind_that_fails_stops_only_what_needs_it(
     assert failed.keys() == {failing} | dependent
     assert f": {status} " in failed[failing]
     assert all(f"not asked for, as {failing} failed" in failed[name] for name in dependent)
+    told = [f"not asked for because of that: {', '.join(name.replace('_', ' ') for name in failed if name != failing)}"]
+    assert confluent_inventory.faults(failed) == [failed[failing], *(told if dependent else [])]
     assert Landing(tmp_path).names() == sorted(KINDS.keys() - failed.keys())
     assert parsed(tmp_path).gathered == {kind.type for name, kind in KINDS.items() if name not in failed}
     assert parsed(tmp_path).warnings == ()

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from datetime import date
 
-from engine.costs import Cost, Costs, Total, as_json, lines
+from engine.costs import BY, Cost, Costs, Total, as_json, lines
 
 DAY = date(2025, 10, 1)
 UNIT = 10**12
+ANTS, BEES, NOBODY = ("ants", "ants", "insects"), ("sa-2", "bees", "insects"), ("UNALLOCATED",) * 3
 FOUND = Costs(
     "acme",
     DAY,
     DAY,
-    (
-        Cost("EUR", "ants", {"direct": 2 * UNIT}),
-        Cost("USD", "ants", {"direct": 1000 * UNIT, "shared": 1}),
-        Cost("USD", "bees", {"direct": -UNIT // 2, "shared": 2}),
-        Cost("USD", "UNALLOCATED", {"unallocated": UNIT}),
-    ),
+    {
+        "identity": (
+            Cost("EUR", ANTS, {"direct": 2 * UNIT}),
+            Cost("USD", ANTS, {"direct": 1000 * UNIT, "shared": 1}),
+            Cost("USD", BEES, {"direct": -UNIT // 2, "shared": 2}),
+            Cost("USD", NOBODY, {"unallocated": UNIT}),
+        ),
+        "team": (
+            Cost("EUR", ("insects",), {"direct": 2 * UNIT}),
+            Cost("USD", ("insects",), {"direct": 1000 * UNIT - UNIT // 2, "shared": 3}),
+            Cost("USD", ("UNALLOCATED",), {"unallocated": UNIT}),
+        ),
+    },
     (
         Total("EUR", 2 * UNIT, 2 * UNIT, {}),
         Total("USD", 1000 * UNIT + UNIT // 2 + 3, 1000 * UNIT + UNIT // 2 + 3, {"untagged": UNIT}),
@@ -64,11 +72,42 @@ def test_a_terminal_that_is_too_narrow_gets_one_line_per_class() -> None:
         ["ants", "direct", "1,000"],
         ["shared", "0.000000000001"],
         ["total", "1,000.000000000001"],
-        ["bees", "direct", "-0.5"],
+        ["sa-2", "(bees)", "direct", "-0.5"],
     ]
     assert list(lines(usd, columns=200)) == list(lines(usd))
 
 
 def test_a_name_from_outside_is_made_harmless() -> None:
-    hostile = FOUND._replace(costs=(Cost("USD", "\x1b[2J", {"direct": 1}),), totals=FOUND.totals[1:])
-    assert not any("\x1b" in text for text in lines(hostile))
+    hostile = FOUND._replace(
+        costs={
+            "identity": (Cost("USD", ("\x1b[2J", "na\nme\u202e", "\x1b[31m"), {"direct": 1}),),
+            "team": (Cost("USD", ("\x1b[31m\r",), {"direct": 1}),),
+        },
+        totals=FOUND.totals[1:],
+    )
+    for by in BY:
+        assert not {"\x1b", "\n", "\r", "\u202e"} & set("".join(lines(hostile, by=by)))
+
+
+def test_an_identity_whose_name_is_not_its_id_is_told_by_both() -> None:
+    assert any(text.startswith("sa-2 (bees)  ") for text in lines(FOUND))
+
+
+def test_by_team_the_rows_are_teams_and_all_sums_are_the_same() -> None:
+    usd = FOUND._replace(totals=FOUND.totals[1:])
+    identities, teams = list(lines(usd)), list(lines(usd, by="team"))
+    assert [text.split()[0] for text in teams[1:5]] == ["USD", "insects", "UNALLOCATED", "total"]
+    start = [text.split()[:1] for text in identities].index(["total"])
+    assert [text.split() for text in identities[start:]] == [text.split() for text in teams[4:]]
+
+
+def test_json_has_what_was_asked_for() -> None:
+    found = as_json(FOUND)
+    assert found["cost_by_identity"][2]["identity_name"] == "bees"
+    assert found["cost_by_team"][0] == {
+        "currency": "EUR",
+        "team": "insects",
+        "direct": "2",
+        **dict.fromkeys(("usage", "shared", "operator", "unallocated"), "0"),
+        "total": "2",
+    }

@@ -62,19 +62,31 @@ def physical(value: Any) -> Any:
     return (value - dt.date(1970, 1, 1)).days if isinstance(value, dt.date) else value
 
 
-def column_hash(values: list[Any], dtype: pl.DataType) -> bytes:
-    """What the definition says of one column's values."""
-    if dtype == pl.String():
-        distinct = sorted(set(values), key=str.encode)
-        place, count = {value: number for number, value in enumerate(distinct)}, len(distinct)
-        width = 0 if count <= 1 else 1 if count <= 256 else 2 if count <= 65536 else 4
-        codes = b"".join(place[value].to_bytes(width, "little") for value in values) if width else b""
-        return codes + b"".join(f"{len(text.encode())}:{text}".encode() for text in distinct)
-    widths = {pl.Int16(): 2, pl.Int64(): 8, pl.Date(): 4, pl.Datetime("us"): 8}
-    numbers = [physical(value) for value in values]
+def streams(values: list[Any], width: int, *, runs: bool, signed: bool = True) -> list[bytes]:
+    """The bytes of integers: of all of them, or as runs, of those that differ from the one before and their places."""
+    starts = [place for place, value in enumerate(values) if not place or value != values[place - 1]]
+    chosen = [values[place] for place in starts] if runs else values
+    found = [b"".join(value.to_bytes(width, "little", signed=signed) for value in chosen)]
+    return [*found, b"".join(place.to_bytes(8, "little") for place in starts)] if runs else found
+
+
+def text_streams(values: list[str], *, runs: bool) -> list[bytes]:
+    """The streams of text without nulls."""
+    distinct = sorted(set(values), key=str.encode)
+    place, count = {value: number for number, value in enumerate(distinct)}, len(distinct)
+    width = 1 if count <= 256 else 2 if count <= 65536 else 4
+    codes = streams([place[value] for value in values], width, runs=runs, signed=False)
+    return [*codes, b"".join(f"{len(text.encode())}:{text}".encode() for text in distinct)]
+
+
+def number_streams(values: list[Any], dtype: pl.DataType, *, runs: bool) -> list[bytes]:
+    """The streams of numbers and dates without nulls."""
     if isinstance(dtype, pl.Decimal):
-        numbers = [int(Fraction(value) * 10**12) for value in values]
-    return b"".join(number.to_bytes(widths.get(dtype, 16), "little", signed=True) for number in numbers)
+        units = [int(Fraction(value) * 10**12) for value in values]
+        low = streams([number % 2**64 for number in units], 8, runs=runs, signed=False)
+        return [*low, *streams([number // 2**64 for number in units], 8, runs=True)]
+    widths = {pl.Int16(): 2, pl.Int64(): 8, pl.Date(): 4, pl.Datetime("us"): 8}
+    return streams([physical(value) for value in values], widths[dtype], runs=runs)
 
 
 def defined(frame: pl.DataFrame, table: Table) -> str:
@@ -83,12 +95,11 @@ def defined(frame: pl.DataFrame, table: Table) -> str:
     for name, dtype in table.schema.items():
         if name == "calculation_id":
             continue
-        values = frame[name].to_list()
-        nulls = ""
-        if name in table.nullable:
-            nulls = hashlib.sha256(bytes(value is None for value in values)).hexdigest()
-            values = [value for value in values if value is not None]
-        text += f"{name}={nulls}{hashlib.sha256(column_hash(values, dtype)).hexdigest()}\n"
+        values, runs = frame[name].to_list(), name not in table.varied
+        nulls = streams([value is None for value in values], 1, runs=True) if name in table.nullable else []
+        given = [value for value in values if value is not None]
+        content = text_streams(given, runs=runs) if dtype == pl.String() else number_streams(given, dtype, runs=runs)
+        text += f"{name}={''.join(hashlib.sha256(stream).hexdigest() for stream in nulls + content)}\n"
     return hashlib.sha256(text.encode()).hexdigest()
 
 

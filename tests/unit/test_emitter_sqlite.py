@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.emitters import sqlite
-from engine.emitters.sqlite import LABELS, Results, emit_day, holds, open_results, withdraw_day
+from engine.emitters.sqlite import LABELS, Results, emit_day, holds, open_results, put_payers, withdraw_day
 from engine.errors import ContractError, LedgerError, StoreError
 from engine.frames import CHARGEBACK
 
@@ -203,9 +203,57 @@ def test_plain_sqlite_sums_to_what_came_in(results: Results, lines: list[tuple[D
     expected = sum(int(amount.scaleb(12)) for amount, _, _ in lines)
     whole, fraction = plain(results, "SELECT sum(amount_whole), sum(amount_fraction) FROM chargeback_facts")[0]
     assert whole * 10**12 + fraction == expected
-    for view in ("chargeback", "chargeback_totals"):
+    for view in ("chargeback", "chargeback_totals", "chargeback_named", "chargeback_team_totals"):
         texts = [Decimal(text) for (text,) in plain(results, f"SELECT amount FROM {view}")]
         assert sum(int(text.scaleb(12)) for text in texts) == expected
+
+
+PAYERS = pl.DataFrame(
+    [("", "", "rest"), ("payments", "Payments", "money"), ("search", "Search", "money")],
+    schema={"identity_id": pl.String, "identity_name": pl.String, "team": pl.String},
+    orient="row",
+)
+
+
+def by_team(results: Results) -> list[Any]:
+    return plain(results, "SELECT tenant_id, team, currency, amount FROM chargeback_team_totals ORDER BY 1, 2, 3")
+
+
+def test_teams_group_what_is_stored_and_change_nothing_of_it(results: Results) -> None:
+    rows = chargeback({}, {"identity_id": "search"}, {"identity_id": "i-1"}, {"identity_id": "UNALLOCATED"})
+    emit_day(results, *KEY, rows)
+    facts = plain(results, "SELECT * FROM chargeback_facts")
+    assert by_team(results) == [
+        ("acme", "UNALLOCATED", "USD", "1.500000000000"),
+        ("acme", "UNASSIGNED", "USD", "4.500000000000"),
+    ]
+    put_payers(results, "acme", PAYERS)
+    assert by_team(results) == [
+        ("acme", "UNALLOCATED", "USD", "1.500000000000"),
+        ("acme", "money", "USD", "3.000000000000"),
+        ("acme", "rest", "USD", "1.500000000000"),
+    ]
+    named = "SELECT identity_id, identity_name, team FROM chargeback_named ORDER BY 1"
+    assert plain(results, named)[1:3] == [("i-1", "i-1", "rest"), ("payments", "Payments", "money")]
+    assert plain(results, "SELECT * FROM chargeback_facts") == facts
+
+
+def test_payers_are_replaced_as_a_whole_and_by_tenant(results: Results) -> None:
+    put_payers(results, "acme", PAYERS)
+    put_payers(results, "beta", PAYERS.head(2).with_columns(team=pl.lit("theirs")))
+    put_payers(results, "acme", PAYERS.tail(1))
+    assert plain(results, "SELECT * FROM payers") == [
+        ("acme", "search", "Search", "money"),
+        ("beta", "", "", "theirs"),
+        ("beta", "payments", "Payments", "theirs"),
+    ]
+
+
+def test_payers_that_are_the_same_are_not_written_again(results: Results) -> None:
+    put_payers(results, "acme", PAYERS)
+    before = results.rows("SELECT total_changes()")
+    put_payers(results, "acme", PAYERS)
+    assert results.rows("SELECT total_changes()") == before
 
 
 def test_an_amount_whose_whole_part_passes_64_bits_is_refused(results: Results) -> None:

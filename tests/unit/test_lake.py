@@ -720,7 +720,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(
     """In the last case the file fits once, but not a second time with its values cut to those that occur."""
     put(root, charges(3))
     before = tree(root)
-    finished = on_small_disk(root, "400k", child(FULL, root, action, str(count)))
+    finished = on_small_disk(root, "640k", child(FULL, root, action, str(count)))
     assert (finished.returncode, finished.stderr) == (0, "")
     assert finished.stdout.startswith(f"{root}/tmp/acme/"), finished.stdout
     assert finished.stdout.endswith(" No space left on device; expected a lake that can be read and written\n")
@@ -731,7 +731,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(
 
 def test_a_disk_that_is_just_large_enough_is_written(root: Path, on_small_disk: SmallDisk) -> None:
     """The disk of the test above does hold the file of its last case once."""
-    finished = on_small_disk(root, "400k", child(FULL, root, "put", "20000"))
+    finished = on_small_disk(root, "640k", child(FULL, root, "put", "20000"))
     assert (finished.returncode, finished.stdout, finished.stderr) == (0, "done\n", "")
     assert lake.read(root, PLACE).height == 20_000
     assert PLACE.path(root).stat().st_size > 200_000

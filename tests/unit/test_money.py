@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
+import random
 
 import polars as pl
 import pytest
@@ -10,13 +10,15 @@ import pytest
 from engine.errors import ContractError
 from engine.money import (
     AMOUNT,
+    NARROW_TOTAL_LIMIT,
+    NARROW_UNITS_LIMIT,
     UNITS,
     UNITS_MAX,
     WEIGHT_TOTAL_LIMIT,
     apportion_units,
     apportioned,
+    apportioned_through,
     check_sum_fits,
-    exact_share,
     format_units,
     largest,
     parse_amount,
@@ -141,14 +143,34 @@ def test_sums_that_could_wrap_are_refused_before_they_are_made(most: int, count:
         check_sum_fits("here", most, count)
 
 
-def expression_shares(units: int, weights: list[int], dtype: pl.DataType) -> list[int]:
-    """`apportioned` over one amount, computed in a dtype."""
+def expression_shares(units: int, weights: list[int]) -> list[int]:
+    """`apportioned` over one amount."""
     total, size = sum(weights), abs(units)
-    frame = pl.DataFrame({"w": weights}, schema={"w": dtype}).with_columns(b=pl.col("w").cum_sum() - pl.col("w"))
-    numbers = [pl.lit(number, dtype) for number in ((units > 0) - (units < 0), size // total, size % total)]
-    shares = frame.select(apportioned(*numbers, pl.col("b"), pl.col("w"), pl.lit(total, dtype))).to_series()
-    assert shares.dtype == dtype
+    frame = pl.DataFrame({"w": weights}, schema={"w": pl.Int128}).with_columns(b=pl.col("w").cum_sum() - pl.col("w"))
+    numbers = [pl.lit(number, pl.Int128) for number in ((units > 0) - (units < 0), size // total, size % total)]
+    shares = frame.select(apportioned(*numbers, pl.col("b"), pl.col("w"), pl.lit(total, pl.Int128))).to_series()
+    assert shares.dtype == pl.Int128
     return shares.to_list()
+
+
+def narrow_ends(amounts_: list[int], after: list[int], total: list[int]) -> list[int]:
+    """`apportioned_through` of many amounts, in 64 bits."""
+    numbers = {
+        "sign": [(amount > 0) - (amount < 0) for amount in amounts_],
+        "quotient": [abs(amount) // whole for amount, whole in zip(amounts_, total, strict=True)],
+        "remainder": [abs(amount) % whole for amount, whole in zip(amounts_, total, strict=True)],
+        "after": after,
+        "total": total,
+    }
+    frame = pl.DataFrame(numbers, schema=dict.fromkeys(numbers, pl.Int64))
+    return frame.select(apportioned_through(*(pl.col(name) for name in numbers), narrow=True)).to_series().to_list()
+
+
+def exact_ends(amounts_: list[int], after: list[int], total: list[int]) -> list[int]:
+    return [
+        (1 if amount >= 0 else -1) * (abs(amount) * end // whole)
+        for amount, end, whole in zip(amounts_, after, total, strict=True)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -168,23 +190,51 @@ def expression_shares(units: int, weights: list[int], dtype: pl.DataType) -> lis
 )
 def test_shares_telescope(units: int, weights: list[int], shares: list[int]) -> None:
     assert apportion_units(units, weights) == shares
-    assert expression_shares(units, weights, pl.Int128()) == shares
+    assert expression_shares(units, weights) == shares
     assert sum(shares) == units
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-@pytest.mark.parametrize("weights", [[2**31 - 1], [2**31 - 2, 1], [1, 2**31 - 2], [2**30, 2**30 - 1], [1] * 1000])
-def test_64_bits_hold_the_largest_narrow_amount_and_weights(weights: list[int], sign: int) -> None:
-    units = sign * (2**63 - 1)
-    assert expression_shares(units, weights, pl.Int64()) == apportion_units(units, weights)
+def test_64_bits_hold_the_largest_narrow_amounts_and_totals() -> None:
+    """At the edges the guess is a quotient of nearly 2**50, and what is left of it wraps."""
+    totals = [NARROW_TOTAL_LIMIT - step for step in range(1, 40)] + [2**49 + 1, 2**31, 3, 2, 1]
+    cases = [
+        (sign * amount, max(after, 0), total)
+        for total in totals
+        for sign in (1, -1)
+        for amount in (
+            NARROW_UNITS_LIMIT - 1,
+            total - 1,
+            total,
+            total + 1,
+            2 * total - 1,
+            NARROW_UNITS_LIMIT // 3,
+            1,
+            0,
+        )
+        for after in (0, 1, total // 3, total // 2, total - 2, total - 1, total)
+        if amount < NARROW_UNITS_LIMIT
+    ]
+    amounts_, after, total = (list(numbers) for numbers in zip(*cases, strict=True))
+    assert narrow_ends(amounts_, after, total) == exact_ends(amounts_, after, total)
+
+
+def test_64_bits_are_right_where_the_quotient_is_whole_or_nearly() -> None:
+    """A guess just below or above an integer is what a double gets wrong."""
+    digits = random.Random(20240101)
+    cases = []
+    for _ in range(20_000):
+        total = digits.randrange(2, 2 ** digits.randint(2, 50))
+        after = digits.randrange(1, total + 1)
+        # remainder * after is about a multiple of total: remainder is about quotient * total / after.
+        quotient = digits.randrange(0, after + 1)
+        remainder = min(max(quotient * total // after + digits.randint(-1, 1), 0), total - 1)
+        cases.append((digits.choice((-1, 1)) * remainder, after, total))
+    amounts_, after, total = (list(numbers) for numbers in zip(*cases, strict=True))
+    assert narrow_ends(amounts_, after, total) == exact_ends(amounts_, after, total)
 
 
 @pytest.mark.parametrize(
     "weights", [[WEIGHT_TOTAL_LIMIT - 1], [WEIGHT_TOTAL_LIMIT - 2, 1], [1, WEIGHT_TOTAL_LIMIT - 2]]
 )
 def test_128_bits_hold_the_largest_amount_and_weights(weights: list[int]) -> None:
-    assert expression_shares(-UNITS_MAX, weights, pl.Int128()) == apportion_units(-UNITS_MAX, weights)
-
-
-def test_the_exact_share_is_a_fraction() -> None:
-    assert exact_share(100, 1, 3) == Fraction(100, 3)
+    assert expression_shares(-UNITS_MAX, weights) == apportion_units(-UNITS_MAX, weights)

@@ -26,6 +26,8 @@ from engine.state import (
     begin_assembly,
     claim,
     commit_day,
+    commit_teams,
+    custom_tags,
     days,
     emissions,
     fail_day,
@@ -33,7 +35,6 @@ from engine.state import (
     finish_run,
     forget_emissions,
     half_published,
-    latest_assembly,
     loaded_assemblies,
     loaded_files,
     mark_checked,
@@ -43,6 +44,7 @@ from engine.state import (
     remove_days,
     runs,
     start_run,
+    teams_cause,
     update_run,
     upsert_billing_days,
 )
@@ -111,6 +113,7 @@ def test_a_new_state_has_the_newest_schema_and_is_durable(tmp_path: Path) -> Non
     assert dict(tables) == dict.fromkeys(
         [
             "claims",
+            "custom_tags",
             "day_metrics",
             "emission_records",
             "gather_failures",
@@ -125,6 +128,7 @@ def test_a_new_state_has_the_newest_schema_and_is_durable(tmp_path: Path) -> Non
             "pipeline_state",
             "resources",
             "tenant_entities",
+            "tenant_teams",
             "usage_days",
             "zero_gathers",
         ],
@@ -316,7 +320,7 @@ def test_text_that_is_not_unicode_is_one_line(state: State) -> None:
     file = AssemblyFile("cur/\udcff.csv.gz", 1, 2, "hash", 3)
     with pytest.raises(StoreError, match=r"state\.db: text .* is not Unicode"):
         log_assembly(state, assembly(), [file])
-    assert latest_assembly(state, "acme", PERIOD) is None
+    assert loaded_assemblies(state, "acme") == {}
 
 
 def test_a_bug_keeps_its_traceback(state: State) -> None:
@@ -388,7 +392,7 @@ def test_transactions_inside_one_are_all_or_nothing(state: State) -> None:
     with pytest.raises(ValueError, match="half-way"):
         stop_half_way()
     assert days(state, "acme") == {}
-    assert latest_assembly(state, "acme", PERIOD) is None
+    assert loaded_assemblies(state, "acme") == {}
 
 
 # Days
@@ -570,7 +574,7 @@ FILES = [
 
 def test_a_loaded_bill_is_read_back_as_it_was(state: State) -> None:
     log_assembly(state, assembly(), FILES)
-    assert latest_assembly(state, "acme", PERIOD) == assembly()
+    assert loaded_assemblies(state, "acme") == {PERIOD: assembly()}
     assert loaded_files(state, "acme") == {PERIOD: [FILES[1], FILES[0]]}
     assert state.rows("SELECT amounts FROM ingestion_assemblies") == [
         ('{"EUR":"-0.000000000001","USD":"31653.3143998848"}',)
@@ -580,11 +584,11 @@ def test_a_loaded_bill_is_read_back_as_it_was(state: State) -> None:
 def test_a_bill_counts_only_once_all_its_days_are_published(state: State) -> None:
     log_assembly(state, assembly(), FILES)
     begin_assembly(state, assembly("a2", "f2"), FILES[:1])
-    assert latest_assembly(state, "acme", PERIOD) == assembly()
+    assert loaded_assemblies(state, "acme") == {PERIOD: assembly()}
     assert half_published(state, "acme") == {PERIOD: "a2"}
     begin_assembly(state, assembly("a3", "f3"), FILES[:1])
     finish_assembly(state, "acme", PERIOD)
-    assert latest_assembly(state, "acme", PERIOD) == assembly("a3", "f3")
+    assert loaded_assemblies(state, "acme") == {PERIOD: assembly("a3", "f3")}
     assert half_published(state, "acme") == {}
     assert state.rows("SELECT count(*) FROM ingestion_files") == [(len(FILES) + 1,)]
 
@@ -612,9 +616,7 @@ def test_a_new_bill_replaces_the_old_one_which_is_kept(state: State) -> None:
 def test_hostile_text_is_stored_as_it_is(state: State) -> None:
     hostile = "'); DROP TABLE claims; --\n\x00\"../é"
     log_assembly(state, assembly(hostile), [AssemblyFile(hostile, 1, 2, "h", 3)])
-    stored = latest_assembly(state, "acme", PERIOD)
-    assert stored is not None
-    assert stored.assembly_id == hostile
+    assert loaded_assemblies(state, "acme")[PERIOD].assembly_id == hostile
     assert loaded_files(state, "acme")[PERIOD][0].path == hostile
     assert state.rows("SELECT count(*) FROM claims") == [(0,)]
 
@@ -692,3 +694,31 @@ def test_forgotten_emissions_are_pending_again(state: State) -> None:
     forget_emissions(state, "acme", "sqlite")
     assert pending(state, "acme", "sqlite") == [day]
     assert pending(state, "acme", "csv") == []
+
+
+# Tags and teams
+
+
+def test_tags_are_replaced_as_a_whole_and_by_tenant(tmp_path: Path) -> None:
+    with open_state(tmp_path) as state:
+        assert (teams_cause(state, "acme"), custom_tags(state, "acme")) == (None, [])
+        commit_teams(
+            state, "acme", [("sa-2", "team", "x"), ("sa-1", "team", "=1+1"), ("sa-1", "note", "\u00e9")], "one"
+        )
+        commit_teams(state, "beta", [("sa-1", "team", "other")], "two")
+        assert custom_tags(state, "acme") == [
+            ("sa-1", "note", "\u00e9"),
+            ("sa-1", "team", "=1+1"),
+            ("sa-2", "team", "x"),
+        ]
+        commit_teams(state, "acme", [("sa-3", "team", "y")], "three")
+        assert (teams_cause(state, "acme"), custom_tags(state, "acme")) == ("three", [("sa-3", "team", "y")])
+        assert (teams_cause(state, "beta"), custom_tags(state, "beta")) == ("two", [("sa-1", "team", "other")])
+
+
+def test_tags_that_cannot_be_stored_leave_those_before(tmp_path: Path) -> None:
+    with open_state(tmp_path) as state:
+        commit_teams(state, "acme", [("sa-1", "team", "x")], "one")
+        with pytest.raises(sqlite3.IntegrityError):
+            commit_teams(state, "acme", [("sa-2", "team", "x"), ("sa-2", "team", "y")], "two")
+        assert (teams_cause(state, "acme"), custom_tags(state, "acme")) == ("one", [("sa-1", "team", "x")])

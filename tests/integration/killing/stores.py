@@ -28,6 +28,7 @@ RUNNING = "SELECT run_id FROM pipeline_runs WHERE status = 'running'"
 FACTS = "SELECT * FROM chargeback_facts ORDER BY 1, 2, 3, 4"
 DIMENSIONS = "SELECT * FROM chargeback_dimensions ORDER BY 1"
 TOTALS = "SELECT * FROM chargeback_totals ORDER BY 1, 2, 3, 4"
+PAYERS = "SELECT * FROM payers ORDER BY 1, 2"
 
 
 class Store(NamedTuple):
@@ -58,8 +59,10 @@ def store(root: Path) -> Store:
             emissions=EMISSIONS,
             running=RUNNING,
             claims="SELECT * FROM claims",
+            tags="SELECT * FROM custom_tags ORDER BY 1, 2, 3",
+            teams="SELECT * FROM tenant_teams ORDER BY 1",
         ),
-        queried(root / "results.db", facts=FACTS, dimensions=DIMENSIONS, totals=TOTALS),
+        queried(root / "results.db", facts=FACTS, dimensions=DIMENSIONS, totals=TOTALS, payers=PAYERS),
     )
 
 
