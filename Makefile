@@ -42,6 +42,7 @@ run: $(VENV)/run.stamp
 	@$(BIN)/prorata run -c $(EXAMPLE)
 	@$(MAKE) $(PROMETHEUS) >/dev/null 2>&1 || true
 	@$(BIN)/python -m tests.doubles.demo
+	@echo; echo '$$ prorata run -c $(MEASURED)/prorata.yaml --today 2025-10-11'
 	@$(BIN)/python -m tests.doubles.recorded $(MEASURED)/answers.jsonl 19473 \
 	    $(BIN)/prorata run -c $(MEASURED)/prorata.yaml --today 2025-10-11
 
@@ -59,7 +60,7 @@ bench: $(VENV)/dev.stamp $(PROMETHEUS)
 	@$(BIN)/python -m bench
 
 clean:
-	rm -rf prorata-data prorata-data-confluent dist .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf prorata-data prorata-data-confluent prorata-data-cost-models dist .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find cli.py engine bench tests -name __pycache__ -prune -exec rm -rf {} +
 
 # pip is the last thing that `python -m venv` puts in place, so its presence says that the environment is whole.

@@ -30,7 +30,7 @@ def run(folder: Path, url: str) -> dict[str, Any]:
     config = folder / "prorata.yaml"
     text = (FOLDER / "prorata.yaml").read_text(encoding="utf-8")
     assert ADDRESS in text
-    config.write_text(text.replace(ADDRESS, url).replace("../../../prorata-data", "data"), encoding="utf-8")
+    config.write_text(text.replace(ADDRESS, url).replace("../../../prorata-data-cost-models", "data"), encoding="utf-8")
     command = [sys.executable, "-W", "error", "-m", "cli", "run", "-c", str(config), "--today", TODAY, "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=dict(os.environ))
     assert done.returncode == 0, done.stderr
