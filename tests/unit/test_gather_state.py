@@ -23,9 +23,15 @@ def state(tmp_path: Path) -> Iterator[State]:
         yield opened
 
 
-def test_a_state_of_the_first_version_keeps_its_days_and_learns_the_rest(tmp_path: Path) -> None:
+OLDER = sqlfiles.names("state")[:-1]
+
+
+@pytest.mark.parametrize("version", range(1, len(OLDER) + 1))
+def test_a_state_of_an_older_version_keeps_its_days_and_learns_the_rest(tmp_path: Path, version: int) -> None:
     connection = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
-    connection.executescript(sqlfiles.read_sql("state", "0001"))
+    for name in OLDER[:version]:
+        connection.executescript(sqlfiles.read_sql("state", name))
+    assert connection.execute("PRAGMA user_version").fetchone() == (version,)
     connection.execute(
         """
         INSERT INTO pipeline_state (
@@ -40,6 +46,10 @@ def test_a_state_of_the_first_version_keeps_its_days_and_learns_the_rest(tmp_pat
         assert list(days(state, "acme")) == [("2026-10", "2026-10-01")]
         assert known.gathers(state, "acme") == []
         assert known.begin_gather(state, "conf", NOW, "2026-05-04", "2026-11-15").gather_id == 1
+        made = known.ConstructedDay("2026-10-01", "cause", "-0.5")
+        known.save_constructed_days(state, "kafka", [made])
+        assert known.constructed_days(state, "kafka") == {"2026-10-01": made}
+        assert state.rows("PRAGMA user_version") == [(len(OLDER) + 1,)]
 
 
 def test_there_is_one_open_gather_and_another_one_ends_it(state: State) -> None:
