@@ -6,8 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
@@ -25,24 +25,44 @@ TODAY = "2025-10-11"
 ADDRESS = "http://127.0.0.1:19473"
 
 
-def run(folder: Path, url: str) -> dict[str, Any]:
-    """What `prorata run` says of the example, with the answers at this address."""
-    config = folder / "prorata.yaml"
-    text = (FOLDER / "prorata.yaml").read_text(encoding="utf-8")
-    assert ADDRESS in text
-    config.write_text(text.replace(ADDRESS, url).replace("../../../prorata-data-cost-models", "data"), encoding="utf-8")
-    command = [sys.executable, "-W", "error", "-m", "cli", "run", "-c", str(config), "--today", TODAY, "--json"]
+def prorata(folder: Path, *words: str) -> str:
+    """What a command says that goes well."""
+    command = [sys.executable, "-W", "error", "-m", "cli", *words[:1], "-c", str(folder / "prorata.yaml"), *words[1:]]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=dict(os.environ))
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return done.stdout
 
 
-def test_the_example(tmp_path: Path) -> None:
+def run(folder: Path, url: str, *words: str, teams: str = "") -> str:
+    """What `prorata run` says of the example, with the answers at this address; `teams` are its tenants', too."""
+    text = (FOLDER / "prorata.yaml").read_text(encoding="utf-8")
+    assert ADDRESS in text
+    text = text.replace(ADDRESS, url).replace("../../../prorata-data-cost-models", "data")
+    text = text.replace("    teams:\n", f"    teams:\n{teams}")
+    (folder / "prorata.yaml").write_text(f"{text}    teams:\n{teams}" if teams else text, encoding="utf-8")
+    return prorata(folder, "run", "--today", TODAY, *words)
+
+
+def test_the_example_and_its_teams(tmp_path: Path) -> None:
+    """One test, since the example takes seconds."""
     with recorded.replaying(recorded.read(ANSWERS)) as url:
-        run(tmp_path, url)
-    lines = pl.read_parquet(tmp_path / "data" / "lake" / "billing" / "**" / "*.parquet")
-    charges = pl.read_parquet(tmp_path / "data" / "lake" / "chargeback" / "**" / "*.parquet")
+        said = run(tmp_path, url, "--by", "team")
+    check_lake(tmp_path / "data" / "lake")
+    check_teams(tmp_path, said)
+    # Somebody moves: nobody is asked, since nobody is there, and no day is calculated again.
+    (tmp_path / "tags.csv").write_text("identity,key,value\nUser:bob,team,sales\ncrm,team,sales\n", encoding="utf-8")
+    said = run(tmp_path, "http://127.0.0.1:9", teams="      default: others\n      tags: tags.csv\n")
+    assert said.count("nothing to do: 10 days up to date") == 2
+    assert by_team(tmp_path) == {
+        ("orders-kafka", "shop"): "52.33125",
+        ("orders-kafka", "sales"): "47.84375",
+        ("main-postgres", "sales"): "60.9",
+        ("main-postgres", "others"): "62.7",
+    }
+
+
+def check_lake(lake: Path) -> None:
+    lines, charges = (pl.read_parquet(lake / table / "**" / "*.parquet") for table in ("billing", "chargeback"))
     by_product = lines.group_by("product_type").agg(pl.col("amount").sum()).sort("product_type")
     found = {product: f"{amount:f}" for product, amount in by_product.rows()}
     # 5 days at 7.20 and 5 at 8.64; an hour of the ninth day, and the two around it in part, were not scraped.
@@ -56,6 +76,29 @@ def test_the_example(tmp_path: Path) -> None:
     }
     assert charges["amount"].sum() == lines["amount"].sum()
     assert sorted(set(charges["identity_id"])) == ["User:alice", "User:bob", "crm", "shop"]
+
+
+def by_team(folder: Path) -> dict[tuple[str, str], str]:
+    """(tenant, team) -> total, as the report has it."""
+    rows = json.loads(prorata(folder, "report", "cost_by_team", "--format", "json"))
+    return {(row["tenant_id"], row["team"]): f"{Decimal(row['total']).normalize():f}" for row in rows}
+
+
+def check_teams(folder: Path, said: str) -> None:
+    tables = said.split(" days calculated; ")
+    rows = [[text.split() for text in table.splitlines()] for table in tables]
+    kafka, postgres = ({row[0]: row[-1] for row in of_tenant if row} for of_tenant in rows[1:])
+    assert {team: kafka[team] for team in ("shop", "UNASSIGNED", "total")} == {
+        "shop": "52.33125",
+        "UNASSIGNED": "47.84375",
+        "total": "100.175",
+    }
+    assert (postgres["UNASSIGNED"], postgres["total"]) == ("123.6", "123.6")
+    assert by_team(folder) == {
+        ("orders-kafka", "shop"): "52.33125",
+        ("orders-kafka", "UNASSIGNED"): "47.84375",
+        ("main-postgres", "UNASSIGNED"): "123.6",
+    }
 
 
 def test_the_answers_are_those_of_a_prometheus(tmp_path: Path) -> None:
