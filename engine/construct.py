@@ -329,11 +329,13 @@ def _make(
     gone = [(day[:7], day) for day in days if (day[:7], day) in there and (date.fromisoformat(day),) not in lines_of]
     without = sorted(set(days) - {one.charge_date for one in measured})
     causes = [ConstructedDay(day, known.cause(day), _text(made.residues.get(day, Fraction(0)))) for day in days]
+    # Before it is said what days were made of: else a run that ends in between would leave their old lines for good.
+    removed = withdraw(work, gone)
     with work.store.transaction():
         changed = state.upsert_billing_days(work.store, billing)
         gather_state.save_usage_days(work.store, tenant.id, measured, without)
         gather_state.save_constructed_days(work.store, tenant.id, causes)
-    return changed, withdraw(work, gone)
+    return changed, removed
 
 
 def _holds(work: Work, table: Table, key: state.DayKey, rows: pl.DataFrame, digest: str) -> bool:

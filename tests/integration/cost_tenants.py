@@ -89,7 +89,9 @@ class Root:
         )
         self.runs += 1
         request = Request(command, force=command == "recalculate", **asked)
-        return pipeline.run_tenant(config, config.tenants[number], request, hooks, f"run-{self.runs}")
+        return pipeline.run_tenant(
+            config, config.tenants[number], request, hooks, f"{self.file.parent.name}-{self.runs}"
+        )
 
     def table(self, name: str) -> pl.DataFrame:
         """All rows of a table of the lake."""

@@ -6,12 +6,9 @@ lines, a day is new, and so is an owner; with usage from a Prometheus. `killing/
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 from decimal import Decimal
@@ -26,8 +23,9 @@ from tests.doubles.confluent_metrics import Metrics
 from tests.doubles.organization import Organization
 from tests.doubles.prometheus import Row, prometheus
 from tests.integration.confluent import VARIABLES, Tenant
+from tests.integration.killing.forks import Forks
 from tests.integration.killing.stores import Store, differences, queried, store
-from tests.integration.test_kill import CHECKOUT, SIGKILL, victim
+from tests.integration.test_kill import SIGKILL, victim
 
 FIRST = date(2025, 9, 29)
 """So that the days of three lie in two months, and costs in two windows."""
@@ -176,35 +174,6 @@ def fatal(events: Sequence[str]) -> list[int]:
     return [number for number, event in enumerate(events[:end], start=1) if not OF_SQLITE.fullmatch(event)]
 
 
-class Forks:
-    """Where victims come from."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, "-m", "tests.integration.killing.forked"]
-        self.process = subprocess.Popen(
-            command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )  # fmt: skip
-
-    def run(self, made: Case, *, before_event: int = 0, after_seconds: float | None = None) -> tuple[int, float]:
-        """Exit code (SIGKILL if killed) and seconds of one run of the command line."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        places = [str(made.tenant.file.with_suffix(suffix)) for suffix in (".events", ".out", ".err")]
-        words = ["run", "-c", str(made.tenant.file), "--today", str(TODAY)]
-        asked = [places[0], before_event, str(made.root), after_seconds, *places[1:], words]
-        self.process.stdin.write(f"{json.dumps(asked)}\n")
-        self.process.stdin.flush()
-        code, seconds = json.loads(self.process.stdout.readline())
-        return code, seconds
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.stdout.close()
-        assert self.process.wait(30) == 0
-
-
 @pytest.fixture(scope="module")
 def forks() -> Iterator[Forks]:
     made = Forks()
@@ -239,7 +208,7 @@ def test_killed_before_every_event_of_a_gather(start: Start, forks: Forks, tmp_p
     wrong = {}
     for number in fatal(start.events)[block::BLOCKS]:
         made = case(start.folder, tmp_path / str(number), start.server, start.metrics)
-        code, _ = forks.run(made, before_event=number)
+        code, _ = forks.run(made.tenant.file, made.root, TODAY, before_event=number)
         events = made.tenant.file.with_suffix(".events").read_text().splitlines()
         assert (code, phase(events[-1])) == (SIGKILL, phase(start.events[number - 1]))
         if found := wrong_after(start, made):
@@ -251,12 +220,12 @@ def test_killed_before_every_event_of_a_gather(start: Start, forks: Forks, tmp_p
 @pytest.mark.parametrize("block", range(BLOCKS))
 def test_killed_at_random_instants(start: Start, forks: Forks, tmp_path: Path, block: int) -> None:
     whole = case(start.folder, tmp_path / "whole", start.server, start.metrics)
-    _, seconds = forks.run(whole)
+    _, seconds = forks.run(whole.tenant.file, whole.root, TODAY)
     wrong = {}
     for seed in range(block, INSTANTS, BLOCKS):
         made = case(start.folder, tmp_path / str(seed), start.server, start.metrics)
         instant = random.Random(seed).random()
-        code, _ = forks.run(made, after_seconds=instant * seconds)
+        code, _ = forks.run(made.tenant.file, made.root, TODAY, after_seconds=instant * seconds)
         # A run that is faster than the one that was measured may end before its killer comes.
         assert code in {SIGKILL, 0}
         if found := wrong_after(start, made):

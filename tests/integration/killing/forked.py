@@ -20,6 +20,7 @@ import time
 import duckdb  # noqa: F401
 
 import cli  # noqa: F401
+import engine.construct
 import engine.gather
 import engine.metrics
 import engine.pipeline  # noqa: F401
