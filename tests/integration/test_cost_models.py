@@ -30,6 +30,7 @@ from tests.doubles.exporter import (
 )
 from tests.doubles.front import front
 from tests.doubles.prometheus import Row, prometheus
+from tests.functional.bills import prorata
 from tests.integration.cost_tenants import FIRST, RATES, Between, Root, kafka, metrics
 from tests.unit.scripted import Reply
 
@@ -376,18 +377,46 @@ def test_a_failure_is_a_line_the_day_waits_and_heals(url: str, tmp_path: Path, r
         assert root.lines(product=INGRESS) == [(day(0), Decimal("0.24")), (day(1), Decimal("0.24"))]
 
 
-def test_nobody_there_and_too_slow(tmp_path: Path) -> None:
+def heals(root: Root, url: str, days: int, **settings: Any) -> None:
+    """A Prometheus that answers is all that waiting days need."""
+    root.write(kafka("minute", url, lookback_days=str(days), **settings))
+    summary = root.run(day(days))
+    assert (summary.faults, summary.days_calculated, summary.days_pending) == ((), days, 0)
+    assert root.lines(product=INGRESS) == [(day(number), Decimal("0.24")) for number in range(days)]
+
+
+def test_nobody_there_and_too_slow(url: str, tmp_path: Path) -> None:
     root = Root(tmp_path / "down", kafka("minute", "http://127.0.0.1:9/", lookback_days="2"))
     summary = root.run(day(2))
     assert (len(summary.faults), summary.exit_code, summary.days_pending) == (1, 11, 2)
+    heals(root, url, 2)
     done = threading.Event()
-    between = Between("")
+    between = Between(url)
     between.reply = lambda _: Reply(before=done.wait)
     with between.serving() as script:
         tenant = kafka("minute", script.url, lookback_days="2", metrics={"timeout_seconds": "0.05"})
-        summary = Root(tmp_path / "slow", tenant).run(day(2))
+        root = Root(tmp_path / "slow", tenant)
+        summary = root.run(day(2))
         done.set()
-    assert (len(summary.faults), summary.exit_code, summary.days_pending) == (1, 11, 2)
+        assert (len(summary.faults), summary.exit_code, summary.days_pending) == (1, 11, 2)
+        between.reply = between.passed
+        heals(root, script.url, 2)
+
+
+def test_other_tenants_are_done(url: str, tmp_path: Path) -> None:
+    """As a user runs it: one tenant waits for its Prometheus, the other needs none."""
+    fixed = {"identity_source": "static", "static_identities": ["ops"], "rates": {"compute_hourly_rate": "1"}}
+    other = kafka("other", None, lookback_days="1", source=fixed)
+    found = []
+    for where in ("http://127.0.0.1:9/", url):
+        Root(tmp_path, kafka("minute", where, lookback_days="1"), other)
+        found.append(prorata(tmp_path, "run", "--today", str(day(1))))
+    assert [done.returncode for done in found] == [1, 0]
+    assert "other: 1 day calculated" in found[0].stdout
+    told = [text for text in found[0].stderr.splitlines() if "127.0.0.1:9" in text]
+    assert len(told) == 1, found[0].stderr
+    assert "minute: 1 day calculated" in found[1].stdout
+    assert "other: nothing to do: 1 day up to date" in found[1].stdout
 
 
 def test_a_prometheus_that_hardly_answers_is_not_asked_everything(url: str, tmp_path: Path) -> None:
@@ -447,12 +476,13 @@ def test_a_quantity_that_is_given_up_has_no_line(url: str, tmp_path: Path) -> No
         assert any("its lines are left out" in text for text in root.logged)
 
 
-def test_a_real_limit_of_samples(tmp_path: Path) -> None:
+def test_a_real_limit_of_samples(url: str, tmp_path: Path) -> None:
     with prometheus(Cluster("minute", 1).rows(), tmp_path / "prometheus", options=["--query.max-samples=100"]) as found:
         root = Root(tmp_path / "root", kafka("minute", found, lookback_days="1"))
         summary = root.run(day(1))
     assert summary.days_pending == 1
     assert all("days_per_query" in fault and fault.isprintable() for fault in summary.faults)
+    heals(root, url, 1)
 
 
 @pytest.mark.parametrize("kind", ["basic", "bearer"])
