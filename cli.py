@@ -212,6 +212,14 @@ _STARTERS = {
         "starter_confluent_cloud.yaml",
         "metrics (where the Prometheus is), teams, operator; and set the variables that ${...} names",
     ),
+    "self_managed_kafka": (
+        "starter_self_managed_kafka.yaml",
+        "metrics (where the Prometheus is), source (the cluster and its rates), teams",
+    ),
+    "generic_metrics": (
+        "starter_generic_metrics.yaml",
+        "metrics (where the Prometheus is), source (what costs how much, and by which label it is split), teams",
+    ),
 }
 """Ecosystem -> the file that a configuration starts from, and what is to be edited first."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import config, rules, teams
+from engine import config, pipeline, rules, teams
 from tests.functional.bills import CONFIG, OCTOBER, ROOT, asked, environment, line, prorata, ran, write_all
 
 COMMANDS = ("init", "run", "recalculate", "plan", "status", "check", "explain", "report", "sql")
@@ -63,6 +63,26 @@ def test_init_for_confluent_cloud_is_valid_as_it_is_and_with_all_that_it_offers(
     assert tenant.source.flink is not None
     assert tenant.products
     assert tenant.teams.members
+
+
+@pytest.mark.parametrize("ecosystem", ["self_managed_kafka", "generic_metrics"])
+def test_init_for_a_cost_model_is_valid_as_it_is_and_with_all_that_it_offers(tmp_path: Path, ecosystem: str) -> None:
+    said = ran(tmp_path, "init", "--ecosystem", ecosystem)
+    assert "edit next: metrics (where the Prometheus is), source (" in said
+    file = tmp_path / "prorata.yaml"
+    text = file.read_text(encoding="utf-8")
+    offered = re.sub(r"^( +)# (?=( *- \{| *[a-z_]+:( |$)))", r"\1", text, flags=re.MULTILINE)
+    offered = offered.replace("label: datname\n", "source: both\n        label: datname\n", 1)
+    offered = offered.replace("identity_source: prometheus", "identity_source: both")
+    for written in (text, offered):
+        file.write_text(written, encoding="utf-8")
+        (tenant,) = pipeline.configured(file).tenants
+        assert isinstance(tenant, config.KafkaTenant | config.GenericTenant)
+        assert tenant.ecosystem == ecosystem
+    assert tenant.metrics is not None
+    assert tenant.metrics.password
+    assert tenant.teams.members
+    assert tenant.incomplete_below
 
 
 def test_the_configuration_of_init_runs_once_its_path_is_filled_in(tmp_path: Path) -> None:
