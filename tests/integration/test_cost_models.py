@@ -281,25 +281,25 @@ def test_databases_of_a_server(url: str, tmp_path: Path) -> None:
 
 
 def test_a_rate_that_changes_asks_nothing_and_touches_its_days_alone(url: str, tmp_path: Path) -> None:
-    given = {"metrics": {"scrape_seconds": "300"}, "lookback_days": "14"}
+    given = {"metrics": {"scrape_seconds": "300"}, "lookback_days": "5"}
     root = Root(tmp_path, kafka("eu", url, **given))
     root.run(day(DAYS))
     before = {name: row.output_digest for name, row in root.days("eu").items()}
     assert root.run(day(DAYS)).days_calculated == 0
-    rates = [{"to": str(day(20)), **RATES}, {"from": str(day(20)), **RATES, "compute_hourly_rate": "0.2"}]
+    rates = [{"to": str(day(27)), **RATES}, {"from": str(day(27)), **RATES, "compute_hourly_rate": "0.2"}]
     # Nobody is there to ask.
     root.write(kafka("eu", "http://127.0.0.1:9/", **given, source={"rates": rates}))
     assert {name for name, one in root.plan(day(DAYS)).items() if one.gather_reason == "model_changed"} == {
-        str(day(number)) for number in range(20, DAYS)
+        str(day(number)) for number in range(27, DAYS)
     }
     summary = root.run(day(DAYS))
-    assert (summary.faults, summary.requests, summary.days_calculated) == ((), 0, 10)
+    assert (summary.faults, summary.requests, summary.days_calculated) == ((), 0, 3)
     after = {name: row.output_digest for name, row in root.days("eu").items()}
     assert {name for name, digest in after.items() if digest != before[name]} == {
-        str(day(number)) for number in range(20, DAYS)
+        str(day(number)) for number in range(27, DAYS)
     }
     compute = dict(root.lines(product=COMPUTE))
-    assert (compute[day(19)], compute[day(20)]) == (Decimal("7.2"), Decimal("14.4"))
+    assert (compute[day(26)], compute[day(27)]) == (Decimal("7.2"), Decimal("14.4"))
     # As much as to say the same with other digits, or of a time that nobody asks for.
     rates[0]["compute_hourly_rate"] = "0.1"
     root.write(
@@ -307,7 +307,7 @@ def test_a_rate_that_changes_asks_nothing_and_touches_its_days_alone(url: str, t
     )
     assert root.run(day(DAYS)).days_calculated == 0
     root.write(kafka("eu", "http://127.0.0.1:9/", **given))
-    assert root.run(day(DAYS)).days_calculated == 10
+    assert root.run(day(DAYS)).days_calculated == 3
     assert {name: row.output_digest for name, row in root.days("eu").items()} == before
 
 
@@ -500,7 +500,7 @@ def test_credentials(url: str, tmp_path: Path, kind: str) -> None:
 def test_a_run_that_is_stopped_goes_on_where_it_was(url: str, tmp_path: Path) -> None:
     between, stop = Between(url), threading.Event()
     with between.serving() as script:
-        root = Root(tmp_path, kafka("eu", script.url, lookback_days=str(DAYS), metrics={"days_per_query": "10"}))
+        root = Root(tmp_path, kafka("eu", script.url, lookback_days="12", metrics={"days_per_query": "4"}))
 
         def stopping(request: Any) -> Reply:
             if len(script.asked) > 15:
@@ -512,7 +512,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(url: str, tmp_path: Path) ->
             root.run(day(DAYS), stop=stop)
         asked = len(script.asked)
         between.reply = between.passed
-        assert root.run(day(DAYS)).days_calculated == DAYS
+        assert root.run(day(DAYS)).days_calculated == 12
         # buildinfo, and 10 requests for each of the 3 stretches of days; a question may have been cut short.
         assert len(script.asked) - asked <= 1 + 30 - (asked - 2) + 2
 
@@ -520,7 +520,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(url: str, tmp_path: Path) ->
 def test_days_are_asked_for_in_bounded_pieces(url: str, tmp_path: Path) -> None:
     between = Between(url)
     with between.serving() as script:
-        root = Root(tmp_path, kafka("eu", script.url, lookback_days="20", metrics={"days_per_query": "10"}))
+        root = Root(tmp_path, kafka("eu", script.url, lookback_days="6", metrics={"days_per_query": "3"}))
         root.run(day(DAYS))
-        # Two stretches of 10 days, and for each of them 7 questions and 3 counts.
+        # Two stretches of 3 days, and for each of them 7 questions and 3 counts.
         assert len(script.asked) == 1 + 2 * 10

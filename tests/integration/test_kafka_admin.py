@@ -31,12 +31,12 @@ def servers() -> Iterator[list[str]]:
     producer.flush()
 
 
-def tenant(servers: list[str], folder: Path) -> Root:
+def tenant(servers: list[str], folder: Path, *, timeout: str = "5") -> Root:
     source = {
         "rates": {"compute_hourly_rate": "1"},
         "identity_source": "static",
         "static_identities": ["ops"],
-        "admin": {"bootstrap_servers": servers, "security": "plaintext", "timeout_seconds": "5"},
+        "admin": {"bootstrap_servers": servers, "security": "plaintext", "timeout_seconds": timeout},
     }
     return Root(folder, kafka("k", None, source=source, lookback_days="2"))
 
@@ -54,7 +54,7 @@ def test_brokers_and_topics_are_resources(servers: list[str], tmp_path: Path) ->
 
 
 def test_a_cluster_that_is_not_there_is_a_line_and_holds_up_no_day(tmp_path: Path) -> None:
-    summary = tenant(["127.0.0.1:9"], tmp_path).run(FIRST)
+    summary = tenant(["127.0.0.1:9"], tmp_path, timeout="0.5").run(FIRST)
     [fault] = summary.faults
     assert fault.startswith("tenant k: source: admin: 127.0.0.1:9: ")
     assert fault.isprintable()
