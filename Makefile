@@ -37,7 +37,7 @@ help:
 	@echo 'make clean   remove the results of make run and all caches'
 
 # The second example asks servers on this machine, which the program starts and stops. What Prometheus is missing for, it
-# says itself, and does without.
+# says itself, and does without. What the third one asks a Prometheus was recorded.
 run: $(VENV)/run.stamp
 	@$(BIN)/prorata run -c $(EXAMPLE)
 	@$(MAKE) $(PROMETHEUS) >/dev/null 2>&1 || true
