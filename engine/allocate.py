@@ -279,8 +279,8 @@ class Split(NamedTuple):
 def split(lines: pl.DataFrame, decided: Plan, *, measures: Sequence[str] = ("amount",)) -> Split:
     """Lines (in the order of the key) -> their parts. Parts of a line are apportioned first, payers of a part later."""
     parts = (
-        lines.lazy()
-        .join(decided.parts.lazy(), on=["rule_id", "weight_scope"], how="inner", maintain_order="left_right")
+        _with_parts(lines, decided.parts)
+        .lazy()
         .join(decided.payers.lazy(), on="_group", how="left", validate="m:1", maintain_order="left")
         .with_columns(_part_units(measure, decided.parts).alias(f"_units_{measure}") for measure in measures)
         .with_columns(
@@ -291,8 +291,38 @@ def split(lines: pl.DataFrame, decided: Plan, *, measures: Sequence[str] = ("amo
     rows, shares = _with_resource_payers(parts, decided.shares)
     shares = shares.with_columns(
         _weight_after=pl.col("weight_before") + pl.col("weight"), _is_first=pl.col("weight_before") == 0
-    )
+    ).with_columns(_ratio=pl.col("_weight_after") / pl.col("weight").sum().over("_group"))
     return Split(rows.rechunk(), shares.rechunk(), _constant(rows), narrow=_is_narrow(rows, measures))
+
+
+def _with_parts(lines: pl.DataFrame, parts: pl.DataFrame) -> pl.DataFrame:
+    """Lines |x| the parts of their rule and weight scope (1:parts), in the order of both.
+
+    Only places are joined, on one number where text is encoded. The columns are gathered afterwards, those of lines
+    only if some line has several parts.
+    """
+    classes = (
+        parts.with_row_index("_first_part")
+        .group_by("rule_id", "weight_scope", maintain_order=True)
+        .agg(pl.col("_first_part").first(), _parts=pl.len())
+    )
+    on, key = _class_key(lines.schema["rule_id"])
+    known = classes.lazy().select(*key, "_first_part", "_parts")
+    asked = lines.lazy().select(key).join(known, on=on, how="left", validate="m:1", maintain_order="left")
+    places = asked.select("_first_part", "_parts").collect()
+    labels = parts.drop("rule_id", "weight_scope")
+    if (classes["_parts"] == 1).all():
+        return pl.concat([lines, labels[places["_first_part"]]], how="horizontal")
+    pairs = _expanded(places, "_first_part", "_parts")
+    return pl.concat([lines[pairs["_row"]], labels[pairs["_place"]]], how="horizontal")
+
+
+def _class_key(dtype: pl.DataType) -> tuple[list[str], list[pl.Expr]]:
+    """What rule and weight scope are joined by, names and values: where they are encoded, one number for both."""
+    if dtype == pl.String:
+        return ["rule_id", "weight_scope"], [pl.col("rule_id"), pl.col("weight_scope")]
+    rule, scope = (pl.col(name).to_physical().cast(pl.UInt64) for name in ("rule_id", "weight_scope"))
+    return ["_class"], [(rule * 2**32 + scope).alias("_class")]
 
 
 def _constant(rows: pl.DataFrame) -> frozenset[str]:
@@ -338,7 +368,9 @@ def fan_out(
     chosen = {name: made.get(name, pl.col(name)) for name in columns}
     needed = {root for expression in chosen.values() for root in expression.meta.root_names()}
     rows = _apportioned(parts, measures)
-    return _gathered(parts, rows, needed - {*rows.columns}).with_columns(**chosen).select(columns)
+    gathered = _gathered(parts, rows, needed - {*rows.columns})
+    # Constants alone would make one row; beside anything that is gathered they are as long as that.
+    return gathered.select(**chosen) if needed else gathered.with_columns(**chosen).select(columns)
 
 
 def _gathered(parts: Split, rows: pl.DataFrame, names: Collection[str]) -> pl.DataFrame:
@@ -365,11 +397,12 @@ def _apportioned(parts: Split, measures: Sequence[str]) -> pl.DataFrame:
     that it and its predecessors get together, less what the row before it says of those.
     """
     exact = pl.Int64() if parts.narrow else _EXACT()
+    ratio = ["_ratio"] if parts.narrow else []
     divided = parts._replace(
         rows=parts.rows.select(pl.col("weight_total").cast(exact).alias("_total"), *_division(measures, exact))
     )
     rows = (
-        _gathered(divided, _pairs(parts.rows), {"_is_first", "_weight_after", *divided.rows.columns})
+        _gathered(divided, _pairs(parts.rows), {"_is_first", "_weight_after", *ratio, *divided.rows.columns})
         .with_columns(_through(measure, exact).alias(f"_{measure}") for measure in measures)
         .select("_part", "_share", "_is_first", *(_own(measure) for measure in measures))
     )
@@ -382,15 +415,21 @@ def _apportioned(parts: Split, measures: Sequence[str]) -> pl.DataFrame:
 
 def _pairs(rows: pl.DataFrame) -> pl.DataFrame:
     """`_part` and `_share`: rows of both frames that fan out to a row. Shares of a group lie one after another."""
-    first, fan = pl.col("_first").cast(pl.Int64), pl.col("_fan").cast(pl.Int64)
-    pairs = rows.lazy().select(_part=pl.int_range(pl.len()), _share=pl.int_ranges(first, first + fan))
-    return pairs.explode("_share").cast(pl.get_index_type()).collect()
+    return _expanded(rows, "_first", "_fan").rename({"_row": "_part", "_place": "_share"})
+
+
+def _expanded(rows: pl.DataFrame, first: str, count: str) -> pl.DataFrame:
+    """Each row once for each of `count` places from `first` on: `_row` and `_place`, in the order of both."""
+    place = pl.get_index_type()
+    places = pl.int_ranges(pl.col(first), pl.col(first) + pl.col(count), dtype=place)
+    return rows.lazy().select(_row=pl.int_range(pl.len(), dtype=place), _place=places).explode("_place").collect()
 
 
 def _through(measure: str, exact: pl.DataType) -> pl.Expr:
     sign, quotient, remainder = (pl.col(f"_{name}_{measure}") for name in ("sign", "quotient", "remainder"))
     after, total = pl.col("_weight_after").cast(exact), pl.col("_total")
-    return money.apportioned_through(sign, quotient, remainder, after, total, narrow=exact == pl.Int64)
+    ratio = pl.col("_ratio") if exact == pl.Int64 else None
+    return money.apportioned_through(sign, quotient, remainder, after, total, ratio)
 
 
 def _own(measure: str) -> pl.Expr:

@@ -89,18 +89,19 @@ def apportioned(
 
 
 def apportioned_through(
-    sign: pl.Expr, quotient: pl.Expr, remainder: pl.Expr, after: pl.Expr, total: pl.Expr, *, narrow: bool = False
+    sign: pl.Expr, quotient: pl.Expr, remainder: pl.Expr, after: pl.Expr, total: pl.Expr, ratio: pl.Expr | None = None
 ) -> pl.Expr:
     """The units of an amount that a payer and its predecessors, who weigh `after` together, are `apportioned`.
 
     Where rows follow each other in the order of the payers, a payer's own is this less the row before's: one division
-    a row, not two. `narrow`: operands are Int64, of amounts and totals below NARROW_UNITS_LIMIT and NARROW_TOTAL_LIMIT.
+    a row, not two. With `ratio`, after / total as a double, operands are Int64, of amounts and totals below
+    NARROW_UNITS_LIMIT and NARROW_TOTAL_LIMIT.
     """
-    floor = _narrow_quotient(remainder, after, total) if narrow else remainder * after // total
+    floor = remainder * after // total if ratio is None else _narrow_quotient(remainder, after, total, ratio)
     return sign * (quotient * after + floor)
 
 
-def _narrow_quotient(remainder: pl.Expr, after: pl.Expr, total: pl.Expr) -> pl.Expr:
+def _narrow_quotient(remainder: pl.Expr, after: pl.Expr, total: pl.Expr, ratio: pl.Expr) -> pl.Expr:
     """(remainder * after) // total in Int64, for 0 <= remainder < total < 2**50 and 0 <= after <= total.
 
     The product has up to 100 bits and division of 128 takes ten times as long, so a double guesses and integers
@@ -110,8 +111,7 @@ def _narrow_quotient(remainder: pl.Expr, after: pl.Expr, total: pl.Expr) -> pl.E
     floor). So remainder * after - guess * total lies in [0, 2 * total). Int64 holds that, and so gives it exactly
     although both products wrap, which is modulo 2**64.
     """
-    exact = remainder.cast(pl.Float64) * (after.cast(pl.Float64) / total.cast(pl.Float64))
-    guess = (exact - 0.5).cast(pl.Int64)
+    guess = (remainder.cast(pl.Float64) * ratio - 0.5).cast(pl.Int64)
     return guess + (remainder * after - guess * total >= total).cast(pl.Int64)
 
 

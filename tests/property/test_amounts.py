@@ -163,7 +163,7 @@ def test_64_bits_give_the_exact_quotient(case: tuple[int, int, int]) -> None:
     quotient, remainder = divmod(abs(amount), total)
     numbers = [(amount > 0) - (amount < 0), quotient, remainder, after, total]
     operands = [pl.lit(number, pl.Int64) for number in numbers]
-    found = pl.select(apportioned_through(*operands, narrow=True)).to_series()
+    found = pl.select(apportioned_through(*operands, ratio=operands[3] / operands[4])).to_series()
     assert found.dtype == pl.Int64
     sign = -1 if amount < 0 else 1
     assert found.item() == sign * (abs(amount) * after // total)

@@ -163,7 +163,8 @@ def narrow_ends(amounts_: list[int], after: list[int], total: list[int]) -> list
         "total": total,
     }
     frame = pl.DataFrame(numbers, schema=dict.fromkeys(numbers, pl.Int64))
-    return frame.select(apportioned_through(*(pl.col(name) for name in numbers), narrow=True)).to_series().to_list()
+    ratio = pl.col("after") / pl.col("total")
+    return frame.select(apportioned_through(*(pl.col(name) for name in numbers), ratio)).to_series().to_list()
 
 
 def exact_ends(amounts_: list[int], after: list[int], total: list[int]) -> list[int]:
