@@ -208,7 +208,8 @@ def _stored(root: Path, tenant: Tenant, matched: set[str]) -> Iterator[Finding]:
         yield _ok(tenant, "store: nothing is stored yet")
         return
     if isinstance(tenant, AwsTenant):
-        _match(tenant, lake.scan(root, BILLING, tenant.id), matched)
+        with lake.reading(root, BILLING, tenant.id):
+            _match(tenant, lake.scan(root, BILLING, tenant.id), matched)
     periods = sorted({period for period, _ in days})
     # Everything there is, not only what the state knows of: a day file too many lies outside that, maybe.
     span = date.min, date.max

@@ -7,10 +7,12 @@ is hard-linked into `history/` first.
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import date
 from functools import cache
 from itertools import chain
@@ -239,26 +241,33 @@ def footer(path: Path) -> tuple[str, str]:
     return metadata.get(_DIGEST_KEY, b"").decode(), metadata.get(_CALCULATION_KEY, b"").decode()
 
 
-def _holds(target: Path, written: Written) -> bool:
-    """Whether the file in a place says what the written one says; a file that cannot be read as Parquet does not."""
+def _claims(target: Path, written: Written) -> bool:
+    """Whether the file in a place says that it is what was written; a file that cannot be read as Parquet does not."""
     try:
         return target.exists() and footer(target) == footer(written.path)
     except StoreError:
         return False
 
 
+def _holds(target: Path, written: Written) -> bool:
+    """Whether the file in a place is what was written, byte for byte: a damaged file may say so and not be."""
+    return _claims(target, written) and filecmp.cmp(target, written.path, shallow=False)
+
+
 def publish(root: Path, place: Place, written: Written) -> None:
     """Put a written file in its place; the version it replaces goes to history. Until the last step nothing changes.
 
-    A file of the same digest and calculation id that is there already stays: after a recalculation that changed
-    nothing, or a crash between rename and commit.
+    The same file stays, if it is there already: after a recalculation that changed nothing, or a crash between rename
+    and commit. One that only says so, because it is damaged or another version of the library wrote it, is replaced and
+    no version of its own.
     """
     target = place.path(root)
     with _store_errors(target):
         if _holds(target, written):
             written.path.unlink()
             return
-        _keep_version(root, place)
+        if not _claims(target, written):
+            _keep_version(root, place)
         target.parent.mkdir(parents=True, exist_ok=True)
         written.path.replace(target)
         _sync_folder(target.parent)
@@ -333,24 +342,44 @@ def read(root: Path, place: Place) -> pl.DataFrame:
 
 
 def scan(root: Path, table: Table, tenant_id: str, billing_period: str = "*") -> pl.LazyFrame:
-    """All rows of a tenant, or of one of its billing periods; an empty frame if it has no file."""
+    """All rows of a tenant, or of one of its billing periods; an empty frame if it has no file.
+
+    Only day files are read, see `sizes`. To be collected within `reading`.
+    """
     folder = root / "lake" / table.name / f"tenant_id={tenant_id}"
-    files = sorted(folder.glob(f"month={billing_period}/*.parquet"))
+    found = folder.glob(f"month={billing_period}/*.parquet")
+    files = sorted(path for path in found if _is_day(path.parent.name, path.name))
     return pl.scan_parquet(files, hive_partitioning=False, glob=False) if files else empty(table).lazy()
 
 
 def sizes(root: Path, table: Table, tenant_id: str) -> dict[tuple[str, str], int]:
-    """(billing period, charge date) -> bytes of every day file of a tenant."""
+    """(billing period, charge date) -> bytes of every day file of a tenant.
+
+    A file of any other name is none of ours; that it is there is told by the check `files_vs_log`.
+    """
     folder = root / "lake" / table.name / f"tenant_id={tenant_id}"
     with _store_errors(folder):
         months = list(os.scandir(folder)) if folder.exists() else []
         return {
             (month.name.removeprefix("month="), day.name.removesuffix(".parquet")): day.stat().st_size
             for month in months
-            if month.name.startswith("month=") and month.is_dir()
+            if month.is_dir()
             for day in os.scandir(month)
-            if day.name.endswith(".parquet")
+            if _is_day(month.name, day.name)
         }
+
+
+def _is_day(month: str, file: str) -> bool:
+    """Whether a file of this name in a folder of that name is a day's."""
+    return bool(_MONTH.fullmatch(month) and _DAY.fullmatch(file))
+
+
+_MONTH, _DAY = re.compile(r"month=\d{4}-\d{2}"), re.compile(r"\d{4}-\d{2}-\d{2}\.parquet")
+
+
+def reading(root: Path, table: Table, tenant_id: str) -> AbstractContextManager[None]:
+    """Within which the rows of `scan` are collected: a file that cannot be read is a StoreError that names it."""
+    return _store_errors(root / "lake" / table.name / f"tenant_id={tenant_id}")
 
 
 @contextmanager

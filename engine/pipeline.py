@@ -521,7 +521,8 @@ def _calculate_days(
 
 def _period_cost(work: Work, tenant: AwsTenant, given: Inputs, billing_period: str) -> pl.DataFrame:
     billing = lake.scan(work.root, BILLING, tenant.id, billing_period)
-    return direct_cost(identities.with_owner(billing, tenant.owner), given)
+    with lake.reading(work.root, BILLING, tenant.id):
+        return direct_cost(identities.with_owner(billing, tenant.owner), given)
 
 
 def _calculate_day(work: Work, decide_day: _Decide, day: state.Day, cause: str) -> _Done:
@@ -633,15 +634,17 @@ def _entities_of_bills(work: Work, tenant: AwsTenant, summary: Summary) -> Summa
     if _entities_are_of(work, cause):
         return summary
     billing = lake.scan(work.root, BILLING, tenant.id)
-    seen = (
-        identities.with_owner(billing.select("tags", "charge_date"), tenant.owner)
-        .filter(pl.col("owner") != "")
-        .group_by("owner")
-        .agg(first_seen_at=pl.col("charge_date").min(), last_seen_at=pl.col("charge_date").max())
-        .collect(engine="streaming")
-    )
+    with lake.reading(work.root, BILLING, tenant.id):
+        seen = (
+            identities.with_owner(billing.select("tags", "charge_date"), tenant.owner)
+            .filter(pl.col("owner") != "")
+            .group_by("owner")
+            .agg(first_seen_at=pl.col("charge_date").min(), last_seen_at=pl.col("charge_date").max())
+            .collect(engine="streaming")
+        )
+        resources = identities.resources(billing)
     found = identities.identities(tenant, seen, _named_by_rules(tenant))
-    _put_entities(work, found, identities.resources(billing))
+    _put_entities(work, found, resources)
     unknown = found.filter(pl.col("type") == "unknown_owner")["id"]
     if tenant.owner.identities and unknown.len():
         names = ", ".join(shown(name) for name in unknown.head(10))
@@ -676,7 +679,8 @@ def _entities_of_products(work: Work, tenant: ConfluentTenant, summary: Summary)
     if _entities_are_of(work, cause):
         return summary
     measured = lake.scan(work.root, USAGE, tenant.id)
-    found = identities.with_principals(facts.identities, measured, tenant.id, operator=names.operator(tenant))
+    with lake.reading(work.root, USAGE, tenant.id):
+        found = identities.with_principals(facts.identities, measured, tenant.id, operator=names.operator(tenant))
     _put_entities(work, found, facts.resources)
     state.commit_entities(work.store, tenant.id, cause)
     return summary
@@ -691,7 +695,8 @@ def _entities_of_cost_model(work: Work, tenant: CostModelTenant, summary: Summar
     if _entities_are_of(work, cause):
         return summary
     measured = lake.scan(work.root, USAGE, tenant.id)
-    found = identities.with_principals(empty(IDENTITIES), measured, tenant.id, operator=names.operator(tenant))
+    with lake.reading(work.root, USAGE, tenant.id):
+        found = identities.with_principals(empty(IDENTITIES), measured, tenant.id, operator=names.operator(tenant))
     # Those stand for owners in an inventory, which such a tenant has not.
     found = found.filter(~pl.col("id").is_in(sorted(identities.SENTINELS)))
     shown_as = found.join(named.rename({"display_name": "_name"}), on="id", how="left", validate="1:1")

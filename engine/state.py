@@ -195,11 +195,11 @@ def commit_day(state: State, day: CalculatedDay) -> None:
 
 
 def begin_day(state: State, tenant_id: str, key: DayKey) -> None:
-    """Record in one transaction that a day's chargeback is about to be replaced: it is not calculated until it is."""
+    """Record in one transaction that a day's chargeback is about to be replaced: neither calculated nor checked."""
     with state.transaction() as connection:
         connection.execute(
             """
-            UPDATE pipeline_state SET chargeback_calculated = 0
+            UPDATE pipeline_state SET chargeback_calculated = 0, checked_digest = NULL
             WHERE tenant_id = ? AND billing_period = ? AND charge_date = ?
             """,
             (tenant_id, *key),

@@ -97,7 +97,8 @@ def needs(root: Path, store: state.State, tenant: ConfluentTenant, given: Inputs
     if tenant.metrics is None:
         return {}
     digests = {key[1]: day.billing_digest for key, day in state.days(store, tenant.id).items()}
-    asked = decide.metrics_by_day(lake.scan(root, BILLING, tenant.id), given)
+    with lake.reading(root, BILLING, tenant.id):
+        asked = decide.metrics_by_day(lake.scan(root, BILLING, tenant.id), given)
     return {
         (str(day), metric): Need(str(day), metric, tuple(ids), digests[str(day)])
         for day, metric, ids in asked.rows()
