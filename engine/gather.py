@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from engine import entities, gather_state, lake, state
+from engine import decide, entities, gather_state, lake, state
 from engine.config import ConfluentCloud, ConfluentTenant, Credentials
 from engine.errors import ConfigError, ContractError, SourceError, StoppedError, StoreError, fault
 from engine.frames import BILLING, IDENTITIES, RESOURCES, USAGE, empty
@@ -323,12 +323,15 @@ def _complete(
     )
     after = folded(tenant, known, inventory, one.started_at)
     _tell_changes(work, after)
+    touched = _touched(work, known, after) if failed else []
     running = _publish_running(work, tenant, one.started_at[:10], inventory)
     status, error = ("failed", "; ".join(failed.values())) if failed else ("done", None)
     with work.store.transaction():
         _store_known(work, tenant, after)
         gather_state.save_usage_days(work.store, tenant.id, *running)
-        gather_state.set_resources_gathered(work.store, tenant.id, one.first_day, one.end_day, whole=not failed)
+        gather_state.set_resources_gathered(
+            work.store, tenant.id, one.first_day, one.end_day, whole=not failed, touched=touched
+        )
         gather_state.update_gather(
             work.store,
             one,
@@ -362,6 +365,16 @@ def folded(tenant: ConfluentTenant, known: Known, inventory: Inventory, started_
         entities.IDENTITY, known.identities, seen, resources.zero_counts, tenant_id=tenant.id, threshold=threshold
     )
     return Known(resources.intervals, found.intervals, found.zero_counts, (resources.changes, found.changes))
+
+
+def _touched(work: Work, before: Known, after: Known) -> list[str]:
+    """The days of which another inventory knows otherwise than the one before."""
+    days = {day: frozenset[str]() for _, day in state.days(work.store, work.tenant.id)}
+    was, now = (
+        decide.facts_by_day(days, decide.DayFacts(known.resources, known.identities, empty(USAGE), frozenset()))
+        for known in (before, after)
+    )
+    return [day for day in days if was[day] != now[day]]
 
 
 def _store_known(work: Work, tenant: ConfluentTenant, known: Known) -> None:

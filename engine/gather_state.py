@@ -382,10 +382,13 @@ def set_metrics_gathered(state: Database, tenant_id: str, flags: Iterable[Metric
         )
 
 
-def set_resources_gathered(state: Database, tenant_id: str, first_day: str, end_day: str, *, whole: bool) -> None:
-    """Record in one transaction that the inventory was gathered whole; or that it was not, for days yet to calculate.
+def set_resources_gathered(
+    state: Database, tenant_id: str, first_day: str, end_day: str, *, whole: bool, touched: Iterable[str] = ()
+) -> None:
+    """Record in one transaction that the inventory was gathered whole; or that it was not, for days that wait for it.
 
-    A whole inventory is one for all days. One that is not holds back those of the gather that are not calculated.
+    A whole inventory is one for all days. One that is not holds back the days of the gather that are not calculated,
+    and the days that it touched, calculated or not.
     """
     with state.transaction() as connection:
         if whole:
@@ -397,6 +400,10 @@ def set_resources_gathered(state: Database, tenant_id: str, first_day: str, end_
                 WHERE tenant_id = ? AND charge_date >= ? AND charge_date < ? AND chargeback_calculated = 0
                 """,
                 (tenant_id, first_day, end_day),
+            )
+            connection.executemany(
+                "UPDATE pipeline_state SET resources_gathered = 0 WHERE tenant_id = ? AND charge_date = ?",
+                [(tenant_id, day) for day in touched],
             )
 
 

@@ -8,7 +8,6 @@ the next one does not put right.
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
@@ -42,7 +41,7 @@ from engine.decide import (
     decide,
     decide_products,
     direct_cost,
-    facts_digest,
+    facts_by_day,
     matched,
 )
 from engine.emitters import sqlite
@@ -422,29 +421,13 @@ def _causes_of_products(
     facts = _facts(store, tenant)
     usage = gather_state.usage_days(store, tenant.id)
     fetched = gather_state.day_metrics(store, tenant.id)
-    turns = _turns(facts)
-    known: dict[tuple[int, frozenset[str]], str] = {}
+    known = facts_by_day({day: wanted.given_up(fetched, day) for _, day in days}, facts)
     causes = {}
     for key, day in days.items():
-        charge_date, failed = date.fromisoformat(day.charge_date), wanted.given_up(fetched, day.charge_date)
-        # Between two days on which anything turned, all is as it was.
-        place = bisect_right(turns, charge_date), failed
-        if place not in known:
-            known[place] = facts_digest(charge_date, facts._replace(failed=failed))
         measured = usage[day.charge_date].digest if day.charge_date in usage else ""
-        text = "\n".join([common, day.billing_digest, measured, known[place]])
+        text = "\n".join([common, day.billing_digest, measured, known[day.charge_date]])
         causes[key] = hashlib.sha256(text.encode()).hexdigest()
     return causes
-
-
-def _turns(facts: DayFacts) -> list[date]:
-    """The days from which on something may be known otherwise than on the day before, in order."""
-    begins = (pl.col("valid_from", "valid_to"), pl.col("created_at", "deleted_at").cast(pl.Date))
-    found = set[date]()
-    for frame in (facts.resources, facts.identities):
-        dates = frame.select(*begins, gone=pl.col("deleted_at").cast(pl.Date) + pl.duration(days=1))
-        found |= {one for column in dates for one in column.unique() if one is not None}
-    return sorted(found)
 
 
 def _causes_of_cost_model(

@@ -17,7 +17,7 @@ from tests.doubles import confluent_cloud as faults
 from tests.doubles.bundled import bundled, planned_total
 from tests.doubles.confluent_cloud import COSTS, Server, served
 from tests.doubles.confluent_metrics import Metrics
-from tests.doubles.organization import Organization
+from tests.doubles.organization import Entity, Organization
 from tests.doubles.prometheus import Row, prometheus
 from tests.integration.confluent import FIRST, VARIABLES, Tenant, day
 from tests.integration.confluent import prometheus as metrics_at
@@ -284,6 +284,30 @@ def test_a_kind_that_fails_holds_back_what_is_not_calculated_and_deletes_nothing
     done = tenant.run(TODAY)
     assert (done.exit_code, done.days_calculated, done.days_pending) == (0, 1, 0)
     assert tenant.query(gone.format("identities")) == [("sa-idle",)]
+
+
+def test_an_inventory_gathered_in_part_recalculates_no_day_until_it_is_whole(tenant: Tenant, server: Server) -> None:
+    tenant.run(TODAY)
+    before, organization = outputs(tenant), server.organization
+    since = f"{day(3)}T00:00:00Z"
+    account = {"id": "sa-new", "display_name": "new", "metadata": {"created_at": since}}
+    key = {"id": "KEYNEW", "spec": {"owner": {"id": "sa-new"}, "resource": {"id": "lkc-prod2"}}}
+    organization.add("service_accounts", Entity("sa-new", (), account))
+    organization.add("api_keys", Entity("KEYNEW", (), key | {"metadata": {"created_at": since}}))
+    organization.denied["api_keys"] = 500
+    late = [str(day(number)) for number in range(3, DAYS)]
+    done = tenant.run(TODAY, hour=5)
+    assert (done.exit_code, done.days_calculated, done.days_pending) == (11, 0, len(late))
+    assert [name for name, one in tenant.days().items() if not one.resources_gathered] == late
+    assert changed(before, outputs(tenant)) == []
+    # What only the rules change need not wait: that is not the inventory's.
+    assert tenant.run(TODAY, "recalculate", {}, hour=5).days_calculated == DAYS - len(late)
+    organization.denied.clear()
+    done = tenant.run(TODAY, hour=6)
+    assert (done.exit_code, done.days_calculated, done.days_pending) == (0, len(late), 0)
+    assert changed(before, outputs(tenant))
+    assert set(changed(before, outputs(tenant))) <= set(late)
+    assert "sa-new" in set(tenant.table("chargeback")["identity_id"])
 
 
 def test_an_empty_inventory_deletes_at_the_threshold_across_restarts(tenant: Tenant, server: Server) -> None:
