@@ -189,12 +189,23 @@ def absorb(
 def open_gather(work: Work, tenant: ConfluentTenant, days: Window) -> gather_state.Gather:
     """The gather whose run did not end, if it is over the same days; else a new one."""
     first, end = map(str, days)
-    last = gather_state.last_gather(work.store, tenant.id)
-    if last is not None and goes_on(last, days):
+    last, landed = gather_state.last_gather(work.store, tenant.id), _last_landed(work.root, tenant)
+    # A number beyond what the state knows is of a gather that came after it: the state is an older one, put back.
+    if last is not None and goes_on(last, days) and last.gather_id >= landed:
         work.log(f"going on with the gather of {last.started_at}, {first} to before {end}")
         return last
     work.log(f"gathering {first} to before {end}")
-    return gather_state.begin_gather(work.store, tenant.id, work.hooks.now(), first, end)
+    return gather_state.begin_gather(work.store, tenant.id, work.hooks.now(), first, end, above=landed)
+
+
+def _last_landed(root: Path, tenant: ConfluentTenant) -> int:
+    """The highest number under which a gather landed anything: answers of another must not pass for those of today."""
+    folder = raw_folder(root, tenant) / "gathers"
+    try:
+        names = [one.name for one in folder.iterdir()] if folder.exists() else []
+    except OSError as error:
+        raise StoreError(fault(str(folder), f"cannot be read ({error.strerror})", "a folder of answers")) from error
+    return max((int(name) for name in names if name.isascii() and name.isdigit()), default=0)
 
 
 def _fetch(

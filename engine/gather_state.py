@@ -61,8 +61,13 @@ def _gather(row: Sequence[Any]) -> Gather:
     return Gather._make([*row[:-1], json.loads(row[-1])])
 
 
-def begin_gather(state: Database, tenant_id: str, started_at: str, first_day: str, end_day: str) -> Gather:
-    """Record in one transaction that a gather begins; one that is still open is given up for it."""
+def begin_gather(
+    state: Database, tenant_id: str, started_at: str, first_day: str, end_day: str, *, above: int = 0
+) -> Gather:
+    """Record in one transaction that a gather begins; one that is still open is given up for it.
+
+    Its number is higher than that of any gather that is known, and than `above`.
+    """
     with state.transaction() as connection:
         connection.execute(
             """
@@ -72,7 +77,7 @@ def begin_gather(state: Database, tenant_id: str, started_at: str, first_day: st
             (started_at, tenant_id),
         )
         (number,) = connection.execute(
-            "SELECT coalesce(max(gather_id), 0) + 1 FROM gathers WHERE tenant_id = ?", (tenant_id,)
+            "SELECT max(coalesce(max(gather_id), 0), ?) + 1 FROM gathers WHERE tenant_id = ?", (above, tenant_id)
         ).fetchone()
         connection.execute(
             """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -432,6 +433,29 @@ def test_a_window_without_days_is_refused(tenant: Tenant) -> None:
     tenant.write(lookback_days="5", cutoff_days="5")
     with pytest.raises(ConfigError, match=r"lookback_days: value '5'; expected more than cutoff_days, 5"):
         tenant.run(TODAY)
+
+
+@pytest.mark.parametrize("kept", ["older state", "no state"])
+def test_answers_of_gathers_that_the_state_does_not_know_do_not_pass_for_those_of_today(
+    tmp_path: Path, server: Server, kept: str
+) -> None:
+    tenant = Tenant(tmp_path / "conf", server, lookback_days="10")
+    tenant.run(TODAY)
+    with sqlite3.connect(tenant.root / "state.db") as before, sqlite3.connect(tmp_path / "older.db") as older:
+        before.backup(older)
+    before.close()
+    older.close()
+    tenant.run(TODAY, hour=3)
+    for name in ("state.db", "state.db-wal", "state.db-shm"):
+        (tenant.root / name).unlink(missing_ok=True)
+    if kept == "older state":
+        shutil.copy(tmp_path / "older.db", tenant.root / "state.db")
+    record = server.organization.find(day(3), "KAFKA_STORAGE", "lkc-prod1")[0]
+    server.organization.revise(record["id"], amount=Decimal(77))
+    server.forget()
+    done = tenant.run(TODAY, hour=9)
+    assert (done.exit_code, server.counted() > 0, tenant.total()) == (0, True, server.organization.total())
+    assert tenant.query("SELECT max(gather_id) FROM gathers") == [(3,)]
 
 
 # Without the network
