@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import date, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import polars as pl
 
 from engine import decide, entities, gather_state, lake, state
 from engine.config import ConfluentCloud, ConfluentTenant, Credentials
-from engine.errors import ConfigError, ContractError, SourceError, StoppedError, StoreError, fault
+from engine.errors import ConfigError, ContractError, ProrataError, SourceError, StoppedError, StoreError, fault
 from engine.frames import BILLING, IDENTITIES, RESOURCES, USAGE, empty
 from engine.sources import confluent, confluent_inventory
 from engine.sources.confluent import Window
@@ -144,14 +145,17 @@ def _gathered(
     one = open_gather(work, tenant, window(tenant, work.now().date()))
     landing = landing_of(work.root, tenant, one.gather_id)
     if one.folded:
-        published = _publish(work, tenant, one, landing)
-        return summary._replace(
-            days_gathered=summary.days_gathered + published.changed,
-            days_removed=summary.days_removed + published.removed,
-        )
-    failed, requests = _fetch(work, tenant, one, landing, endpoints)
+        return _with_published(summary, _publish(work, tenant, one, landing))
+    lacking, requests = _fetch(work, tenant, one, landing, endpoints)
     summary = summary._replace(requests=summary.requests + requests)
-    return absorb(work, tenant, one, landing, failed, summary)
+    return absorb(work, tenant, one, landing, lacking, summary)
+
+
+class Lacking(NamedTuple):
+    """What a gather could not land. `costs`: an error for each window; `kinds`: kind of the inventory -> error."""
+
+    costs: Sequence[ProrataError] = ()
+    kinds: Mapping[str, str] = MappingProxyType({})
 
 
 def absorb(
@@ -159,27 +163,38 @@ def absorb(
     tenant: ConfluentTenant,
     one: gather_state.Gather,
     landing: Landing,
-    failed: dict[str, str],
+    lacking: Lacking,
     summary: Summary,
 ) -> Summary:
-    """What a gather landed -> billing days and entities. `failed`: kind of the inventory -> why it was not landed."""
+    """What a gather landed -> billing days and entities. What it lacks keeps nothing else from being published."""
+    published = _publish(work, tenant, one, landing)
+    problems = [*lacking.costs, *published.errors]
     try:
-        published = _publish(work, tenant, one, landing)
+        _complete(work, tenant, one, landing, lacking.kinds, problems)
     except ContractError as error:
         # The answers are whole, so they would be the same if this gather went on: the next one asks again.
         ended_at = work.hooks.now()
         gather_state.update_gather(
-            work.store, one, requests=0, status="failed", ended_at=ended_at, error=str(error), inventory_errors=failed
+            *(work.store, one),
+            requests=0,
+            status="failed",
+            ended_at=ended_at,
+            error=str(error),
+            inventory_errors=lacking.kinds,
         )
-        raise
-    _complete(work, tenant, one, landing, failed)
+        problems.append(error)
     _forget_old(work, tenant)
-    if failed:
-        faults = confluent_inventory.faults(failed)
-        work.problems.append(SourceError(f"inventory: {text}" for text in faults))
-        _count_failure(work, tenant, "; ".join(faults))
+    if lacking.kinds:
+        problems.append(SourceError(f"inventory: {text}" for text in confluent_inventory.faults(lacking.kinds)))
+    work.problems.extend(problems)
+    if problems:
+        _count_failure(work, tenant, "; ".join(text for problem in problems for text in problem.faults))
     else:
         gather_state.clear_failures(work.store, tenant.id)
+    return _with_published(summary, published)
+
+
+def _with_published(summary: Summary, published: _Published) -> Summary:
     return summary._replace(
         days_gathered=summary.days_gathered + published.changed,
         days_removed=summary.days_removed + published.removed,
@@ -214,23 +229,35 @@ def _fetch(
     one: gather_state.Gather,
     landing: Landing,
     endpoints: tuple[Endpoint, dict[str, Endpoint]],
-) -> tuple[dict[str, str], int]:
-    """Land what is not landed yet: costs and inventory. The kinds of the inventory that failed; requests sent."""
+) -> tuple[Lacking, int]:
+    """Land what is not landed yet: costs and inventory. What could not be had; requests sent.
+
+    A window that fails does not keep the others, nor the inventory, from being asked for.
+    """
     template = tenant.source.flink.url if tenant.source.flink else ""
     with ExitStack() as stack:
         clients = _Clients(stack, work, template, *endpoints)
+        failed = list[ProrataError]()
         try:
             for days in _windows(one):
                 work.stop_if_asked()
-                if not landing.has(confluent.costs_name(days)):
-                    confluent.fetch_costs(clients.api, landing, days)
-                    work.log(f"costs {days[0]} to before {days[1]} landed")
-            failed = confluent_inventory.fetch_inventory(clients.api, clients.flink, landing)
+                try:
+                    if not landing.has(confluent.costs_name(days)):
+                        confluent.fetch_costs(clients.api, landing, days)
+                        work.log(f"costs {days[0]} to before {days[1]} landed")
+                except (SourceError, ContractError) as error:
+                    failed.append(_of_window(error, days))
+            kinds = confluent_inventory.fetch_inventory(clients.api, clients.flink, landing)
         except (SourceError, ContractError, StoppedError) as error:
             gather_state.update_gather(work.store, one, requests=clients.requests, error=str(error))
             raise
-        gather_state.update_gather(work.store, one, requests=clients.requests, inventory_errors=failed)
-        return failed, clients.requests
+        gather_state.update_gather(work.store, one, requests=clients.requests, inventory_errors=kinds)
+        return Lacking(failed, kinds), clients.requests
+
+
+def _of_window(error: SourceError | ContractError, days: Window) -> ProrataError:
+    """The error with the window that it is of."""
+    return type(error)(f"costs {days[0]} to before {days[1]}: {text}" for text in error.faults)
 
 
 def _windows(one: gather_state.Gather) -> list[Window]:
@@ -238,18 +265,27 @@ def _windows(one: gather_state.Gather) -> list[Window]:
 
 
 class _Published(NamedTuple):
+    """How many days changed and were withdrawn; an error for each window that could not be read."""
+
     changed: int = 0
     removed: int = 0
+    errors: Sequence[ProrataError] = ()
 
 
 def _publish(work: Work, tenant: ConfluentTenant, one: gather_state.Gather, landing: Landing) -> _Published:
-    """Landed costs -> billing days: those that differ are replaced, those without lines any more are withdrawn."""
+    """Landed costs -> billing days: those that differ are replaced, those without lines any more are withdrawn.
+
+    The days of a window that was not landed, or that cannot be read, keep what they have.
+    """
     before = _published_before(work, one)
     lost = {charge_date for _, charge_date in lost_billing(work)}
     known = known_days(work)
     changed = removed = 0
+    errors = list[ProrataError]()
     for days in _windows(one):
         work.stop_if_asked()
+        if not landing.has(confluent.costs_name(days)):
+            continue
         path = landing.path(confluent.costs_name(days))
         sha256 = hashlib.sha256(f"{tenant.source.currency} ".encode() + path.read_bytes()).hexdigest()
         first, end = map(str, days)
@@ -257,9 +293,11 @@ def _publish(work: Work, tenant: ConfluentTenant, one: gather_state.Gather, land
         if same is not None and same.sha256 == sha256 and not any(first <= day < end for day in lost):
             gather_state.record_window(work.store, same._replace(gather_id=one.gather_id))
             continue
-        costs = confluent.parse_costs(
-            landing.read(confluent.costs_name(days)), tenant.id, days, tenant.source.currency
-        )  # fmt: skip
+        try:
+            costs = _costs(tenant, landing, days)
+        except ContractError as error:
+            errors.append(_of_window(error, days))
+            continue
         for text in costs.warnings:
             work.warn(text)
         covered = {key for key in known if first <= key[1] < end}
@@ -275,7 +313,12 @@ def _publish(work: Work, tenant: ConfluentTenant, one: gather_state.Gather, land
             ),
         )
     work.log(f"costs: {counted(changed, 'day')} changed, {removed} withdrawn")
-    return _Published(changed, removed)
+    return _Published(changed, removed, errors)
+
+
+def _costs(tenant: ConfluentTenant, landing: Landing, days: Window) -> confluent.Costs:
+    pages = landing.read(confluent.costs_name(days))
+    return confluent.parse_costs(pages, tenant.id, days, tenant.source.currency)
 
 
 def _without_stored(work: Work, billing: pl.DataFrame, days: Window) -> pl.DataFrame:
@@ -321,9 +364,17 @@ def _publish_days(
 
 
 def _complete(
-    work: Work, tenant: ConfluentTenant, one: gather_state.Gather, landing: Landing, failed: dict[str, str]
+    work: Work,
+    tenant: ConfluentTenant,
+    one: gather_state.Gather,
+    landing: Landing,
+    failed: Mapping[str, str],
+    problems: Iterable[ProrataError],
 ) -> None:
-    """Fold the landed inventory into what is known, and end the gather, in one transaction."""
+    """Fold the landed inventory into what is known, and end the gather, in one transaction.
+
+    `failed` are the kinds of the inventory that it lacks, `problems` what was wrong with costs.
+    """
     inventory = confluent_inventory.parse_inventory(confluent_inventory.read_inventory(landing))
     for text in inventory.warnings:
         work.warn(text)
@@ -336,7 +387,7 @@ def _complete(
     _tell_changes(work, after)
     touched = _touched(work, known, after) if failed else []
     running = _publish_running(work, tenant, one.started_at[:10], inventory)
-    status, error = ("failed", "; ".join(failed.values())) if failed else ("done", None)
+    errors = [*(text for problem in problems for text in problem.faults), *failed.values()]
     with work.store.transaction():
         _store_known(work, tenant, after)
         gather_state.save_usage_days(work.store, tenant.id, *running)
@@ -347,9 +398,9 @@ def _complete(
             work.store,
             one,
             requests=0,
-            status=status,
+            status="failed" if errors else "done",
             ended_at=work.hooks.now(),
-            error=error,
+            error="; ".join(errors) or None,
             folded=1,
             inventory_errors=failed,
         )
@@ -457,16 +508,19 @@ def _replayed_costs(work: Work, tenant: ConfluentTenant) -> Iterator[tuple[pl.Da
     covered = set[str]()
     for one in reversed(gather_state.gathers(work.store, tenant.id)):
         landing = landing_of(work.root, tenant, one.gather_id)
-        for row in gather_state.windows(work.store, tenant.id, one.gather_id):
-            days = date.fromisoformat(row.first_day), date.fromisoformat(row.end_day)
+        # All that was landed, published or not: that a parser could not read it may be why it is read again.
+        for days in _windows(one):
             names = [str(days[0] + timedelta(days=number)) for number in range((days[1] - days[0]).days)]
             open_days = [name for name in names if name not in covered]
             if not open_days or not landing.has(confluent.costs_name(days)):
                 continue
             work.stop_if_asked()
-            costs = confluent.parse_costs(
-                landing.read(confluent.costs_name(days)), tenant.id, days, tenant.source.currency
-            )
+            try:
+                costs = _costs(tenant, landing, days)
+            except ContractError as error:
+                # As when it was gathered: its days are what an older gather says of them.
+                work.problems.append(_of_window(error, days))
+                continue
             wanted = pl.col("charge_date").dt.to_string("%Y-%m-%d").is_in(open_days)
             billing = _without_stored(work, costs.billing, days)
             yield billing.filter(wanted), [key for key in known_days(work) if key[1] in set(open_days)]

@@ -125,7 +125,7 @@ class Root:
         one = gather.open_gather(work, tenant, wanted.window(tenant, step.today))
         landing = gather.landing_of(work.root, tenant, one.gather_id)
         assert landed(landing, Direct(server), one.first_day, one.end_day) == {}
-        summary = gather.absorb(work, tenant, one, landing, {}, Summary(tenant.id))
+        summary = gather.absorb(work, tenant, one, landing, gather.Lacking(), Summary(tenant.id))
         metrics.settle(work, tenant, Inputs(tenant, rules.resolve(tenant), empty(USAGE)))
         recipe = pipeline._recipe(tenant)
         summary = pipeline._calculate(work, recipe, summary)

@@ -14,6 +14,8 @@ import pytest
 
 from engine import state
 from engine.errors import ConfigError
+from engine.sources import confluent
+from engine.sources.landing import Landing
 from tests.doubles import confluent_cloud as faults
 from tests.doubles.bundled import bundled, planned_total
 from tests.doubles.confluent_cloud import COSTS, Server, served
@@ -367,27 +369,92 @@ def test_what_disappears_and_comes_back_was_not_there_in_between(tmp_path: Path,
 # Gathers that fail
 
 
-def test_a_window_that_was_landed_is_not_asked_for_again(tenant: Tenant, server: Server) -> None:
+def test_a_window_that_fails_is_asked_for_again_by_the_next_run(tenant: Tenant, server: Server) -> None:
     server.script(f"{COSTS}?start_date=2025-09-01", faults.status(500))
     done = tenant.run(TODAY)
     assert (done.exit_code, done.days_gathered) == (11, 0)
-    assert tenant.query("SELECT status FROM gathers") == [("open",)]
+    assert tenant.query("SELECT status, folded, requests > 0 FROM gathers") == [("failed", 1, 1)]
     done = tenant.run(TODAY)
     assert (done.exit_code, done.days_calculated) == (0, DAYS)
-    assert set(server.whole_windows().values()) == {1}
-    assert tenant.query("SELECT status, requests > 0 FROM gathers") == [("done", 1)]
-
-
-def test_an_open_gather_of_other_days_is_given_up(tenant: Tenant, server: Server) -> None:
-    server.script(f"{COSTS}?start_date=2025-09-01", faults.status(500))
-    tenant.run(TODAY)
-    tenant.run(TODAY + timedelta(days=1))
     assert tenant.query("SELECT status FROM gathers ORDER BY gather_id") == [("failed",), ("done",)]
+
+
+@pytest.fixture
+def two_months(tmp_path: Path) -> Iterator[tuple[Tenant, Server]]:
+    """A tenant whose days lie in two windows, two in each, all calculated."""
+    with served(bundled(date(2025, 9, 29), 4)) as server:
+        made = Tenant(tmp_path / "months", server, lookback_days="6", gather_failure_threshold="5")
+        assert made.run(OCTOBER).days_calculated == 4
+        yield made, server
+
+
+OCTOBER = date(2025, 10, 3)
+ONE_WINDOW = {"an amount": (12, "amount 'abc'"), "a refusal": (11, "400")}
+
+
+@pytest.mark.parametrize("wrong", ONE_WINDOW)
+def test_one_window_that_is_wrong_keeps_its_days_and_all_others_go_on(
+    two_months: tuple[Tenant, Server], wrong: str
+) -> None:
+    tenant, server = two_months
+    before, organization = outputs(tenant), server.organization
+    first = organization.find(date(2025, 9, 29), "KAFKA_STORAGE", "lkc-prod1")[0]
+    good = first["amount"]
+    last = organization.find(date(2025, 10, 2), "KAFKA_STORAGE", "lkc-prod1")[0]
+    organization.revise(last["id"], amount=Decimal(77))
+    organization.add("service_accounts", Entity("sa-new", (), {"id": "sa-new"}))
+    code, told = ONE_WINDOW[wrong]
+    if wrong == "an amount":
+        organization.revise(first["id"], amount="abc")
+    else:
+        server.script(f"{COSTS}?start_date=2025-09-27", faults.status(400))
+    done = tenant.run(OCTOBER, hour=3)
+    assert (done.exit_code, done.days_gathered, done.days_calculated, done.days_pending) == (code, 1, 1, 0)
+    assert [("costs 2025-09-27 to before 2025-10-01: " in text, told in text) for text in done.faults] == [(True, True)]
+    assert changed(before, outputs(tenant)) == ["2025-10-02"]
+    assert tenant.query("SELECT count(*) FROM identities WHERE id = 'sa-new'") == [(1,)]
+    assert tenant.query("SELECT failures FROM gather_failures") == [(1,)]
+    organization.revise(first["id"], amount=good + 1)
+    done = tenant.run(OCTOBER, hour=4)
+    assert (done.exit_code, done.days_gathered, tenant.total()) == (0, 1, organization.total())
+    assert tenant.query("SELECT failures FROM gather_failures") == []
+
+
+def test_all_that_is_wrong_is_told(two_months: tuple[Tenant, Server]) -> None:
+    tenant, server = two_months
+    before, organization = outputs(tenant), server.organization
+    organization.revise(organization.find(date(2025, 10, 1), "KAFKA_STORAGE", "lkc-prod1")[0]["id"], amount="abc")
+    organization.denied["api_keys"] = 500
+    server.script(f"{COSTS}?start_date=2025-09-27", faults.status(400))
+    done = tenant.run(OCTOBER, hour=3)
+    assert (done.exit_code, changed(before, outputs(tenant))) == (11, [])
+    assert [text.partition(":")[0] for text in done.faults] == [
+        *("costs 2025-09-27 to before 2025-10-01", "costs 2025-10-01 to before 2025-10-03", "inventory")
+    ]
+
+
+def test_landed_answers_that_could_not_be_read_are_read_again(two_months: tuple[Tenant, Server]) -> None:
+    tenant, server = two_months
+    record = server.organization.find(date(2025, 9, 29), "KAFKA_STORAGE", "lkc-prod1")[0]
+    server.organization.revise(record["id"], amount="12.50 USD")
+    assert tenant.run(OCTOBER, hour=3).exit_code == 12
+    # As long as nobody can read them, the answers before them count.
+    before = tenant.files()
+    done = tenant.run(OCTOBER, "recalculate", {}, replay=True)
+    assert (done.exit_code, tenant.files()) == (12, before)
+    # What another parser would understand.
+    landing = Landing(tenant.root / "raw/confluent_cloud/conf/gathers/000002")
+    name = confluent.costs_name((date(2025, 9, 27), date(2025, 10, 1)))
+    landing.write(name, [page._replace(text=page.text.replace("12.50 USD", "12.50")) for page in landing.read(name)])
+    done = tenant.run(OCTOBER, "recalculate", {}, replay=True)
+    server.organization.revise(record["id"], amount=Decimal("12.50"))
+    assert (done.exit_code, tenant.total()) == (0, server.organization.total())
 
 
 def test_failures_in_a_row_suspend_the_tenant_until_it_is_forced(tenant: Tenant, server: Server) -> None:
     tenant.run(TODAY)
-    server.script(COSTS, faults.status(500), times=2)
+    # Two windows a run; a gather of which a part failed counts once.
+    server.script(COSTS, faults.status(500), times=4)
     for _ in range(2):
         assert tenant.run(TODAY).exit_code == 11
     server.forget()
