@@ -28,7 +28,7 @@ from engine.sources.confluent_inventory import Inventory
 from engine.sources.http import Client, Clock, Endpoint
 from engine.sources.landing import Landing
 from engine.text import counted
-from engine.wanted import goes_on, suspension, variables, window
+from engine.wanted import RUNNING, goes_on, irreplaceable, lost_usage, suspension, variables, window
 from engine.work import (
     Summary,
     Work,
@@ -43,9 +43,6 @@ from engine.work import (
     usage_left,
     withdraw,
 )
-
-RUNNING = "running_statements"
-"""The one metric that comes with the inventory: what runs on the day of the gather."""
 
 
 def landing_of(root: Path, tenant: ConfluentTenant, gather_id: int) -> Landing:
@@ -457,13 +454,50 @@ def _publish_running(
     """The statements that run on the day of the gather -> its usage; the last gather of a day counts."""
     if "flink_statement" not in inventory.gathered:
         return [], []
-    rows = inventory.running.select(
+    others = usage_left(work, day).filter(pl.col("metric") != RUNNING)
+    published = publish_usage(work, day, pl.concat([others, _running(tenant, day, inventory)]))
+    return ([published], []) if published else ([], [day])
+
+
+def _running(tenant: ConfluentTenant, day: str, inventory: Inventory) -> pl.DataFrame:
+    """USAGE of the statements that run on the day of a gather."""
+    return inventory.running.select(
         tenant_id=pl.lit(tenant.id), window=pl.lit(day), resource_id="resource_id", metric=pl.lit(RUNNING),
         principal="principal", value="value",
     ).select(USAGE.columns)  # fmt: skip
-    others = usage_left(work, day).filter(pl.col("metric") != RUNNING)
-    published = publish_usage(work, day, pl.concat([others, rows]))
-    return ([published], []) if published else ([], [day])
+
+
+def restore_usage(work: Work, tenant: ConfluentTenant) -> None:
+    """Lost usage -> the lake again, as far as the landed inventories say what ran; metrics are asked for once more.
+
+    What ran cannot be asked for later. A day of which no answer says it any more keeps its chargeback, and is named.
+    """
+    published, found = gather_state.usage_days(work.store, tenant.id), list[gather_state.UsageDay]()
+    for day in sorted(lost_usage(work.root, work.store, tenant.id)):
+        left = usage_left(work, day)
+        if not left.filter(pl.col("metric") == RUNNING).height:
+            left = pl.concat([left, _landed_running(work, tenant, day)])
+        one = publish_usage(work, day, left) if left.height else None
+        # Without metrics nobody else takes care of the day.
+        if one is not None and tenant.metrics is None and (day not in published or one.rows >= published[day].rows):
+            found.append(one)
+    gather_state.save_usage_days(work.store, tenant.id, found)
+    if gone := sorted(irreplaceable(work.root, work.store, tenant.id)):
+        work.warn(
+            f"usage of {counted(len(gone), 'day')} ({', '.join(gone)}) is lost, and no answer is kept that says which"
+            " statements ran: what was charged for them stays as it is"
+        )
+
+
+def _landed_running(work: Work, tenant: ConfluentTenant, day: str) -> pl.DataFrame:
+    """USAGE of the statements that ran on a day, as its last gather landed them; no rows if none is kept."""
+    for one in reversed(gather_state.gathers(work.store, tenant.id)):
+        landing = landing_of(work.root, tenant, one.gather_id)
+        if one.folded and one.started_at[:10] == day and landing.has("flink_statements"):
+            inventory = confluent_inventory.parse_inventory(confluent_inventory.read_inventory(landing))
+            if "flink_statement" in inventory.gathered:
+                return _running(tenant, day, inventory)
+    return empty(USAGE)
 
 
 def _forget_old(work: Work, tenant: ConfluentTenant) -> None:

@@ -168,8 +168,9 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
         return Inputs(tenant, rules.resolve(tenant), empty(USAGE))
 
     def fetch(work: Work, summary: Summary) -> Summary:
-        from engine import metrics  # noqa: PLC0415  # see above
+        from engine import gather, metrics  # noqa: PLC0415  # see above
 
+        gather.restore_usage(work, tenant)
         return settle(work, metrics.gather(work, tenant, given(), summary))
 
     def pass_over(work: Work, summary: Summary) -> Summary:
@@ -183,10 +184,17 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
         metrics.settle(work, tenant, given())
         return summary
 
+    def restore(work: Work, summary: Summary) -> Summary:
+        from engine import gather  # noqa: PLC0415  # see above
+
+        gather.restore_usage(work, tenant)
+        return settle(work, summary)
+
     def replay(work: Work, summary: Summary) -> Summary:
         from engine import gather, metrics  # noqa: PLC0415  # see above
 
         summary = gather.replay(work, tenant, summary)
+        gather.restore_usage(work, tenant)
         metrics.replay(work, tenant)
         return settle(work, summary)
 
@@ -206,7 +214,7 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
 
     return _Recipe(
         gathering=(("gather", pass_over), ("metrics", fetch)),
-        again=(("metrics", settle),),
+        again=(("metrics", restore),),
         replaying=(("replay", replay),),
         inputs=given,
         causes=lambda store, days: _causes_of_products(store, tenant, days),
@@ -336,7 +344,8 @@ def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
     causes = recipe.causes(work.store, days)
     changed = _changed(work.root, work.tenant, days, causes)
     due = [key for key in days if work.request.covers(key[1]) and (work.request.force or key in changed)]
-    ready = [key for key in due if is_ready(days[key])]
+    kept = _kept(work)
+    ready = [key for key in due if is_ready(days[key]) and not (key[1] in kept and days[key].output_digest)]
     if len(ready) < len(due):
         work.log(f"{counted(len(due) - len(ready), 'day')} wait for inventory or metrics")
     summary = summary._replace(days_pending=len(due) - len(ready))
@@ -354,6 +363,14 @@ def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
             )
     _warn_of_unknown_products(work)
     return summary
+
+
+def _kept(work: Work) -> set[str]:
+    """Days whose usage is lost: what was calculated with it must not be calculated again without it."""
+    if not isinstance(work.tenant, ConfluentTenant):
+        return set()
+    asked = work.root, work.store, work.tenant.id
+    return wanted.lost_usage(*asked) | wanted.irreplaceable(*asked)
 
 
 def is_ready(day: state.Day) -> bool:

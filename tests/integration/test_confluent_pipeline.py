@@ -241,6 +241,51 @@ def test_usage_that_is_lost_from_the_lake_is_fetched_again(tenant: Tenant, serve
     assert tenant.files() == before
 
 
+@pytest.mark.parametrize("metrics", [True, False])
+@pytest.mark.parametrize("again", ["run", "recalculate", "replay"])
+def test_statements_that_ran_on_a_day_are_read_again_when_its_usage_is_lost(
+    tenant: Tenant, again: str, metrics: bool
+) -> None:
+    tenant.write(**({} if metrics else {"metrics": None}))
+    lost = seen_daily(tenant)
+    before = tenant.files()
+    for file in lost:
+        file.unlink()
+    if again != "run" and metrics:
+        # Only Prometheus has the rest: the days wait for it and keep what they have.
+        done = tenant.run(TODAY, "recalculate", {}, hour=4, replay=again == "replay")
+        assert (done.exit_code, running(tenant)) == (0, set(map(str, map(day, range(1, DAYS + 1)))))
+    done = tenant.run(TODAY, hour=4) if again == "run" or metrics else tenant.run(
+        TODAY, "recalculate", {}, hour=4, replay=again == "replay"
+    )  # fmt: skip
+    assert (done.exit_code, done.faults, tenant.files() == before) == (0, (), True)
+
+
+@pytest.mark.parametrize("metrics", [True, False])
+def test_what_ran_and_cannot_be_read_again_leaves_the_chargeback_as_it_is(tenant: Tenant, metrics: bool) -> None:
+    tenant.write(**({} if metrics else {"metrics": None}))
+    lost = seen_daily(tenant)
+    before = outputs(tenant)
+    for file in lost:
+        file.unlink()
+    shutil.rmtree(tenant.root / "raw")
+    for command in ("run", "recalculate"):
+        done = tenant.run(TODAY, command, hour=4)
+        assert (done.exit_code, changed(before, outputs(tenant))) == (0, [])
+        assert any(f"2 days ({day(6)}, {day(7)}) is lost" in text for text in done.warnings)
+
+
+def seen_daily(tenant: Tenant) -> list[Path]:
+    """Gather each morning, so that it is known what ran on each day; the usage of two days, to be lost."""
+    for number in range(1, DAYS + 1):
+        assert tenant.run(day(number), hour=2).exit_code == 0
+    return [tenant.root / f"lake/usage/tenant_id=conf/month=2025-09/{day(number)}.parquet" for number in (6, 7)]
+
+
+def running(tenant: Tenant) -> set[str]:
+    return set(tenant.table("usage").filter(pl.col("metric") == "running_statements")["window"])
+
+
 def test_a_resource_that_is_billed_later_is_asked_for_on_its_days_only(tenant: Tenant, server: Server) -> None:
     organization = server.organization
     writes = list(organization.find(day(6), "KAFKA_NETWORK_WRITE", "lkc-test1"))
