@@ -21,7 +21,7 @@ class Gather(NamedTuple):
     """One pass over the API, over the days from `first_day` to before `end_day`.
 
     `inventory_errors`: kind -> error. `folded`: the inventory, as far as it was landed, is in the entities.
-    `run_ended`: all that follows from it was done, too.
+    `run_ended`: its run ended, well or with an error; one that was killed or stopped goes on.
     """
 
     tenant_id: str
@@ -119,11 +119,9 @@ def update_gather(
 
 
 def end_run(state: Database, tenant_id: str) -> None:
-    """Record in one transaction that all that follows from the gathers so far was done."""
+    """Record in one transaction that the run ended which gathered last, well or with an error."""
     with state.transaction() as connection:
-        connection.execute(
-            "UPDATE gathers SET run_ended = 1 WHERE tenant_id = ? AND run_ended = 0 AND status <> 'open'", (tenant_id,)
-        )
+        connection.execute("UPDATE gathers SET run_ended = 1 WHERE tenant_id = ? AND run_ended = 0", (tenant_id,))
 
 
 def forget_gathers(state: Database, tenant_id: str, gather_ids: Iterable[int]) -> None:

@@ -332,7 +332,12 @@ def _log_failure(work: Work, run_id: str, summary: Summary, error: BaseException
     status: state.Ending = "stopped" if isinstance(error, StoppedError | KeyboardInterrupt) else "failed"
     text = "\n".join(error.faults) if isinstance(error, ProrataError) else f"{type(error).__name__}: {error}"
     try:
-        state.finish_run(work.store, run_id, status, _counts(summary), ended_at=work.hooks.now(), error=text)
+        with work.store.transaction():
+            # One that was stopped goes on, as one that was killed does. One that failed is over: when it is tried
+            # again, hours later, what it landed may be out of date.
+            if status == "failed":
+                gather_state.end_run(work.store, work.tenant.id)
+            state.finish_run(work.store, run_id, status, _counts(summary), ended_at=work.hooks.now(), error=text)
     except StoreError as second:
         # The first error is the one to show; a full disk, say, has both.
         work.log(f"the failure could not be logged: {second}")

@@ -42,8 +42,8 @@ def faults(config: Config, document: Document) -> list[str]:
 
 def goes_on(last: gather_state.Gather, days: tuple[date, date]) -> bool:
     """Whether the next gather over these days is the last one, whose run did not end."""
-    whole = last.status == "done" and last.folded and not last.run_ended
-    return bool(last.status == "open" or whole) and (last.first_day, last.end_day) == (str(days[0]), str(days[1]))
+    of_a_run = last.status == "open" or (last.status == "done" and last.folded)
+    return bool(of_a_run and not last.run_ended) and (last.first_day, last.end_day) == (str(days[0]), str(days[1]))
 
 
 def suspension(store: state.State, tenant_id: str) -> str | None:

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from engine import state
-from engine.errors import ConfigError
+from engine.errors import ConfigError, StoreError
 from engine.sources import confluent
 from engine.sources.landing import Landing
 from tests.doubles import confluent_cloud as faults
@@ -545,6 +545,19 @@ def test_a_window_without_days_is_refused(tenant: Tenant) -> None:
     tenant.write(lookback_days="5", cutoff_days="5")
     with pytest.raises(ConfigError, match=r"lookback_days: value '5'; expected more than cutoff_days, 5"):
         tenant.run(TODAY)
+
+
+def test_a_run_that_failed_after_its_gather_is_over_and_the_next_asks_again(tmp_path: Path, server: Server) -> None:
+    tenant = Tenant(tmp_path / "conf", server, lookback_days="10")
+    (tenant.root / "results.db").mkdir(parents=True)
+    with pytest.raises(StoreError, match=r"results\.db"):
+        tenant.run(TODAY, hour=2)
+    (tenant.root / "results.db").rmdir()
+    record = server.organization.find(day(3), "KAFKA_STORAGE", "lkc-prod1")[0]
+    server.organization.revise(record["id"], amount=Decimal(77))
+    server.forget()
+    done = tenant.run(TODAY, hour=18)
+    assert (done.exit_code, server.counted() > 0, tenant.total()) == (0, True, server.organization.total())
 
 
 @pytest.mark.parametrize("kept", ["older state", "no state"])
