@@ -380,7 +380,9 @@ def _complete(
         gather_state.entities(work.store, IDENTITIES, tenant.id),
         gather_state.zero_counts(work.store, tenant.id),
     )
-    after = folded(tenant, known, inventory, one.started_at)
+    earlier = (before for before in gather_state.gathers(work.store, tenant.id) if before.gather_id < one.gather_id)
+    seen_before = _told_of(*(before for before in earlier if before.folded))
+    after = folded(tenant, known, inventory, one.started_at, seen_before)
     _tell_changes(work, after)
     touched = _touched(work, known, after) if failed else []
     running = _publish_running(work, tenant, one.started_at[:10], inventory)
@@ -412,10 +414,18 @@ class Known(NamedTuple):
     changes: tuple[pl.DataFrame, ...] = ()
 
 
-def folded(tenant: ConfluentTenant, known: Known, inventory: Inventory, started_at: str) -> Known:
-    """What is known after one inventory more."""
+def _told_of(*gathers: gather_state.Gather) -> frozenset[str]:
+    """The types of entities that gathers were told of; without a region's key a kind is, and yet is not whole."""
+    kinds = confluent_inventory.KINDS.items()
+    return frozenset(kind.type for one in gathers for name, kind in kinds if name not in one.inventory_errors)
+
+
+def folded(
+    tenant: ConfluentTenant, known: Known, inventory: Inventory, started_at: str, seen_before: frozenset[str]
+) -> Known:
+    """What is known after one inventory more. `seen_before`: the types that gathers before it were told of."""
     threshold, at = tenant.zero_gather_deletion_threshold, as_time(started_at)
-    seen = entities.Seen(inventory.resources, at, inventory.gathered)
+    seen = entities.Seen(inventory.resources, at, inventory.gathered, seen_before)
     resources = entities.fold(
         entities.RESOURCE, known.resources, seen, known.zero_counts, tenant_id=tenant.id, threshold=threshold
     )
@@ -570,8 +580,8 @@ def _replay_inventories(work: Work, tenant: ConfluentTenant) -> None:
         work.warn("inventories are not read again: the first ones are no longer kept")
         return
     known = Known(empty(RESOURCES), empty(IDENTITIES), {})
-    for one, landing in zip(ended, landings, strict=True):
+    for number, (one, landing) in enumerate(zip(ended, landings, strict=True)):
         inventory = confluent_inventory.parse_inventory(confluent_inventory.read_inventory(landing))
-        known = folded(tenant, known, inventory, one.started_at)
+        known = folded(tenant, known, inventory, one.started_at, _told_of(*ended[:number]))
     with work.store.transaction():
         _store_known(work, tenant, known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -409,6 +410,27 @@ def test_what_disappears_and_comes_back_was_not_there_in_between(tmp_path: Path,
         ("", str(day(6)), str(day(3))),
         (str(day(6)), "", None),
     ]
+
+
+def test_a_new_statement_is_there_since_it_was_seen_where_a_region_has_no_key(tmp_path: Path, server: Server) -> None:
+    tenant = Tenant(tmp_path / "conf", server, lookback_days="10")
+    del tenant.tenant["source"]["flink"]["keys"]["europe-west1"]
+    tenant.write()
+    tenant.run(day(4), hour=2)
+    assert tenant.query("SELECT count(*) FROM zero_gathers WHERE type = 'flink_statement'") == [(0,)]
+    statements = server.organization.inventory["flink_statements"]
+    like = next(one for one in statements.values() if "us-east-1" in one.within)
+    new = copy.deepcopy(like.body) | {"name": "new"}
+    new["metadata"].pop("created_at", None)
+    new["metadata"]["uid"] = "uid-new"
+    server.organization.add("flink_statements", Entity("uid-new", like.within, new))
+    before = outputs(tenant)
+    done = tenant.run(day(4), hour=5)
+    assert (done.days_calculated, changed(before, outputs(tenant))) == (0, [])
+    since = "SELECT valid_from FROM resources WHERE id = 'uid-new'"
+    assert tenant.query(since) == [(str(day(4)),)]
+    tenant.run(day(4), "recalculate", {}, replay=True)
+    assert tenant.query(since) == [(str(day(4)),)]
 
 
 # Gathers that fail
