@@ -8,6 +8,8 @@ the plan of the kernel out. Tenants whose owners stand in tags (`decide`) and te
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
+from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from typing import NamedTuple
 
@@ -216,6 +218,31 @@ def metrics_by_day(billing: pl.LazyFrame, given: Inputs) -> pl.DataFrame:
         .sort("charge_date", "metric")
         .collect()
     )
+
+
+def facts_by_day(days: Mapping[str, frozenset[str]], facts: DayFacts) -> dict[str, str]:
+    """Charge date -> `facts_digest`, for days with the metrics that were given up for each."""
+    turns = _turns(facts)
+    known: dict[tuple[int, frozenset[str]], str] = {}
+    found = {}
+    for day, failed in days.items():
+        charge_date = date.fromisoformat(day)
+        # Between two days on which anything turned, all is as it was.
+        place = bisect_right(turns, charge_date), failed
+        if place not in known:
+            known[place] = facts_digest(charge_date, facts._replace(failed=failed))
+        found[day] = known[place]
+    return found
+
+
+def _turns(facts: DayFacts) -> list[date]:
+    """The days from which on something may be known otherwise than on the day before, in order."""
+    begins = (pl.col("valid_from", "valid_to"), pl.col("created_at", "deleted_at").cast(pl.Date))
+    found = set[date]()
+    for frame in (facts.resources, facts.identities):
+        dates = frame.select(*begins, gone=pl.col("deleted_at").cast(pl.Date) + pl.duration(days=1))
+        found |= {one for column in dates for one in column.unique() if one is not None}
+    return sorted(found)
 
 
 def facts_digest(day: date, facts: DayFacts) -> str:

@@ -47,11 +47,15 @@ IDENTITY = Kind(IDENTITIES, IDENTITY_SNAPSHOT, IDENTITY_TYPES, together=True)
 
 
 class Seen(NamedTuple):
-    """One gather of an inventory: what there was, when, and the types of which this is all there was."""
+    """One gather of an inventory: what there was, when, and the types of which this is all there was.
+
+    `seen_before`: the types that an earlier gather was told of, whole or not.
+    """
 
     snapshot: pl.DataFrame
     at: datetime
     gathered: frozenset[str]
+    seen_before: frozenset[str] = frozenset()
 
 
 class Folded(NamedTuple):
@@ -71,10 +75,10 @@ def fold(
 ) -> Folded:
     """The intervals that are known, and one gather more -> the intervals that are known then.
 
-    What a type has in its first whole gather was there always (or since its `created_at`); what comes later is there
-    since `created_at`, or since it was first seen. An entity that is missing from a whole gather of its type is deleted
-    from then on; a type that comes back empty although some are known only if that happened `threshold` times in a row
-    (NEVER: not at all).
+    What a type has in the first gather that was told of it, in part or whole, was there always (or since its
+    `created_at`); what comes later is there since `created_at`, or since it was first seen. An entity that is missing
+    from a whole gather of its type is deleted from then on; a type that comes back empty although some are known only
+    if that happened `threshold` times in a row (NEVER: not at all).
     """
     shape(known.lazy(), kind.table)
     snapshot = check_rows(seen.snapshot, kind.snapshot)
@@ -96,7 +100,7 @@ def fold(
         [
             known.filter(pl.col("valid_to").is_not_null()),
             _kept(told, kind, seen),
-            _begun(told, kind, seen, set(zero_counts), tenant_id),
+            _begun(told, kind, seen, seen.seen_before.union(zero_counts), tenant_id),
         ]
     )
     changes = told.filter(pl.col("change").is_not_null()).select(
@@ -163,11 +167,11 @@ def _kept(told: pl.DataFrame, kind: Kind, seen: Seen) -> pl.DataFrame:
     )
 
 
-def _begun(told: pl.DataFrame, kind: Kind, seen: Seen, whole_before: set[str], tenant_id: str) -> pl.DataFrame:
+def _begun(told: pl.DataFrame, kind: Kind, seen: Seen, seen_before: frozenset[str], tenant_id: str) -> pl.DataFrame:
     """The intervals that begin: of what is new, changed or back."""
     at = pl.lit(seen.at, kind.table.schema["last_seen_at"])
     is_new = pl.col("change") == "new"
-    always = is_new & ~pl.col("type_seen").is_in(list(whole_before))
+    always = is_new & ~pl.col("type_seen").is_in(list(seen_before))
     since = pl.coalesce("created_at_seen", at)
     seen_names = [name for name in ("type", "display_name", "parent", "owner", "scope") if name in kind.table.schema]
     return (

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import date, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import polars as pl
 
-from engine import entities, gather_state, lake, state
+from engine import decide, entities, gather_state, lake, state
 from engine.config import ConfluentCloud, ConfluentTenant, Credentials
-from engine.errors import ConfigError, ContractError, SourceError, StoppedError, StoreError, fault
+from engine.errors import ConfigError, ContractError, ProrataError, SourceError, StoppedError, StoreError, fault
 from engine.frames import BILLING, IDENTITIES, RESOURCES, USAGE, empty
 from engine.sources import confluent, confluent_inventory
 from engine.sources.confluent import Window
@@ -27,7 +28,7 @@ from engine.sources.confluent_inventory import Inventory
 from engine.sources.http import Client, Clock, Endpoint
 from engine.sources.landing import Landing
 from engine.text import counted
-from engine.wanted import goes_on, suspension, variables, window
+from engine.wanted import RUNNING, goes_on, irreplaceable, lost_usage, suspension, variables, window
 from engine.work import (
     Summary,
     Work,
@@ -42,9 +43,6 @@ from engine.work import (
     usage_left,
     withdraw,
 )
-
-RUNNING = "running_statements"
-"""The one metric that comes with the inventory: what runs on the day of the gather."""
 
 
 def landing_of(root: Path, tenant: ConfluentTenant, gather_id: int) -> Landing:
@@ -144,14 +142,17 @@ def _gathered(
     one = open_gather(work, tenant, window(tenant, work.now().date()))
     landing = landing_of(work.root, tenant, one.gather_id)
     if one.folded:
-        published = _publish(work, tenant, one, landing)
-        return summary._replace(
-            days_gathered=summary.days_gathered + published.changed,
-            days_removed=summary.days_removed + published.removed,
-        )
-    failed, requests = _fetch(work, tenant, one, landing, endpoints)
+        return _with_published(summary, _publish(work, tenant, one, landing))
+    lacking, requests = _fetch(work, tenant, one, landing, endpoints)
     summary = summary._replace(requests=summary.requests + requests)
-    return absorb(work, tenant, one, landing, failed, summary)
+    return absorb(work, tenant, one, landing, lacking, summary)
+
+
+class Lacking(NamedTuple):
+    """What a gather could not land. `costs`: an error for each window; `kinds`: kind of the inventory -> error."""
+
+    costs: Sequence[ProrataError] = ()
+    kinds: Mapping[str, str] = MappingProxyType({})
 
 
 def absorb(
@@ -159,27 +160,38 @@ def absorb(
     tenant: ConfluentTenant,
     one: gather_state.Gather,
     landing: Landing,
-    failed: dict[str, str],
+    lacking: Lacking,
     summary: Summary,
 ) -> Summary:
-    """What a gather landed -> billing days and entities. `failed`: kind of the inventory -> why it was not landed."""
+    """What a gather landed -> billing days and entities. What it lacks keeps nothing else from being published."""
+    published = _publish(work, tenant, one, landing)
+    problems = [*lacking.costs, *published.errors]
     try:
-        published = _publish(work, tenant, one, landing)
+        _complete(work, tenant, one, landing, lacking.kinds, problems)
     except ContractError as error:
         # The answers are whole, so they would be the same if this gather went on: the next one asks again.
         ended_at = work.hooks.now()
         gather_state.update_gather(
-            work.store, one, requests=0, status="failed", ended_at=ended_at, error=str(error), inventory_errors=failed
+            *(work.store, one),
+            requests=0,
+            status="failed",
+            ended_at=ended_at,
+            error=str(error),
+            inventory_errors=lacking.kinds,
         )
-        raise
-    _complete(work, tenant, one, landing, failed)
+        problems.append(error)
     _forget_old(work, tenant)
-    if failed:
-        faults = confluent_inventory.faults(failed)
-        work.problems.append(SourceError(f"inventory: {text}" for text in faults))
-        _count_failure(work, tenant, "; ".join(faults))
+    if lacking.kinds:
+        problems.append(SourceError(f"inventory: {text}" for text in confluent_inventory.faults(lacking.kinds)))
+    work.problems.extend(problems)
+    if problems:
+        _count_failure(work, tenant, "; ".join(text for problem in problems for text in problem.faults))
     else:
         gather_state.clear_failures(work.store, tenant.id)
+    return _with_published(summary, published)
+
+
+def _with_published(summary: Summary, published: _Published) -> Summary:
     return summary._replace(
         days_gathered=summary.days_gathered + published.changed,
         days_removed=summary.days_removed + published.removed,
@@ -189,12 +201,23 @@ def absorb(
 def open_gather(work: Work, tenant: ConfluentTenant, days: Window) -> gather_state.Gather:
     """The gather whose run did not end, if it is over the same days; else a new one."""
     first, end = map(str, days)
-    last = gather_state.last_gather(work.store, tenant.id)
-    if last is not None and goes_on(last, days):
+    last, landed = gather_state.last_gather(work.store, tenant.id), _last_landed(work.root, tenant)
+    # A number beyond what the state knows is of a gather that came after it: the state is an older one, put back.
+    if last is not None and goes_on(last, days) and last.gather_id >= landed:
         work.log(f"going on with the gather of {last.started_at}, {first} to before {end}")
         return last
     work.log(f"gathering {first} to before {end}")
-    return gather_state.begin_gather(work.store, tenant.id, work.hooks.now(), first, end)
+    return gather_state.begin_gather(work.store, tenant.id, work.hooks.now(), first, end, above=landed)
+
+
+def _last_landed(root: Path, tenant: ConfluentTenant) -> int:
+    """The highest number under which a gather landed anything: answers of another must not pass for those of today."""
+    folder = raw_folder(root, tenant) / "gathers"
+    try:
+        names = [one.name for one in folder.iterdir()] if folder.exists() else []
+    except OSError as error:
+        raise StoreError(fault(str(folder), f"cannot be read ({error.strerror})", "a folder of answers")) from error
+    return max((int(name) for name in names if name.isascii() and name.isdigit()), default=0)
 
 
 def _fetch(
@@ -203,23 +226,35 @@ def _fetch(
     one: gather_state.Gather,
     landing: Landing,
     endpoints: tuple[Endpoint, dict[str, Endpoint]],
-) -> tuple[dict[str, str], int]:
-    """Land what is not landed yet: costs and inventory. The kinds of the inventory that failed; requests sent."""
+) -> tuple[Lacking, int]:
+    """Land what is not landed yet: costs and inventory. What could not be had; requests sent.
+
+    A window that fails does not keep the others, nor the inventory, from being asked for.
+    """
     template = tenant.source.flink.url if tenant.source.flink else ""
     with ExitStack() as stack:
         clients = _Clients(stack, work, template, *endpoints)
+        failed = list[ProrataError]()
         try:
             for days in _windows(one):
                 work.stop_if_asked()
-                if not landing.has(confluent.costs_name(days)):
-                    confluent.fetch_costs(clients.api, landing, days)
-                    work.log(f"costs {days[0]} to before {days[1]} landed")
-            failed = confluent_inventory.fetch_inventory(clients.api, clients.flink, landing)
+                try:
+                    if not landing.has(confluent.costs_name(days)):
+                        confluent.fetch_costs(clients.api, landing, days)
+                        work.log(f"costs {days[0]} to before {days[1]} landed")
+                except (SourceError, ContractError) as error:
+                    failed.append(_of_window(error, days))
+            kinds = confluent_inventory.fetch_inventory(clients.api, clients.flink, landing)
         except (SourceError, ContractError, StoppedError) as error:
             gather_state.update_gather(work.store, one, requests=clients.requests, error=str(error))
             raise
-        gather_state.update_gather(work.store, one, requests=clients.requests, inventory_errors=failed)
-        return failed, clients.requests
+        gather_state.update_gather(work.store, one, requests=clients.requests, inventory_errors=kinds)
+        return Lacking(failed, kinds), clients.requests
+
+
+def _of_window(error: SourceError | ContractError, days: Window) -> ProrataError:
+    """The error with the window that it is of."""
+    return type(error)(f"costs {days[0]} to before {days[1]}: {text}" for text in error.faults)
 
 
 def _windows(one: gather_state.Gather) -> list[Window]:
@@ -227,18 +262,27 @@ def _windows(one: gather_state.Gather) -> list[Window]:
 
 
 class _Published(NamedTuple):
+    """How many days changed and were withdrawn; an error for each window that could not be read."""
+
     changed: int = 0
     removed: int = 0
+    errors: Sequence[ProrataError] = ()
 
 
 def _publish(work: Work, tenant: ConfluentTenant, one: gather_state.Gather, landing: Landing) -> _Published:
-    """Landed costs -> billing days: those that differ are replaced, those without lines any more are withdrawn."""
+    """Landed costs -> billing days: those that differ are replaced, those without lines any more are withdrawn.
+
+    The days of a window that was not landed, or that cannot be read, keep what they have.
+    """
     before = _published_before(work, one)
     lost = {charge_date for _, charge_date in lost_billing(work)}
     known = known_days(work)
     changed = removed = 0
+    errors = list[ProrataError]()
     for days in _windows(one):
         work.stop_if_asked()
+        if not landing.has(confluent.costs_name(days)):
+            continue
         path = landing.path(confluent.costs_name(days))
         sha256 = hashlib.sha256(f"{tenant.source.currency} ".encode() + path.read_bytes()).hexdigest()
         first, end = map(str, days)
@@ -246,9 +290,11 @@ def _publish(work: Work, tenant: ConfluentTenant, one: gather_state.Gather, land
         if same is not None and same.sha256 == sha256 and not any(first <= day < end for day in lost):
             gather_state.record_window(work.store, same._replace(gather_id=one.gather_id))
             continue
-        costs = confluent.parse_costs(
-            landing.read(confluent.costs_name(days)), tenant.id, days, tenant.source.currency
-        )  # fmt: skip
+        try:
+            costs = _costs(tenant, landing, days)
+        except ContractError as error:
+            errors.append(_of_window(error, days))
+            continue
         for text in costs.warnings:
             work.warn(text)
         covered = {key for key in known if first <= key[1] < end}
@@ -264,7 +310,12 @@ def _publish(work: Work, tenant: ConfluentTenant, one: gather_state.Gather, land
             ),
         )
     work.log(f"costs: {counted(changed, 'day')} changed, {removed} withdrawn")
-    return _Published(changed, removed)
+    return _Published(changed, removed, errors)
+
+
+def _costs(tenant: ConfluentTenant, landing: Landing, days: Window) -> confluent.Costs:
+    pages = landing.read(confluent.costs_name(days))
+    return confluent.parse_costs(pages, tenant.id, days, tenant.source.currency)
 
 
 def _without_stored(work: Work, billing: pl.DataFrame, days: Window) -> pl.DataFrame:
@@ -310,9 +361,17 @@ def _publish_days(
 
 
 def _complete(
-    work: Work, tenant: ConfluentTenant, one: gather_state.Gather, landing: Landing, failed: dict[str, str]
+    work: Work,
+    tenant: ConfluentTenant,
+    one: gather_state.Gather,
+    landing: Landing,
+    failed: Mapping[str, str],
+    problems: Iterable[ProrataError],
 ) -> None:
-    """Fold the landed inventory into what is known, and end the gather, in one transaction."""
+    """Fold the landed inventory into what is known, and end the gather, in one transaction.
+
+    `failed` are the kinds of the inventory that it lacks, `problems` what was wrong with costs.
+    """
     inventory = confluent_inventory.parse_inventory(confluent_inventory.read_inventory(landing))
     for text in inventory.warnings:
         work.warn(text)
@@ -321,21 +380,26 @@ def _complete(
         gather_state.entities(work.store, IDENTITIES, tenant.id),
         gather_state.zero_counts(work.store, tenant.id),
     )
-    after = folded(tenant, known, inventory, one.started_at)
+    earlier = (before for before in gather_state.gathers(work.store, tenant.id) if before.gather_id < one.gather_id)
+    seen_before = _told_of(*(before for before in earlier if before.folded))
+    after = folded(tenant, known, inventory, one.started_at, seen_before)
     _tell_changes(work, after)
+    touched = _touched(work, known, after) if failed else []
     running = _publish_running(work, tenant, one.started_at[:10], inventory)
-    status, error = ("failed", "; ".join(failed.values())) if failed else ("done", None)
+    errors = [*(text for problem in problems for text in problem.faults), *failed.values()]
     with work.store.transaction():
         _store_known(work, tenant, after)
         gather_state.save_usage_days(work.store, tenant.id, *running)
-        gather_state.set_resources_gathered(work.store, tenant.id, one.first_day, one.end_day, whole=not failed)
+        gather_state.set_resources_gathered(
+            work.store, tenant.id, one.first_day, one.end_day, whole=not failed, touched=touched
+        )
         gather_state.update_gather(
             work.store,
             one,
             requests=0,
-            status=status,
+            status="failed" if errors else "done",
             ended_at=work.hooks.now(),
-            error=error,
+            error="; ".join(errors) or None,
             folded=1,
             inventory_errors=failed,
         )
@@ -350,10 +414,18 @@ class Known(NamedTuple):
     changes: tuple[pl.DataFrame, ...] = ()
 
 
-def folded(tenant: ConfluentTenant, known: Known, inventory: Inventory, started_at: str) -> Known:
-    """What is known after one inventory more."""
+def _told_of(*gathers: gather_state.Gather) -> frozenset[str]:
+    """The types of entities that gathers were told of; without a region's key a kind is, and yet is not whole."""
+    kinds = confluent_inventory.KINDS.items()
+    return frozenset(kind.type for one in gathers for name, kind in kinds if name not in one.inventory_errors)
+
+
+def folded(
+    tenant: ConfluentTenant, known: Known, inventory: Inventory, started_at: str, seen_before: frozenset[str]
+) -> Known:
+    """What is known after one inventory more. `seen_before`: the types that gathers before it were told of."""
     threshold, at = tenant.zero_gather_deletion_threshold, as_time(started_at)
-    seen = entities.Seen(inventory.resources, at, inventory.gathered)
+    seen = entities.Seen(inventory.resources, at, inventory.gathered, seen_before)
     resources = entities.fold(
         entities.RESOURCE, known.resources, seen, known.zero_counts, tenant_id=tenant.id, threshold=threshold
     )
@@ -362,6 +434,16 @@ def folded(tenant: ConfluentTenant, known: Known, inventory: Inventory, started_
         entities.IDENTITY, known.identities, seen, resources.zero_counts, tenant_id=tenant.id, threshold=threshold
     )
     return Known(resources.intervals, found.intervals, found.zero_counts, (resources.changes, found.changes))
+
+
+def _touched(work: Work, before: Known, after: Known) -> list[str]:
+    """The days of which another inventory knows otherwise than the one before."""
+    days = {day: frozenset[str]() for _, day in state.days(work.store, work.tenant.id)}
+    was, now = (
+        decide.facts_by_day(days, decide.DayFacts(known.resources, known.identities, empty(USAGE), frozenset()))
+        for known in (before, after)
+    )
+    return [day for day in days if was[day] != now[day]]
 
 
 def _store_known(work: Work, tenant: ConfluentTenant, known: Known) -> None:
@@ -382,13 +464,50 @@ def _publish_running(
     """The statements that run on the day of the gather -> its usage; the last gather of a day counts."""
     if "flink_statement" not in inventory.gathered:
         return [], []
-    rows = inventory.running.select(
+    others = usage_left(work, day).filter(pl.col("metric") != RUNNING)
+    published = publish_usage(work, day, pl.concat([others, _running(tenant, day, inventory)]))
+    return ([published], []) if published else ([], [day])
+
+
+def _running(tenant: ConfluentTenant, day: str, inventory: Inventory) -> pl.DataFrame:
+    """USAGE of the statements that run on the day of a gather."""
+    return inventory.running.select(
         tenant_id=pl.lit(tenant.id), window=pl.lit(day), resource_id="resource_id", metric=pl.lit(RUNNING),
         principal="principal", value="value",
     ).select(USAGE.columns)  # fmt: skip
-    others = usage_left(work, day).filter(pl.col("metric") != RUNNING)
-    published = publish_usage(work, day, pl.concat([others, rows]))
-    return ([published], []) if published else ([], [day])
+
+
+def restore_usage(work: Work, tenant: ConfluentTenant) -> None:
+    """Lost usage -> the lake again, as far as the landed inventories say what ran; metrics are asked for once more.
+
+    What ran cannot be asked for later. A day of which no answer says it any more keeps its chargeback, and is named.
+    """
+    published, found = gather_state.usage_days(work.store, tenant.id), list[gather_state.UsageDay]()
+    for day in sorted(lost_usage(work.root, work.store, tenant.id)):
+        left = usage_left(work, day)
+        if not left.filter(pl.col("metric") == RUNNING).height:
+            left = pl.concat([left, _landed_running(work, tenant, day)])
+        one = publish_usage(work, day, left) if left.height else None
+        # Without metrics nobody else takes care of the day.
+        if one is not None and tenant.metrics is None and (day not in published or one.rows >= published[day].rows):
+            found.append(one)
+    gather_state.save_usage_days(work.store, tenant.id, found)
+    if gone := sorted(irreplaceable(work.root, work.store, tenant.id)):
+        work.warn(
+            f"usage of {counted(len(gone), 'day')} ({', '.join(gone)}) is lost, and no answer is kept that says which"
+            " statements ran: what was charged for them stays as it is"
+        )
+
+
+def _landed_running(work: Work, tenant: ConfluentTenant, day: str) -> pl.DataFrame:
+    """USAGE of the statements that ran on a day, as its last gather landed them; no rows if none is kept."""
+    for one in reversed(gather_state.gathers(work.store, tenant.id)):
+        landing = landing_of(work.root, tenant, one.gather_id)
+        if one.folded and one.started_at[:10] == day and landing.has("flink_statements"):
+            inventory = confluent_inventory.parse_inventory(confluent_inventory.read_inventory(landing))
+            if "flink_statement" in inventory.gathered:
+                return _running(tenant, day, inventory)
+    return empty(USAGE)
 
 
 def _forget_old(work: Work, tenant: ConfluentTenant) -> None:
@@ -433,16 +552,19 @@ def _replayed_costs(work: Work, tenant: ConfluentTenant) -> Iterator[tuple[pl.Da
     covered = set[str]()
     for one in reversed(gather_state.gathers(work.store, tenant.id)):
         landing = landing_of(work.root, tenant, one.gather_id)
-        for row in gather_state.windows(work.store, tenant.id, one.gather_id):
-            days = date.fromisoformat(row.first_day), date.fromisoformat(row.end_day)
+        # All that was landed, published or not: that a parser could not read it may be why it is read again.
+        for days in _windows(one):
             names = [str(days[0] + timedelta(days=number)) for number in range((days[1] - days[0]).days)]
             open_days = [name for name in names if name not in covered]
             if not open_days or not landing.has(confluent.costs_name(days)):
                 continue
             work.stop_if_asked()
-            costs = confluent.parse_costs(
-                landing.read(confluent.costs_name(days)), tenant.id, days, tenant.source.currency
-            )
+            try:
+                costs = _costs(tenant, landing, days)
+            except ContractError as error:
+                # As when it was gathered: its days are what an older gather says of them.
+                work.problems.append(_of_window(error, days))
+                continue
             wanted = pl.col("charge_date").dt.to_string("%Y-%m-%d").is_in(open_days)
             billing = _without_stored(work, costs.billing, days)
             yield billing.filter(wanted), [key for key in known_days(work) if key[1] in set(open_days)]
@@ -458,8 +580,8 @@ def _replay_inventories(work: Work, tenant: ConfluentTenant) -> None:
         work.warn("inventories are not read again: the first ones are no longer kept")
         return
     known = Known(empty(RESOURCES), empty(IDENTITIES), {})
-    for one, landing in zip(ended, landings, strict=True):
+    for number, (one, landing) in enumerate(zip(ended, landings, strict=True)):
         inventory = confluent_inventory.parse_inventory(confluent_inventory.read_inventory(landing))
-        known = folded(tenant, known, inventory, one.started_at)
+        known = folded(tenant, known, inventory, one.started_at, _told_of(*ended[:number]))
     with work.store.transaction():
         _store_known(work, tenant, known)

@@ -21,7 +21,7 @@ class Gather(NamedTuple):
     """One pass over the API, over the days from `first_day` to before `end_day`.
 
     `inventory_errors`: kind -> error. `folded`: the inventory, as far as it was landed, is in the entities.
-    `run_ended`: all that follows from it was done, too.
+    `run_ended`: its run ended, well or with an error; one that was killed or stopped goes on.
     """
 
     tenant_id: str
@@ -61,8 +61,13 @@ def _gather(row: Sequence[Any]) -> Gather:
     return Gather._make([*row[:-1], json.loads(row[-1])])
 
 
-def begin_gather(state: Database, tenant_id: str, started_at: str, first_day: str, end_day: str) -> Gather:
-    """Record in one transaction that a gather begins; one that is still open is given up for it."""
+def begin_gather(
+    state: Database, tenant_id: str, started_at: str, first_day: str, end_day: str, *, above: int = 0
+) -> Gather:
+    """Record in one transaction that a gather begins; one that is still open is given up for it.
+
+    Its number is higher than that of any gather that is known, and than `above`.
+    """
     with state.transaction() as connection:
         connection.execute(
             """
@@ -72,7 +77,7 @@ def begin_gather(state: Database, tenant_id: str, started_at: str, first_day: st
             (started_at, tenant_id),
         )
         (number,) = connection.execute(
-            "SELECT coalesce(max(gather_id), 0) + 1 FROM gathers WHERE tenant_id = ?", (tenant_id,)
+            "SELECT max(coalesce(max(gather_id), 0), ?) + 1 FROM gathers WHERE tenant_id = ?", (above, tenant_id)
         ).fetchone()
         connection.execute(
             """
@@ -114,11 +119,9 @@ def update_gather(
 
 
 def end_run(state: Database, tenant_id: str) -> None:
-    """Record in one transaction that all that follows from the gathers so far was done."""
+    """Record in one transaction that the run ended which gathered last, well or with an error."""
     with state.transaction() as connection:
-        connection.execute(
-            "UPDATE gathers SET run_ended = 1 WHERE tenant_id = ? AND run_ended = 0 AND status <> 'open'", (tenant_id,)
-        )
+        connection.execute("UPDATE gathers SET run_ended = 1 WHERE tenant_id = ? AND run_ended = 0", (tenant_id,))
 
 
 def forget_gathers(state: Database, tenant_id: str, gather_ids: Iterable[int]) -> None:
@@ -382,10 +385,13 @@ def set_metrics_gathered(state: Database, tenant_id: str, flags: Iterable[Metric
         )
 
 
-def set_resources_gathered(state: Database, tenant_id: str, first_day: str, end_day: str, *, whole: bool) -> None:
-    """Record in one transaction that the inventory was gathered whole; or that it was not, for days yet to calculate.
+def set_resources_gathered(
+    state: Database, tenant_id: str, first_day: str, end_day: str, *, whole: bool, touched: Iterable[str] = ()
+) -> None:
+    """Record in one transaction that the inventory was gathered whole; or that it was not, for days that wait for it.
 
-    A whole inventory is one for all days. One that is not holds back those of the gather that are not calculated.
+    A whole inventory is one for all days. One that is not holds back the days of the gather that are not calculated,
+    and the days that it touched, calculated or not.
     """
     with state.transaction() as connection:
         if whole:
@@ -397,6 +403,10 @@ def set_resources_gathered(state: Database, tenant_id: str, first_day: str, end_
                 WHERE tenant_id = ? AND charge_date >= ? AND charge_date < ? AND chargeback_calculated = 0
                 """,
                 (tenant_id, first_day, end_day),
+            )
+            connection.executemany(
+                "UPDATE pipeline_state SET resources_gathered = 0 WHERE tenant_id = ? AND charge_date = ?",
+                [(tenant_id, day) for day in touched],
             )
 
 

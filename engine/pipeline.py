@@ -8,7 +8,6 @@ the next one does not put right.
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
@@ -42,7 +41,7 @@ from engine.decide import (
     decide,
     decide_products,
     direct_cost,
-    facts_digest,
+    facts_by_day,
     matched,
 )
 from engine.emitters import sqlite
@@ -169,8 +168,9 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
         return Inputs(tenant, rules.resolve(tenant), empty(USAGE))
 
     def fetch(work: Work, summary: Summary) -> Summary:
-        from engine import metrics  # noqa: PLC0415  # see above
+        from engine import gather, metrics  # noqa: PLC0415  # see above
 
+        gather.restore_usage(work, tenant)
         return settle(work, metrics.gather(work, tenant, given(), summary))
 
     def pass_over(work: Work, summary: Summary) -> Summary:
@@ -184,10 +184,17 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
         metrics.settle(work, tenant, given())
         return summary
 
+    def restore(work: Work, summary: Summary) -> Summary:
+        from engine import gather  # noqa: PLC0415  # see above
+
+        gather.restore_usage(work, tenant)
+        return settle(work, summary)
+
     def replay(work: Work, summary: Summary) -> Summary:
         from engine import gather, metrics  # noqa: PLC0415  # see above
 
         summary = gather.replay(work, tenant, summary)
+        gather.restore_usage(work, tenant)
         metrics.replay(work, tenant)
         return settle(work, summary)
 
@@ -207,7 +214,7 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
 
     return _Recipe(
         gathering=(("gather", pass_over), ("metrics", fetch)),
-        again=(("metrics", settle),),
+        again=(("metrics", restore),),
         replaying=(("replay", replay),),
         inputs=given,
         causes=lambda store, days: _causes_of_products(store, tenant, days),
@@ -325,7 +332,12 @@ def _log_failure(work: Work, run_id: str, summary: Summary, error: BaseException
     status: state.Ending = "stopped" if isinstance(error, StoppedError | KeyboardInterrupt) else "failed"
     text = "\n".join(error.faults) if isinstance(error, ProrataError) else f"{type(error).__name__}: {error}"
     try:
-        state.finish_run(work.store, run_id, status, _counts(summary), ended_at=work.hooks.now(), error=text)
+        with work.store.transaction():
+            # One that was stopped goes on, as one that was killed does. One that failed is over: when it is tried
+            # again, hours later, what it landed may be out of date.
+            if status == "failed":
+                gather_state.end_run(work.store, work.tenant.id)
+            state.finish_run(work.store, run_id, status, _counts(summary), ended_at=work.hooks.now(), error=text)
     except StoreError as second:
         # The first error is the one to show; a full disk, say, has both.
         work.log(f"the failure could not be logged: {second}")
@@ -337,7 +349,8 @@ def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
     causes = recipe.causes(work.store, days)
     changed = _changed(work.root, work.tenant, days, causes)
     due = [key for key in days if work.request.covers(key[1]) and (work.request.force or key in changed)]
-    ready = [key for key in due if is_ready(days[key])]
+    kept = _kept(work)
+    ready = [key for key in due if is_ready(days[key]) and not (key[1] in kept and days[key].output_digest)]
     if len(ready) < len(due):
         work.log(f"{counted(len(due) - len(ready), 'day')} wait for inventory or metrics")
     summary = summary._replace(days_pending=len(due) - len(ready))
@@ -355,6 +368,14 @@ def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
             )
     _warn_of_unknown_products(work)
     return summary
+
+
+def _kept(work: Work) -> set[str]:
+    """Days whose usage is lost: what was calculated with it must not be calculated again without it."""
+    if not isinstance(work.tenant, ConfluentTenant):
+        return set()
+    asked = work.root, work.store, work.tenant.id
+    return wanted.lost_usage(*asked) | wanted.irreplaceable(*asked)
 
 
 def is_ready(day: state.Day) -> bool:
@@ -422,29 +443,13 @@ def _causes_of_products(
     facts = _facts(store, tenant)
     usage = gather_state.usage_days(store, tenant.id)
     fetched = gather_state.day_metrics(store, tenant.id)
-    turns = _turns(facts)
-    known: dict[tuple[int, frozenset[str]], str] = {}
+    known = facts_by_day({day: wanted.given_up(fetched, day) for _, day in days}, facts)
     causes = {}
     for key, day in days.items():
-        charge_date, failed = date.fromisoformat(day.charge_date), wanted.given_up(fetched, day.charge_date)
-        # Between two days on which anything turned, all is as it was.
-        place = bisect_right(turns, charge_date), failed
-        if place not in known:
-            known[place] = facts_digest(charge_date, facts._replace(failed=failed))
         measured = usage[day.charge_date].digest if day.charge_date in usage else ""
-        text = "\n".join([common, day.billing_digest, measured, known[place]])
+        text = "\n".join([common, day.billing_digest, measured, known[day.charge_date]])
         causes[key] = hashlib.sha256(text.encode()).hexdigest()
     return causes
-
-
-def _turns(facts: DayFacts) -> list[date]:
-    """The days from which on something may be known otherwise than on the day before, in order."""
-    begins = (pl.col("valid_from", "valid_to"), pl.col("created_at", "deleted_at").cast(pl.Date))
-    found = set[date]()
-    for frame in (facts.resources, facts.identities):
-        dates = frame.select(*begins, gone=pl.col("deleted_at").cast(pl.Date) + pl.duration(days=1))
-        found |= {one for column in dates for one in column.unique() if one is not None}
-    return sorted(found)
 
 
 def _causes_of_cost_model(

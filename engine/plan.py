@@ -159,7 +159,9 @@ def _of_products(config: Config, tenant: ConfluentTenant, store: state.State, to
     by_key = {(day.billing_period, day.charge_date): day for day in days.values()}
     reasons = {key[1]: reason for key, reason in _calculations(config, tenant, store, by_key, notes).items()}
     for day, reason in _waiting(config, tenant, store, days).items():
-        if reason[0] != "given_up" or reasons[day][0] == "up_to_date":
+        up_to_date = reasons[day][0] == "up_to_date"
+        # One that is up to date is not held back by an inventory that was not gathered whole.
+        if {"given_up": up_to_date, "inventory_failed": not up_to_date}.get(reason[0], True):
             reasons[day] = reason
     in_window = "suspended" if suspended else "gather_unfinished" if goes_on else "in_window"
     window = {str(first + timedelta(days=number)) for number in range((today - first).days + 1)}

@@ -10,11 +10,14 @@ from typing import NamedTuple
 from engine import decide, gather_state, lake, state
 from engine.config import AwsTenant, Config, ConfluentCloud, ConfluentTenant, Credentials, Document
 from engine.decide import Inputs
-from engine.errors import fault
+from engine.errors import StoreError, fault
 from engine.frames import BILLING, USAGE
 from engine.gather_state import DayMetric
+from engine.sources.landing import Landing, raw_folder
 from engine.text import counted
 
+RUNNING = "running_statements"
+"""The one metric that comes with the inventory: what runs on the day of the gather."""
 Key = tuple[str, str]
 """(charge date, metric)"""
 
@@ -39,8 +42,8 @@ def faults(config: Config, document: Document) -> list[str]:
 
 def goes_on(last: gather_state.Gather, days: tuple[date, date]) -> bool:
     """Whether the next gather over these days is the last one, whose run did not end."""
-    whole = last.status == "done" and last.folded and not last.run_ended
-    return bool(last.status == "open" or whole) and (last.first_day, last.end_day) == (str(days[0]), str(days[1]))
+    of_a_run = last.status == "open" or (last.status == "done" and last.folded)
+    return bool(of_a_run and not last.run_ended) and (last.first_day, last.end_day) == (str(days[0]), str(days[1]))
 
 
 def suspension(store: state.State, tenant_id: str) -> str | None:
@@ -97,9 +100,14 @@ def needs(root: Path, store: state.State, tenant: ConfluentTenant, given: Inputs
     if tenant.metrics is None:
         return {}
     digests = {key[1]: day.billing_digest for key, day in state.days(store, tenant.id).items()}
+    kept = irreplaceable(root, store, tenant.id)
+    digests = {day: digest for day, digest in digests.items() if day not in kept}
     with lake.reading(root, BILLING, tenant.id):
         asked = decide.metrics_by_day(lake.scan(root, BILLING, tenant.id), given)
-    return {
+    # A day that keeps what it was charged asks for what it once asked for, and so for nothing.
+    known = gather_state.day_metrics(store, tenant.id) if kept else {}
+    as_before = {key: Need(*key, one.ids, one.billing_digest) for key, one in known.items() if key[0] in kept}
+    return as_before | {
         (str(day), metric): Need(str(day), metric, tuple(ids), digests[str(day)])
         for day, metric, ids in asked.rows()
         if str(day) in digests
@@ -112,7 +120,48 @@ def given_up(known: Mapping[Key, DayMetric], charge_date: str) -> frozenset[str]
 
 
 def lost_usage(root: Path, store: state.State, tenant_id: str) -> set[str]:
-    """Days whose usage in the lake is not what was published."""
+    """Days whose usage in the lake is not what was published, and can be had again."""
+    return _unlike_published(root, store, tenant_id) - irreplaceable(root, store, tenant_id)
+
+
+def irreplaceable(root: Path, store: state.State, tenant_id: str) -> set[str]:
+    """Days whose usage is lost, with statements that ran, and of which no landed answer says what ran any more."""
+    lost = _unlike_published(root, store, tenant_id)
+    if not lost:
+        return set()
+    landed = {
+        one.started_at[:10]
+        for one in gather_state.gathers(store, tenant_id)
+        if one.folded
+        and Landing(raw_folder(root, "confluent_cloud", tenant_id) / "gathers" / f"{one.gather_id:06}").has(
+            "flink_statements"
+        )
+    }
+    measured = dict[str, int]()
+    for (day, _), one in gather_state.day_metrics(store, tenant_id).items():
+        measured[day] = measured.get(day, 0) + one.rows
+    published = gather_state.usage_days(store, tenant_id)
+    # Without gathers, usage is that of a cost model, which has its own answers.
+    return {
+        day
+        for day in lost
+        if day not in landed
+        and day in published
+        and published[day].rows > measured.get(day, 0)
+        and gather_state.last_gather(store, tenant_id) is not None
+        and not _says_what_ran(root, tenant_id, day)
+    }
+
+
+def _says_what_ran(root: Path, tenant_id: str, day: str) -> bool:
+    place = lake.Place(USAGE, tenant_id, day[:7], date.fromisoformat(day))
+    try:
+        return place.path(root).exists() and RUNNING in lake.read(root, place)["metric"]
+    except StoreError:
+        return False
+
+
+def _unlike_published(root: Path, store: state.State, tenant_id: str) -> set[str]:
     sizes = {charge_date: size for (_, charge_date), size in lake.sizes(root, USAGE, tenant_id).items()}
     published = {day: row.size for day, row in gather_state.usage_days(store, tenant_id).items()}
     return {day for day in {*sizes, *published} if sizes.get(day) != published.get(day)}

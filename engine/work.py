@@ -15,6 +15,7 @@ from engine import gather_state, lake, state
 from engine.config import ConfluentTenant, CostModelTenant, Tenant
 from engine.errors import ConfigError, ProrataError, StoppedError, StoreError, fault
 from engine.frames import BILLING, CHARGEBACK, EMPTY_KEYS, USAGE, Table, check_rows, empty, encoded
+from engine.sources import landing
 
 
 class Clock(NamedTuple):
@@ -140,7 +141,7 @@ def clock_of(work: Work) -> Clock:
 
 def raw_folder(root: Path, tenant: ConfluentTenant | CostModelTenant) -> Path:
     """Where the answers that a tenant's gathers landed lie."""
-    return root / "raw" / tenant.source.kind / tenant.id
+    return landing.raw_folder(root, tenant.source.kind, tenant.id)
 
 
 def known_days(work: Work) -> set[state.DayKey]:

@@ -25,6 +25,11 @@ _SUFFIX = ".jsonl.zst"
 _EXPECTED = "landed answers, whole"
 
 
+def raw_folder(root: Path, kind: str, tenant_id: str) -> Path:
+    """Where the answers of a kind of source that a tenant's gathers landed lie."""
+    return root / "raw" / kind / tenant_id
+
+
 class Landing:
     """A folder of landed answers, one file a name. A name that is there is whole."""
 

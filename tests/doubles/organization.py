@@ -348,6 +348,17 @@ def _reappear(organization: Organization, random: Random) -> str:
     return entity.id
 
 
+def _known_late(organization: Organization, random: Random) -> str:
+    """An account and its key of days that were billed long ago, of which nobody was told before."""
+    since = {"created_at": f"{random.choice(sorted(organization.costs)[:-1])}T00:00:00Z"}
+    name, cluster = f"sa-late{organization.changed()}", random.choice(organization.ids("clusters"))
+    organization.add("service_accounts", Entity(name, (), {"id": name, "display_name": name, "metadata": since}))
+    spec = {"owner": {"id": name, "kind": "ServiceAccount"}, "resource": {"id": cluster, "kind": "Cluster"}}
+    key = f"KEY{name}"
+    organization.add("api_keys", Entity(key, (), {"id": key, "spec": spec, "metadata": since}))
+    return f"{name} on {cluster} since {since['created_at']}"
+
+
 CHANGES: Mapping[str, Callable[[Organization, Random], str]] = {
     "amount": _revise_amount,
     "withdrawal": _withdraw,
@@ -357,5 +368,6 @@ CHANGES: Mapping[str, Callable[[Organization, Random], str]] = {
     "owner": _new_owner,
     "disappearance": _disappear,
     "reappearance": _reappear,
+    "known late": _known_late,
 }
 """What `Organization.drift` may do."""

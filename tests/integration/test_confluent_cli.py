@@ -120,7 +120,7 @@ def test_a_plan_says_of_every_day_what_will_become_of_it_and_why(tenant: Tenant,
 
 
 def test_suspension_is_seen_in_run_plan_status_and_check(tenant: Tenant, server: Server) -> None:
-    server.script(COSTS, faults.status(500), times=2)
+    server.script(COSTS, faults.status(500), times=4)
     for _ in range(2):
         assert Said(tenant, "run", "--today", str(TODAY)).code == 11
     told = "gathering is suspended since 2025-09-04T00:00:00Z, after 2 failures in a row"

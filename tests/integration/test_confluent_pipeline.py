@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -12,12 +14,14 @@ import polars as pl
 import pytest
 
 from engine import state
-from engine.errors import ConfigError
+from engine.errors import ConfigError, StoreError
+from engine.sources import confluent
+from engine.sources.landing import Landing
 from tests.doubles import confluent_cloud as faults
 from tests.doubles.bundled import bundled, planned_total
 from tests.doubles.confluent_cloud import COSTS, Server, served
 from tests.doubles.confluent_metrics import Metrics
-from tests.doubles.organization import Organization
+from tests.doubles.organization import Entity, Organization
 from tests.doubles.prometheus import Row, prometheus
 from tests.integration.confluent import FIRST, VARIABLES, Tenant, day
 from tests.integration.confluent import prometheus as metrics_at
@@ -238,6 +242,51 @@ def test_usage_that_is_lost_from_the_lake_is_fetched_again(tenant: Tenant, serve
     assert tenant.files() == before
 
 
+@pytest.mark.parametrize("metrics", [True, False])
+@pytest.mark.parametrize("again", ["run", "recalculate", "replay"])
+def test_statements_that_ran_on_a_day_are_read_again_when_its_usage_is_lost(
+    tenant: Tenant, again: str, metrics: bool
+) -> None:
+    tenant.write(**({} if metrics else {"metrics": None}))
+    lost = seen_daily(tenant)
+    before = tenant.files()
+    for file in lost:
+        file.unlink()
+    if again != "run" and metrics:
+        # Only Prometheus has the rest: the days wait for it and keep what they have.
+        done = tenant.run(TODAY, "recalculate", {}, hour=4, replay=again == "replay")
+        assert (done.exit_code, running(tenant)) == (0, set(map(str, map(day, range(1, DAYS + 1)))))
+    done = tenant.run(TODAY, hour=4) if again == "run" or metrics else tenant.run(
+        TODAY, "recalculate", {}, hour=4, replay=again == "replay"
+    )  # fmt: skip
+    assert (done.exit_code, done.faults, tenant.files() == before) == (0, (), True)
+
+
+@pytest.mark.parametrize("metrics", [True, False])
+def test_what_ran_and_cannot_be_read_again_leaves_the_chargeback_as_it_is(tenant: Tenant, metrics: bool) -> None:
+    tenant.write(**({} if metrics else {"metrics": None}))
+    lost = seen_daily(tenant)
+    before = outputs(tenant)
+    for file in lost:
+        file.unlink()
+    shutil.rmtree(tenant.root / "raw")
+    for command in ("run", "recalculate"):
+        done = tenant.run(TODAY, command, hour=4)
+        assert (done.exit_code, changed(before, outputs(tenant))) == (0, [])
+        assert any(f"2 days ({day(6)}, {day(7)}) is lost" in text for text in done.warnings)
+
+
+def seen_daily(tenant: Tenant) -> list[Path]:
+    """Gather each morning, so that it is known what ran on each day; the usage of two days, to be lost."""
+    for number in range(1, DAYS + 1):
+        assert tenant.run(day(number), hour=2).exit_code == 0
+    return [tenant.root / f"lake/usage/tenant_id=conf/month=2025-09/{day(number)}.parquet" for number in (6, 7)]
+
+
+def running(tenant: Tenant) -> set[str]:
+    return set(tenant.table("usage").filter(pl.col("metric") == "running_statements")["window"])
+
+
 def test_a_resource_that_is_billed_later_is_asked_for_on_its_days_only(tenant: Tenant, server: Server) -> None:
     organization = server.organization
     writes = list(organization.find(day(6), "KAFKA_NETWORK_WRITE", "lkc-test1"))
@@ -284,6 +333,30 @@ def test_a_kind_that_fails_holds_back_what_is_not_calculated_and_deletes_nothing
     done = tenant.run(TODAY)
     assert (done.exit_code, done.days_calculated, done.days_pending) == (0, 1, 0)
     assert tenant.query(gone.format("identities")) == [("sa-idle",)]
+
+
+def test_an_inventory_gathered_in_part_recalculates_no_day_until_it_is_whole(tenant: Tenant, server: Server) -> None:
+    tenant.run(TODAY)
+    before, organization = outputs(tenant), server.organization
+    since = f"{day(3)}T00:00:00Z"
+    account = {"id": "sa-new", "display_name": "new", "metadata": {"created_at": since}}
+    key = {"id": "KEYNEW", "spec": {"owner": {"id": "sa-new"}, "resource": {"id": "lkc-prod2"}}}
+    organization.add("service_accounts", Entity("sa-new", (), account))
+    organization.add("api_keys", Entity("KEYNEW", (), key | {"metadata": {"created_at": since}}))
+    organization.denied["api_keys"] = 500
+    late = [str(day(number)) for number in range(3, DAYS)]
+    done = tenant.run(TODAY, hour=5)
+    assert (done.exit_code, done.days_calculated, done.days_pending) == (11, 0, len(late))
+    assert [name for name, one in tenant.days().items() if not one.resources_gathered] == late
+    assert changed(before, outputs(tenant)) == []
+    # What only the rules change need not wait: that is not the inventory's.
+    assert tenant.run(TODAY, "recalculate", {}, hour=5).days_calculated == DAYS - len(late)
+    organization.denied.clear()
+    done = tenant.run(TODAY, hour=6)
+    assert (done.exit_code, done.days_calculated, done.days_pending) == (0, len(late), 0)
+    assert changed(before, outputs(tenant))
+    assert set(changed(before, outputs(tenant))) <= set(late)
+    assert "sa-new" in set(tenant.table("chargeback")["identity_id"])
 
 
 def test_an_empty_inventory_deletes_at_the_threshold_across_restarts(tenant: Tenant, server: Server) -> None:
@@ -339,30 +412,116 @@ def test_what_disappears_and_comes_back_was_not_there_in_between(tmp_path: Path,
     ]
 
 
+def test_a_new_statement_is_there_since_it_was_seen_where_a_region_has_no_key(tmp_path: Path, server: Server) -> None:
+    tenant = Tenant(tmp_path / "conf", server, lookback_days="10")
+    del tenant.tenant["source"]["flink"]["keys"]["europe-west1"]
+    tenant.write()
+    tenant.run(day(4), hour=2)
+    assert tenant.query("SELECT count(*) FROM zero_gathers WHERE type = 'flink_statement'") == [(0,)]
+    statements = server.organization.inventory["flink_statements"]
+    like = next(one for one in statements.values() if "us-east-1" in one.within)
+    new = copy.deepcopy(like.body) | {"name": "new"}
+    new["metadata"].pop("created_at", None)
+    new["metadata"]["uid"] = "uid-new"
+    server.organization.add("flink_statements", Entity("uid-new", like.within, new))
+    before = outputs(tenant)
+    done = tenant.run(day(4), hour=5)
+    assert (done.days_calculated, changed(before, outputs(tenant))) == (0, [])
+    since = "SELECT valid_from FROM resources WHERE id = 'uid-new'"
+    assert tenant.query(since) == [(str(day(4)),)]
+    tenant.run(day(4), "recalculate", {}, replay=True)
+    assert tenant.query(since) == [(str(day(4)),)]
+
+
 # Gathers that fail
 
 
-def test_a_window_that_was_landed_is_not_asked_for_again(tenant: Tenant, server: Server) -> None:
+def test_a_window_that_fails_is_asked_for_again_by_the_next_run(tenant: Tenant, server: Server) -> None:
     server.script(f"{COSTS}?start_date=2025-09-01", faults.status(500))
     done = tenant.run(TODAY)
     assert (done.exit_code, done.days_gathered) == (11, 0)
-    assert tenant.query("SELECT status FROM gathers") == [("open",)]
+    assert tenant.query("SELECT status, folded, requests > 0 FROM gathers") == [("failed", 1, 1)]
     done = tenant.run(TODAY)
     assert (done.exit_code, done.days_calculated) == (0, DAYS)
-    assert set(server.whole_windows().values()) == {1}
-    assert tenant.query("SELECT status, requests > 0 FROM gathers") == [("done", 1)]
-
-
-def test_an_open_gather_of_other_days_is_given_up(tenant: Tenant, server: Server) -> None:
-    server.script(f"{COSTS}?start_date=2025-09-01", faults.status(500))
-    tenant.run(TODAY)
-    tenant.run(TODAY + timedelta(days=1))
     assert tenant.query("SELECT status FROM gathers ORDER BY gather_id") == [("failed",), ("done",)]
+
+
+@pytest.fixture
+def two_months(tmp_path: Path) -> Iterator[tuple[Tenant, Server]]:
+    """A tenant whose days lie in two windows, two in each, all calculated."""
+    with served(bundled(date(2025, 9, 29), 4)) as server:
+        made = Tenant(tmp_path / "months", server, lookback_days="6", gather_failure_threshold="5")
+        assert made.run(OCTOBER).days_calculated == 4
+        yield made, server
+
+
+OCTOBER = date(2025, 10, 3)
+ONE_WINDOW = {"an amount": (12, "amount 'abc'"), "a refusal": (11, "400")}
+
+
+@pytest.mark.parametrize("wrong", ONE_WINDOW)
+def test_one_window_that_is_wrong_keeps_its_days_and_all_others_go_on(
+    two_months: tuple[Tenant, Server], wrong: str
+) -> None:
+    tenant, server = two_months
+    before, organization = outputs(tenant), server.organization
+    first = organization.find(date(2025, 9, 29), "KAFKA_STORAGE", "lkc-prod1")[0]
+    good = first["amount"]
+    last = organization.find(date(2025, 10, 2), "KAFKA_STORAGE", "lkc-prod1")[0]
+    organization.revise(last["id"], amount=Decimal(77))
+    organization.add("service_accounts", Entity("sa-new", (), {"id": "sa-new"}))
+    code, told = ONE_WINDOW[wrong]
+    if wrong == "an amount":
+        organization.revise(first["id"], amount="abc")
+    else:
+        server.script(f"{COSTS}?start_date=2025-09-27", faults.status(400))
+    done = tenant.run(OCTOBER, hour=3)
+    assert (done.exit_code, done.days_gathered, done.days_calculated, done.days_pending) == (code, 1, 1, 0)
+    assert [("costs 2025-09-27 to before 2025-10-01: " in text, told in text) for text in done.faults] == [(True, True)]
+    assert changed(before, outputs(tenant)) == ["2025-10-02"]
+    assert tenant.query("SELECT count(*) FROM identities WHERE id = 'sa-new'") == [(1,)]
+    assert tenant.query("SELECT failures FROM gather_failures") == [(1,)]
+    organization.revise(first["id"], amount=good + 1)
+    done = tenant.run(OCTOBER, hour=4)
+    assert (done.exit_code, done.days_gathered, tenant.total()) == (0, 1, organization.total())
+    assert tenant.query("SELECT failures FROM gather_failures") == []
+
+
+def test_all_that_is_wrong_is_told(two_months: tuple[Tenant, Server]) -> None:
+    tenant, server = two_months
+    before, organization = outputs(tenant), server.organization
+    organization.revise(organization.find(date(2025, 10, 1), "KAFKA_STORAGE", "lkc-prod1")[0]["id"], amount="abc")
+    organization.denied["api_keys"] = 500
+    server.script(f"{COSTS}?start_date=2025-09-27", faults.status(400))
+    done = tenant.run(OCTOBER, hour=3)
+    assert (done.exit_code, changed(before, outputs(tenant))) == (11, [])
+    assert [text.partition(":")[0] for text in done.faults] == [
+        *("costs 2025-09-27 to before 2025-10-01", "costs 2025-10-01 to before 2025-10-03", "inventory")
+    ]
+
+
+def test_landed_answers_that_could_not_be_read_are_read_again(two_months: tuple[Tenant, Server]) -> None:
+    tenant, server = two_months
+    record = server.organization.find(date(2025, 9, 29), "KAFKA_STORAGE", "lkc-prod1")[0]
+    server.organization.revise(record["id"], amount="12.50 USD")
+    assert tenant.run(OCTOBER, hour=3).exit_code == 12
+    # As long as nobody can read them, the answers before them count.
+    before = tenant.files()
+    done = tenant.run(OCTOBER, "recalculate", {}, replay=True)
+    assert (done.exit_code, tenant.files()) == (12, before)
+    # What another parser would understand.
+    landing = Landing(tenant.root / "raw/confluent_cloud/conf/gathers/000002")
+    name = confluent.costs_name((date(2025, 9, 27), date(2025, 10, 1)))
+    landing.write(name, [page._replace(text=page.text.replace("12.50 USD", "12.50")) for page in landing.read(name)])
+    done = tenant.run(OCTOBER, "recalculate", {}, replay=True)
+    server.organization.revise(record["id"], amount=Decimal("12.50"))
+    assert (done.exit_code, tenant.total()) == (0, server.organization.total())
 
 
 def test_failures_in_a_row_suspend_the_tenant_until_it_is_forced(tenant: Tenant, server: Server) -> None:
     tenant.run(TODAY)
-    server.script(COSTS, faults.status(500), times=2)
+    # Two windows a run; a gather of which a part failed counts once.
+    server.script(COSTS, faults.status(500), times=4)
     for _ in range(2):
         assert tenant.run(TODAY).exit_code == 11
     server.forget()
@@ -408,6 +567,42 @@ def test_a_window_without_days_is_refused(tenant: Tenant) -> None:
     tenant.write(lookback_days="5", cutoff_days="5")
     with pytest.raises(ConfigError, match=r"lookback_days: value '5'; expected more than cutoff_days, 5"):
         tenant.run(TODAY)
+
+
+def test_a_run_that_failed_after_its_gather_is_over_and_the_next_asks_again(tmp_path: Path, server: Server) -> None:
+    tenant = Tenant(tmp_path / "conf", server, lookback_days="10")
+    (tenant.root / "results.db").mkdir(parents=True)
+    with pytest.raises(StoreError, match=r"results\.db"):
+        tenant.run(TODAY, hour=2)
+    (tenant.root / "results.db").rmdir()
+    record = server.organization.find(day(3), "KAFKA_STORAGE", "lkc-prod1")[0]
+    server.organization.revise(record["id"], amount=Decimal(77))
+    server.forget()
+    done = tenant.run(TODAY, hour=18)
+    assert (done.exit_code, server.counted() > 0, tenant.total()) == (0, True, server.organization.total())
+
+
+@pytest.mark.parametrize("kept", ["older state", "no state"])
+def test_answers_of_gathers_that_the_state_does_not_know_do_not_pass_for_those_of_today(
+    tmp_path: Path, server: Server, kept: str
+) -> None:
+    tenant = Tenant(tmp_path / "conf", server, lookback_days="10")
+    tenant.run(TODAY)
+    with sqlite3.connect(tenant.root / "state.db") as before, sqlite3.connect(tmp_path / "older.db") as older:
+        before.backup(older)
+    before.close()
+    older.close()
+    tenant.run(TODAY, hour=3)
+    for name in ("state.db", "state.db-wal", "state.db-shm"):
+        (tenant.root / name).unlink(missing_ok=True)
+    if kept == "older state":
+        shutil.copy(tmp_path / "older.db", tenant.root / "state.db")
+    record = server.organization.find(day(3), "KAFKA_STORAGE", "lkc-prod1")[0]
+    server.organization.revise(record["id"], amount=Decimal(77))
+    server.forget()
+    done = tenant.run(TODAY, hour=9)
+    assert (done.exit_code, server.counted() > 0, tenant.total()) == (0, True, server.organization.total())
+    assert tenant.query("SELECT max(gather_id) FROM gathers") == [(3,)]
 
 
 # Without the network

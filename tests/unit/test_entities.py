@@ -34,9 +34,15 @@ class History:
         self.kind, self.threshold = kind, threshold
         self.folded = Folded(empty(kind.table), {}, pl.DataFrame())
 
-    def sees(self, when: datetime, *rows: Mapping[str, object], gathered: frozenset[str] = WHOLE) -> list[str]:
+    def sees(
+        self,
+        when: datetime,
+        *rows: Mapping[str, object],
+        gathered: frozenset[str] = WHOLE,
+        seen_before: frozenset[str] = frozenset(),
+    ) -> list[str]:
         """What a gather changed."""
-        seen = Seen(from_rows(self.kind.snapshot, *rows), when, gathered)
+        seen = Seen(from_rows(self.kind.snapshot, *rows), when, gathered, seen_before)
         known, counts = self.folded.intervals, self.folded.zero_counts
         self.folded = fold(self.kind, known, seen, counts, tenant_id="acme", threshold=self.threshold)
         return [f"{entity} {change}" for entity, change in self.folded.changes.select("id", "change").rows()]
@@ -70,11 +76,19 @@ def test_what_comes_later_is_there_since_it_was_created_or_first_seen() -> None:
     ]
 
 
-def test_a_type_that_was_not_gathered_whole_has_its_first_gather_still_before_it() -> None:
+def test_a_type_that_failed_has_its_first_gather_still_before_it() -> None:
     seen = resources()
-    seen.sees(at(1), connector(), gathered=frozenset())
+    seen.sees(at(1), gathered=frozenset())
     seen.sees(at(5), connector(), connector(id="lcc-2"))
     assert seen.rows("id", "created_at") == [(None, None, "lcc-1", None), (None, None, "lcc-2", None)]
+
+
+def test_a_type_of_which_a_part_was_seen_before_has_had_its_first_gather() -> None:
+    seen = resources()
+    seen.sees(at(1), connector(), gathered=frozenset())
+    told = frozenset({"connector"})
+    seen.sees(at(5), connector(), connector(id="lcc-2"), gathered=frozenset(), seen_before=told)
+    assert seen.rows("id", "created_at") == [(None, None, "lcc-1", None), (date(2026, 10, 5), None, "lcc-2", at(5))]
 
 
 @pytest.mark.parametrize(
