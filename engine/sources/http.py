@@ -155,15 +155,16 @@ class Client:
     ) -> Iterator[Answer]:
         """The pages of a list, `{"data": [...], "metadata": {"next": url}}`, in order, each as it comes.
 
-        Of `next` only the page_token is taken, so no answer decides where credentials are sent. Raises SourceError on
-        an answer of another form, and when a token comes a second time.
+        `absent_ok`: a 404 to the first page is a list that is not there. To a later one it never is: what came before
+        it would pass for the whole list. Of `next` only the page_token is taken, so no answer decides where credentials
+        are sent. Raises SourceError on an answer of another form, and when a token comes a second time.
         """
         asked = dict(params or {})
         if page_size is not None:
             asked["page_size"] = str(page_size)
         tokens = set[str]()
         for _ in range(PAGES_MAX):
-            answer = self.get(path, asked, absent_ok=absent_ok, access=access)
+            answer = self.get(path, asked, absent_ok=absent_ok and not tokens, access=access)
             token = self._next_token(answer)
             yield answer
             if token is None:

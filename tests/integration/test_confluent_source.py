@@ -274,6 +274,17 @@ def test_a_kind_that_cannot_be_had_fails_alone(server: Server, tmp_path: Path, k
     assert found.gathered == {other.type for name, other in confluent.KINDS.items() if name not in failed}
 
 
+@pytest.mark.parametrize("kind", ["service_accounts", "api_keys"])
+def test_a_list_that_is_lost_after_its_first_page_is_not_taken_for_a_shorter_one(tmp_path: Path, kind: str) -> None:
+    with served(bundled(FIRST, 1, principals=250), rows_per_page=50) as server:
+        assert len(server.organization.ids(kind)) > 50
+        server.script(f"/iam/v2/{kind.replace('_', '-')}", confluent_cloud.status(404), after=1)
+        failed, found = inventory(server, tmp_path)
+    assert failed.keys() == {kind}
+    assert ": 404 " in failed[kind]
+    assert confluent.KINDS[kind].type not in found.gathered
+
+
 def test_missing_roles_are_named(server: Server, tmp_path: Path) -> None:
     server.organization.roles.clear()
     with pytest.raises(SourceError, match="expected a Cloud API key with the role BillingAdmin"):
