@@ -41,6 +41,7 @@ for _library in ("httpx", "httpcore"):
 _RETRIED = frozenset({408, 425, 429})
 _BACKOFF_MAX_SECONDS = 60
 _BODY_SHOWN = 200
+_REASON_SHOWN = 80
 _SECRET_PARAMETER = re.compile(r"token|key|secret|password|signature|auth|credential", re.IGNORECASE)
 _HIDDEN = "***"
 _SECRET_LENGTH_MIN = 4
@@ -101,7 +102,8 @@ class Client:
     def __init__(self, endpoint: Endpoint, clock: Clock, stop: threading.Event | None = None) -> None:
         self._endpoint, self._clock = endpoint, clock
         self._stop = stop or threading.Event()
-        self._secrets = _secrets(endpoint)
+        self._secrets = _spellings(_secrets(endpoint))
+        self._key = _spellings([endpoint.key.get_secret_value()] if endpoint.key else [])
         self._lock, self._free_at = threading.Lock(), clock.monotonic()
         self.requests = 0
         """How many requests were sent, those sent again included."""
@@ -292,7 +294,8 @@ class Client:
             return answer
         if response.is_success:
             return self._read(answer)
-        seen = " ".join([str(status), response.reason_phrase, self._shown(text) if text.strip() else ""]).strip()
+        said = [self._line(response.reason_phrase)[:_REASON_SHOWN], self._shown(text) if text.strip() else ""]
+        seen = " ".join([str(status), *filter(None, said)])
         if status in {401, 403}:
             why = "the credentials are not accepted" if status == 401 else "the credentials do not allow it"
             raise SourceError(fault(where, f"{seen} ({why})", asked.access or "credentials that may read it"))
@@ -340,16 +343,16 @@ class Client:
         return f"{asked.method} {parts.scheme}://{parts.netloc}{printable(self._relative(asked))}"
 
     def _clean(self, text: str) -> str:
-        """The text without our own secrets, should a server send them back."""
-        for secret in self._secrets:
-            text = text.replace(secret, _HIDDEN)
-        return text
+        """The text without our own secrets, should a server send them back, however it spells them."""
+        return self._secrets.sub(_HIDDEN, text)
+
+    def _line(self, text: str) -> str:
+        """A text from outside on one line, and without our key or secrets."""
+        return printable(" ".join(self._key.sub(_HIDDEN, self._clean(text)).split()))
 
     def _shown(self, text: str) -> str:
-        """A text from outside, short, on one line, and without our key or secrets."""
-        key = self._endpoint.key.get_secret_value() if self._endpoint.key else ""
-        text = text.replace(key, _HIDDEN) if len(key) >= _SECRET_LENGTH_MIN else text
-        return shown(printable(" ".join(self._clean(text).split())), limit=_BODY_SHOWN)
+        """The same, quoted and short."""
+        return shown(self._line(text), limit=_BODY_SHOWN)
 
 
 class _Asked(NamedTuple):
@@ -367,12 +370,32 @@ _BACKOFF = tenacity.wait_exponential_jitter(initial=1, max=_BACKOFF_MAX_SECONDS,
 
 
 def _secrets(endpoint: Endpoint) -> list[str]:
-    """What must not be in any text, longest first: secret and token, and what HTTP Basic makes of key and secret."""
+    """What must not be in any text: secret and token, and what HTTP Basic makes of key and secret."""
     found = [given.get_secret_value() for given in (endpoint.secret, endpoint.bearer) if given is not None]
     if endpoint.key is not None and endpoint.secret is not None:
         pair = f"{endpoint.key.get_secret_value()}:{endpoint.secret.get_secret_value()}"
         found.append(base64.b64encode(pair.encode()).decode())
-    return sorted((secret for secret in found if len(secret) >= _SECRET_LENGTH_MIN), key=len, reverse=True)
+    return found
+
+
+def _spellings(secrets: list[str]) -> re.Pattern[str]:
+    """What finds the secrets in a text: the longest first, as they are, in a string of JSON, or in a URL."""
+    long = sorted((secret for secret in secrets if len(secret) >= _SECRET_LENGTH_MIN), key=len, reverse=True)
+    return re.compile("|".join("".join(map(_spelling, secret)) for secret in long) or _NOTHING)
+
+
+def _spelling(letter: str) -> str:
+    """Each way to write a letter. What is escaped once more, such as JSON in a string of JSON, is found as well."""
+    code = "".join(f"[{digit}{digit.upper()}]" for digit in f"{ord(letter):02x}")
+    # Each begins with one certain letter, by which the search finds where to look at all: answers are large.
+    ways = [re.escape(letter), rf"\\\\*u00{code}", rf"%(?:25)*{code}"]
+    if letter in '"\\/':
+        ways.append(rf"\\\\*{re.escape(letter)}")
+    return f"(?:{'|'.join(ways)})"
+
+
+_NOTHING = "(?!)"
+"""Is found in no text."""
 
 
 def _auth(endpoint: Endpoint, where: str) -> httpx.Auth | None:

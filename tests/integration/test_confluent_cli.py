@@ -17,6 +17,7 @@ import yaml
 from tests.doubles import confluent_cloud as faults
 from tests.doubles.bundled import bundled, planned_total
 from tests.doubles.confluent_cloud import COSTS, Server, served
+from tests.doubles.organization import SPELLINGS
 from tests.integration.confluent import FIRST, VARIABLES, Tenant, day
 
 CHECKOUT = Path(__file__).parents[2]
@@ -185,9 +186,13 @@ def test_tenants_are_run_side_by_side_and_one_that_fails_is_not_another_s(tenant
 
 def test_no_secret_is_in_any_output(tenant: Tenant, server: Server) -> None:
     server.script("/iam", faults.echoing(500), times=3)
+    server.script("/iam", faults.revealing(401, SPELLINGS["URL"]), times=1000)
     said = [Said(tenant, "run", "--today", str(TODAY))]
     server.script(COSTS, faults.echoing(403), times=2)
     said += [Said(tenant, name, "--json") for name in ("run", "status", "check", "plan")]
     secrets = [value for name, value in VARIABLES.items() if name.endswith("SECRET")]
     texts = "".join(one.out + one.err for one in said)
-    assert [text for text in [*secrets, "CANARY-SETTING"] if text in texts] == []
+    texts += "".join(file.read_bytes().decode("latin-1") for file in (tenant.file.parent / "data").glob("state.db*"))
+    assert "401 " in texts
+    hidden = [*(way(text) for text in secrets for way in SPELLINGS.values()), "CANARY-SETTING", "\x1b[31mbad"]
+    assert [text for text in hidden if text in texts] == []

@@ -26,7 +26,7 @@ from engine.sources.landing import Landing
 from tests.doubles import confluent_cloud
 from tests.doubles.bundled import CONNECTORS, STATEMENTS, bundled, planned_total, planned_totals
 from tests.doubles.confluent_cloud import Fault, Server, served
-from tests.doubles.organization import Credential
+from tests.doubles.organization import SPELLINGS, Credential
 from tests.unit.scripted import Time
 
 FIRST, DAYS = date(2025, 9, 12), 40
@@ -317,6 +317,7 @@ def test_no_secret_is_landed_logged_or_said(server: Server, tmp_path: Path, capl
         confluent_cloud.cut_short(0.9),
         confluent_cloud.changed(lambda page: [page]),
     ]
+    bad += [confluent_cloud.revealing(code, way) for way in SPELLINGS.values() for code in (401, 503)]
     for number, fault in enumerate(bad):
         server.script("/", fault, times=1000)
         try:
@@ -338,4 +339,5 @@ def test_no_secret_is_landed_logged_or_said(server: Server, tmp_path: Path, capl
         said += [f"{page}" for name in landing.names() for page in landing.read(name)]
     everything = "\n".join(said)
     assert len(said) > 50
+    assert "\x1b" not in everything
     assert [canary for canary in server.organization.canaries() if canary in everything] == []

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from email.utils import formatdate
@@ -18,6 +19,7 @@ from pydantic import SecretStr
 
 from engine.errors import ConfigError, ContractError, SourceError, StoppedError
 from engine.sources.http import Clock, Endpoint, joined
+from tests.doubles.organization import SPELLINGS
 from tests.unit.scripted import Reply, Time, client, serving
 
 OK = Reply(body='{"data": [1.10, 2, 1e-30]}')
@@ -321,6 +323,24 @@ def test_a_secret_of_ours_in_an_answer_is_not_passed_on() -> None:
     credentials = {"key": SecretStr(KEY), "secret": SecretStr(SECRET)}
     with serving(Reply(body=f'{{"data": ["{SECRET}"]}}')) as server, client(server.url, **credentials) as http:
         assert http.get("x").text == '{"data": ["***"]}'
+
+
+@pytest.mark.parametrize("way", SPELLINGS.values(), ids=SPELLINGS)
+def test_a_secret_of_ours_is_known_in_every_spelling(way: Callable[[str], str]) -> None:
+    secret = 'canary/"se+cr\\et=%~'
+    credentials = {"key": SecretStr("CANARY/KEY+77"), "secret": SecretStr(secret)}
+    written = way(secret) if "\\" in way("/+") else way(secret).replace("\\", "\\\\").replace('"', '\\"')
+    with serving(Reply(body=f'{{"data": ["<{written}>"]}}')) as server, client(server.url, **credentials) as http:
+        assert http.get("x").body == {"data": ["<***>"]}
+    with serving(Reply(400, body=f"<{way(secret)}> <{way('CANARY/KEY+77')}>")) as server:
+        assert "400 Bad Request '<***> <***>'" in failure(server.url, **credentials)
+
+
+def test_the_phrase_behind_a_status_is_a_text_from_outside() -> None:
+    with serving(Reply(401, reason=f"\x1b[31mbad {SECRET} {KEY} " + "x" * 500)) as server:
+        said = failure(server.url, key=SecretStr(KEY), secret=SecretStr(SECRET))
+    assert f": 401 \\x1b[31mbad *** *** {'x' * 60}" in said
+    assert len(said) < 400
 
 
 @pytest.mark.parametrize("secret", ["line\nbreak", "blank in it", "ümlaut", "tail\n"])
