@@ -17,14 +17,14 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
-from urllib.parse import parse_qs, quote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, urlencode, urlsplit
 
 import httpx
 import tenacity
 from pydantic import SecretStr
 
 from engine.errors import ConfigError, ContractError, SourceError, StoppedError, fault, shown
-from engine.sources.answers import Answer
+from engine.sources.answers import Answer, TooDeepError, clean
 from engine.text import printable
 
 __all__ = ["Answer", "Client", "Clock", "Endpoint", "joined"]
@@ -192,8 +192,9 @@ class Client:
         following = metadata.get("next")
         if following is None or following == "":
             return None
-        found = parse_qs(urlsplit(following).query).get("page_token", []) if isinstance(following, str) else []
-        if len(found) != 1:
+        parts = _split(following) if isinstance(following, str) else None
+        found = parse_qs(parts.query).get("page_token", []) if parts else []
+        if len(found) != 1 or clean(found[0]) != found[0]:
             raise SourceError(fault(self._place(answer), "metadata.next has no page_token", "the URL of a page"))
         return found[0]
 
@@ -293,7 +294,7 @@ class Client:
         if status == 404 and asked.absent_ok:
             return answer
         if response.is_success:
-            return self._read(answer)
+            return self._read(answer, where)
         said = [self._line(response.reason_phrase)[:_REASON_SHOWN], self._shown(text) if text.strip() else ""]
         seen = " ".join([str(status), *filter(None, said)])
         if status in {401, 403}:
@@ -302,15 +303,18 @@ class Client:
         if status in _RETRIED or status >= 500:
             raise _AgainError(seen, self._asked_wait(response, seen, where))
         if response.is_redirect:
-            target = self._shown(_without_user(response.headers.get("location", "")).partition("?")[0])
+            location = response.headers.get("location", "")
+            target = self._shown(_without_user(location)) if _split(location) else "what is no URL"
             raise SourceError(fault(where, f"{status}, a redirect to {target}", "the final URL in the configuration"))
         raise SourceError(fault(where, seen, "an answer"))
 
-    def _read(self, answer: Answer) -> Answer:
+    def _read(self, answer: Answer, where: str) -> Answer:
         """The same answer, if it is JSON."""
         try:
             answer.body  # noqa: B018 - that it can be read is the point
-        except (ValueError, RecursionError):
+        except TooDeepError as error:
+            raise SourceError(fault(where, f"an answer nested too deeply, {error}", "an answer")) from None
+        except ValueError:
             # Of pages for people the beginning says most; of anything else it may say too much.
             is_page = answer.text.lstrip().startswith("<")
             what = self._shown(answer.text) if is_page else f"{len(answer.text):,} characters"
@@ -444,6 +448,14 @@ def _certificate_fault(error: BaseException) -> str | None:
     return None
 
 
+def _split(url: str) -> SplitResult | None:
+    """The parts of a URL from outside; None if it is none."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return None
+
+
 def _without_user(url: str) -> str:
     """A URL without user, password, query and fragment."""
     parts = urlsplit(url)
@@ -461,7 +473,7 @@ def _seconds_or_date(text: str, now: float) -> float | None:
         return float(text)
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now, 0.0)
 

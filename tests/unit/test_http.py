@@ -18,6 +18,7 @@ import pytest
 from pydantic import SecretStr
 
 from engine.errors import ConfigError, ContractError, SourceError, StoppedError
+from engine.sources.answers import NESTED_MAX
 from engine.sources.http import Clock, Endpoint, joined
 from tests.doubles.organization import SPELLINGS
 from tests.unit.scripted import Reply, Time, client, serving
@@ -49,10 +50,24 @@ def test_numbers_of_any_size_are_read_and_what_is_not_json_is_not() -> None:
     with serving(Reply(body=body)) as server, client(server.url) as http:
         read = http.get("x").body
     assert read == {"many": Decimal("9" * 5000), "huge": "1e99999999999999999999", "small": Decimal("1e-400")}
-    for text in ("", "<html>", '{"a": NaN}', '{"a": -Infinity}', '{"a": 1', "[" * 100_000, b"\xff\xfe"):
+    for text in ("", "<html>", '{"a": NaN}', '{"a": -Infinity}', '{"a": 1', b"\xff\xfe"):
         with serving(Reply(body=text)) as server:
             assert "expected an answer" in failure(server.url)
             assert len(server.asked) == 3
+
+
+def test_an_answer_that_is_nested_too_deeply_is_an_error_at_once() -> None:
+    within = '{"data": ' + "[" * (NESTED_MAX - 1) + "]" * (NESTED_MAX - 1) + "}"
+    with serving(Reply(body=within)) as server, client(server.url) as http:
+        assert "data" in http.get("x").body
+    for text in (
+        '{"data": ' + "[" * NESTED_MAX + "]" * NESTED_MAX + "}",
+        '{"a": ' * 450 + "1" + "}" * 450,
+        "[" * 100_000,
+    ):
+        with serving(Reply(body=text)) as server:
+            assert "nested too deeply, more than 100 levels; expected an answer" in failure(server.url)
+            assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize(
@@ -144,6 +159,13 @@ def test_a_redirect_is_not_followed() -> None:
         assert len(server.asked) == 1
     assert "a redirect to 'http://elsewhere.example/y'" in said
     assert "hidden" not in said
+
+
+@pytest.mark.parametrize("location", ["http://[bad", "//[x", "http://a:b/", "\x01", "http://a:99999/", "http:///", ""])
+def test_a_redirect_to_what_is_no_url_is_an_error_as_well(location: str) -> None:
+    with serving(Reply(302, headers={"Location": location})) as server:
+        said = failure(server.url)
+    assert any(told in said for told in ("a redirect to", "Invalid URL in location header"))
 
 
 def test_a_refused_connection_is_tried_again() -> None:
@@ -239,6 +261,8 @@ def test_pages_that_go_round_end_in_an_error() -> None:
         ('{"data": [], "metadata": 3}', "an object with a list, data"),
         ('{"data": [], "metadata": {"next": "/x?page=2"}}', "no page_token"),
         ('{"data": [], "metadata": {"next": ["x"]}}', "no page_token"),
+        ('{"data": [], "metadata": {"next": "http://[x?page_token=1"}}', "no page_token"),
+        ('{"data": [], "metadata": {"next": "?page_token=\\ud800"}}', "no page_token"),
         ('{"data": [], "metadata": {"next": "?page_token=a&page_token=b"}}', "no page_token"),
     ],
 )
