@@ -85,10 +85,18 @@ def parse(pages: Iterable[Answer], metric: str, window: Window, tenant_id: str) 
     return Measured(usage.select(USAGE.columns), dropped, found.warnings)
 
 
-def gaps(pages: Iterable[Answer], metric: str, window: Window, scrape_seconds: int) -> pl.DataFrame:
-    """The landed answers to a metric's question for counts: by day how many samples are lacking (window, missing)."""
+class Gaps(NamedTuple):
+    """How many samples are lacking, by day and resource (window, resource_id, missing)."""
+
+    missing: pl.DataFrame
+    warnings: tuple[str, ...]
+
+
+def gaps(pages: Iterable[Answer], metric: str, window: Window, ids: Iterable[str], scrape_seconds: int) -> Gaps:
+    """The landed answers to a metric's question for counts of the ids."""
     counts = METRICS[metric].counts
     if counts is None:
-        return pl.DataFrame(schema={"window": pl.String, "missing": pl.Int64})
-    found = prometheus.gaps(prometheus.parse_days(pages, counts, window), scrape_seconds)
-    return found.group_by("window").agg(pl.col("missing").sum()).sort("window")
+        return Gaps(pl.DataFrame(schema={"window": pl.String, "resource_id": pl.String, "missing": pl.Int64}), ())
+    samples = prometheus.parse_days(pages, counts, window)
+    found = prometheus.gaps(samples, counts, window, ids, scrape_seconds)
+    return Gaps(found.select("window", resource_id=counts.id_label, missing="missing"), samples.warnings)

@@ -338,12 +338,18 @@ def absent(samples: Samples, query: Query, window: Window, ids: Iterable[str]) -
     return asked.join(samples.values, on=["window", query.id_label], how="anti", maintain_order="left")
 
 
-def gaps(samples: Samples, scrape_seconds: int) -> pl.DataFrame:
-    """Of the answer to `sample_counts`, what is short of a sample every `scrape_seconds`: expected, seen, missing."""
+def gaps(samples: Samples, query: Query, window: Window, ids: Iterable[str], scrape_seconds: int) -> pl.DataFrame:
+    """What is short of a sample every `scrape_seconds`, by the answer to `sample_counts`: expected, seen, missing.
+
+    An id that was asked for and has no sample on a day lacks all of them: of a day without scrapes nothing is answered.
+    """
     expected = DAY_SECONDS // scrape_seconds
-    seen = pl.col("value").cast(pl.Int64)
+    key = ("window", query.id_label)
+    counted = samples.values.group_by(key).agg(pl.col("value").max().cast(pl.Int64).alias("seen"))
+    nothing = absent(samples, query, window, ids).with_columns(seen=pl.lit(0, pl.Int64))
     return (
-        samples.values.drop("points")
-        .select(pl.exclude("value"), expected=pl.lit(expected, pl.Int64), seen=seen, missing=expected - seen)
+        pl.concat([counted.select(*key, "seen"), nothing])
+        .select(*key, expected=pl.lit(expected, pl.Int64), seen="seen", missing=expected - pl.col("seen"))
         .filter(pl.col("missing") > 0)
+        .sort(key)
     )

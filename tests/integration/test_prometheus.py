@@ -276,8 +276,14 @@ def test_gaps_zeros_and_missing_days(ask: Ask) -> None:
         ("2025-10-04", "lkc-b"),
         ("2025-10-04", "lkc-z"),
     ]
-    counts = ask(sample_counts("samples", "scraped_bytes", ["kafka_id"], "kafka_id"), ids, days(0, 4))
-    assert gaps(counts, 60).rows() == [("2025-10-02", "lkc-a", 1440, 1380, 60)]
+    query = sample_counts("samples", "scraped_bytes", ["kafka_id"], "kafka_id")
+    counts = ask(query, ids[:1], days(0, 4))
+    assert gaps(counts, query, days(0, 4), ids[:1], 60).rows() == [
+        ("2025-10-02", "lkc-a", 1440, 1380, 60),
+        ("2025-10-03", "lkc-a", 1440, 0, 1440),
+    ]
+    counts = ask(query, ids, days(2, 3))
+    assert [row[1:] for row in gaps(counts, query, days(2, 3), ids, 60).rows()] == [(one, 1440, 0, 1440) for one in ids]
 
 
 def test_values_that_are_no_numbers_are_dropped_and_counted(ask: Ask) -> None:
