@@ -6,7 +6,7 @@ again; what failed is, until it is given up. A metric that has no values for a r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -167,7 +167,12 @@ def _fetched(
                 ids=question.ids,
                 ids_per_query=given.ids_per_query,
             )
-    return _read(landing, tenant, question, fetch_id, work.hooks.now())
+
+    def ask_again(found: prometheus.Samples) -> None:
+        days = (question.first, question.end)
+        prometheus.fetch_samples(client, landing, asked.values, asked.series, days, version, found)
+
+    return _read(landing, tenant, question, fetch_id, work.hooks.now(), ask_again)
 
 
 def landing_of(root: Path, tenant: ConfluentTenant, fetch_id: int) -> Landing:
@@ -175,10 +180,25 @@ def landing_of(root: Path, tenant: ConfluentTenant, fetch_id: int) -> Landing:
     return Landing(raw_folder(root, tenant) / "metrics" / f"{fetch_id:06}")
 
 
-def _read(landing: Landing, tenant: ConfluentTenant, question: _Question, fetch_id: int, at: str) -> _Answered:
+def _read(
+    landing: Landing,
+    tenant: ConfluentTenant,
+    question: _Question,
+    fetch_id: int,
+    at: str,
+    ask_again: Callable[[prometheus.Samples], None] | None = None,
+) -> _Answered:
+    """What was landed for a question; days that one sample made no number are asked for again, sample by sample."""
     asked, days = METRICS[question.metric], (question.first, question.end)
-    pages = landing.read(prometheus.landed_name(asked.values, days))
-    found = confluent_metrics.parse(pages, question.metric, days, tenant.id)
+    samples = prometheus.parse_days(landing.read(prometheus.landed_name(asked.values, days)), asked.values, days)
+    if samples.dropped.height:
+        if ask_again is not None:
+            ask_again(samples)
+        raw = prometheus.samples_name(asked.values, days)
+        # What was landed by older versions has none.
+        if landing.has(raw):
+            samples = prometheus.mended(samples, landing.read(raw), asked.values, asked.series, days)
+    found = confluent_metrics.measured(samples, question.metric, tenant.id)
     gaps, warnings = dict[tuple[str, str], int](), found.warnings
     if asked.counts is not None and tenant.metrics is not None:
         counts = landing.read(prometheus.landed_name(asked.counts, days))

@@ -13,6 +13,7 @@ import polars as pl
 from engine.frames import USAGE
 from engine.sources import prometheus
 from engine.sources.answers import Answer
+from engine.sources.prometheus import Samples
 from engine.sources.promql import Query, Window
 
 _CFU = "confluent_flink_num_cfu"
@@ -23,10 +24,12 @@ _BY_STATEMENT = "compute_pool_id, flink_statement_name"
 class Metric(NamedTuple):
     """A metric: the question for its values, and the labels that hold the resource and the principal.
 
-    `counts` asks how many samples there are, if gaps are to be known.
+    `series` are the metrics of Prometheus that `values` sums, the first that is there. `counts` asks how many samples
+    there are, if gaps are to be known.
     """
 
     values: Query
+    series: tuple[str, ...]
     resource: str
     principal: str
     counts: Query | None = None
@@ -35,7 +38,7 @@ class Metric(NamedTuple):
 def _bytes(name: str, series: str) -> Metric:
     values = prometheus.sum_of_samples(name, series, ("kafka_id", "principal_id"), "kafka_id")
     counts = prometheus.sample_counts(f"{name}_samples", series, ("kafka_id",), "kafka_id")
-    return Metric(values, "kafka_id", "principal_id", counts)
+    return Metric(values, (series,), "kafka_id", "principal_id", counts)
 
 
 def _summed(series: str, by: str) -> str:
@@ -54,6 +57,7 @@ METRICS: dict[str, Metric] = {
             ("compute_pool_id", "flink_statement_name"),
             "compute_pool_id",
         ),
+        (_CFU, _CFU_MINUTES),
         "compute_pool_id",
         "flink_statement_name",
     ),
@@ -69,10 +73,9 @@ class Measured(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def parse(pages: Iterable[Answer], metric: str, window: Window, tenant_id: str) -> Measured:
-    """The landed answers to a metric's question for values; ContractError if they are none."""
+def measured(found: Samples, metric: str, tenant_id: str) -> Measured:
+    """What the answers to a metric's question for values say."""
     asked = METRICS[metric]
-    found = prometheus.parse_days(pages, asked.values, window)
     usage = found.values.select(
         tenant_id=pl.lit(tenant_id),
         window="window",

@@ -17,7 +17,7 @@ from engine.errors import ConfigError
 from tests.doubles import confluent_cloud as faults
 from tests.doubles.bundled import bundled, planned_total
 from tests.doubles.confluent_cloud import COSTS, Server, served
-from tests.doubles.confluent_metrics import Metrics
+from tests.doubles.confluent_metrics import REQUEST_BYTES, Metrics, Used
 from tests.doubles.front import front
 from tests.doubles.organization import Organization
 from tests.doubles.prometheus import Row, prometheus
@@ -104,8 +104,21 @@ def test_what_was_billed_is_charged_and_what_was_measured_is_stored(tenant: Tena
 
 def test_few_questions_are_asked_of_the_metrics(tenant: Tenant, server: Server) -> None:
     done = tenant.run(TODAY)
-    # Of one stretch of days: what the server is, then each metric once for all resources, and the samples of two.
-    assert done.requests - server.counted() == 1 + 3 + 2
+    # Of one stretch of days: what the server is, then each metric once for all resources, and how many samples there
+    # are of two. Then a day of one principal that a sample makes no number.
+    assert done.requests - server.counted() == 1 + 3 + 2 + 1
+
+
+def test_a_sample_that_is_no_number_is_dropped_and_the_others_of_its_day_are_not(tenant: Tenant) -> None:
+    tenant.run(TODAY)
+    spoilt = tenant.query("SELECT charge_date, metric, dropped FROM day_metrics WHERE dropped > 0")
+    assert spoilt == [(str(day(2)), "bytes_in", 1)]
+    rows = tenant.table("usage").filter(window=str(day(2)), metric="bytes_in", principal="u-alice")
+    # Three of the four samples are left.
+    assert rows["value"].item() == METRICS.used()[Used(day(2), REQUEST_BYTES, "lkc-prod1", "u-alice")] > 0
+    before = tenant.files()
+    tenant.run(TODAY, "recalculate", replay=True)
+    assert tenant.files() == before
 
 
 def test_a_day_without_any_sample_lacks_all_of_them(tenant: Tenant) -> None:
@@ -272,7 +285,7 @@ def test_usage_that_is_lost_from_the_lake_is_fetched_again(tenant: Tenant, serve
     (tenant.root / "lake/usage/tenant_id=conf/month=2025-09/2025-09-03.parquet").unlink()
     server.forget()
     done = tenant.run(TODAY)
-    assert done.requests - server.counted() == 1 + 3 + 2
+    assert done.requests - server.counted() == 1 + 3 + 2 + 1
     assert tenant.files() == before
 
 
