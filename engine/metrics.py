@@ -6,7 +6,7 @@ again; what failed is, until it is given up. A metric that has no values for a r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -17,13 +17,13 @@ from pydantic import SecretStr
 from engine import gather_state, state
 from engine.config import ConfluentTenant, CostModelTenant, Prometheus
 from engine.decide import Inputs
-from engine.errors import ContractError, SourceError
+from engine.errors import ContractError, SourceError, shown
 from engine.gather_state import DayMetric
 from engine.sources import confluent_metrics, prometheus
 from engine.sources.confluent_metrics import METRICS
 from engine.sources.http import Client, Clock, Endpoint
 from engine.sources.landing import Landing
-from engine.text import counted
+from engine.text import counted, printable
 from engine.wanted import Key, Need, is_open, lost_usage, needs
 from engine.work import Summary, Work, clock_of, publish_usage, raw_folder, secret, usage_left
 
@@ -124,6 +124,7 @@ def _fetch_all(
                 if unreachable:
                     raise SourceError(unreachable)
                 answered.append(_fetched(work, tenant, given, client, question, version, len(answered)))
+                _tell_warnings(work, answered[-1])
             except (SourceError, ContractError) as error:
                 failed.append(_record_failure(work, tenant, question, "; ".join(error.faults)))
         _publish(work, tenant, answered)
@@ -132,14 +133,15 @@ def _fetch_all(
 
 
 class _Answered(NamedTuple):
-    """A question's answer: USAGE, and for each day what was dropped and what is lacking."""
+    """A question's answer: USAGE, for each day what was dropped, and for each day and resource what is lacking."""
 
     question: _Question
     fetch_id: int
     usage: pl.DataFrame
     dropped: dict[str, int]
-    gaps: dict[str, int]
+    gaps: dict[tuple[str, str], int]
     fetched_at: str
+    warnings: tuple[str, ...]
 
 
 def _fetched(
@@ -165,7 +167,12 @@ def _fetched(
                 ids=question.ids,
                 ids_per_query=given.ids_per_query,
             )
-    return _read(landing, tenant, question, fetch_id, work.hooks.now())
+
+    def ask_again(found: prometheus.Samples) -> None:
+        days = (question.first, question.end)
+        prometheus.fetch_samples(client, landing, asked.values, asked.series, days, version, found)
+
+    return _read(landing, tenant, question, fetch_id, work.hooks.now(), ask_again)
 
 
 def landing_of(root: Path, tenant: ConfluentTenant, fetch_id: int) -> Landing:
@@ -173,15 +180,32 @@ def landing_of(root: Path, tenant: ConfluentTenant, fetch_id: int) -> Landing:
     return Landing(raw_folder(root, tenant) / "metrics" / f"{fetch_id:06}")
 
 
-def _read(landing: Landing, tenant: ConfluentTenant, question: _Question, fetch_id: int, at: str) -> _Answered:
+def _read(
+    landing: Landing,
+    tenant: ConfluentTenant,
+    question: _Question,
+    fetch_id: int,
+    at: str,
+    ask_again: Callable[[prometheus.Samples], None] | None = None,
+) -> _Answered:
+    """What was landed for a question; days that one sample made no number are asked for again, sample by sample."""
     asked, days = METRICS[question.metric], (question.first, question.end)
-    pages = landing.read(prometheus.landed_name(asked.values, days))
-    found = confluent_metrics.parse(pages, question.metric, days, tenant.id)
-    gaps = {}
+    samples = prometheus.parse_days(landing.read(prometheus.landed_name(asked.values, days)), asked.values, days)
+    if samples.dropped.height:
+        if ask_again is not None:
+            ask_again(samples)
+        raw = prometheus.samples_name(asked.values, days)
+        # What was landed by older versions has none.
+        if landing.has(raw):
+            samples = prometheus.mended(samples, landing.read(raw), asked.values, asked.series, days)
+    found = confluent_metrics.measured(samples, question.metric, tenant.id)
+    gaps, warnings = dict[tuple[str, str], int](), found.warnings
     if asked.counts is not None and tenant.metrics is not None:
         counts = landing.read(prometheus.landed_name(asked.counts, days))
-        gaps = dict(confluent_metrics.gaps(counts, question.metric, days, tenant.metrics.scrape_seconds).rows())
-    return _Answered(question, fetch_id, found.usage, dict(found.dropped.rows()), gaps, at)
+        lacking = confluent_metrics.gaps(counts, question.metric, days, question.ids, tenant.metrics.scrape_seconds)
+        gaps = {(day, resource): missing for day, resource, missing in lacking.missing.rows()}
+        warnings = tuple(dict.fromkeys([*warnings, *lacking.warnings]))
+    return _Answered(question, fetch_id, found.usage, dict(found.dropped.rows()), gaps, at, warnings)
 
 
 def _record_failure(work: Work, tenant: ConfluentTenant, question: _Question, error: str) -> _Failed:
@@ -209,7 +233,9 @@ def _publish(work: Work, tenant: ConfluentTenant, answered: Sequence[_Answered])
         for one, need in metrics.values():
             of_day = one.usage.filter(pl.col("window") == day, pl.col("resource_id").is_in(list(need.ids)))
             parts.append(of_day)
-            counts = (one.fetch_id, of_day.height, one.dropped.get(day, 0), one.gaps.get(day, 0))
+            # A resource that has no lines on the day may not have been there, and lacks nothing.
+            gaps = sum(one.gaps.get((day, resource), 0) for resource in need.ids)
+            counts = (one.fetch_id, of_day.height, one.dropped.get(day, 0), gaps)
             rows.append(DayMetric(*need[:2], "fetched", *need[2:], *counts))
         usage = publish_usage(work, day, pl.concat(parts))
         published += [usage] if usage else []
@@ -224,6 +250,21 @@ def _publish(work: Work, tenant: ConfluentTenant, answered: Sequence[_Answered])
                 gather_state.record_fetch(work.store, tenant.id, fetch)
         gather_state.save_usage_days(work.store, tenant.id, published, gone)
         gather_state.save_day_metrics(work.store, tenant.id, rows)
+
+
+def _tell_warnings(work: Work, answered: _Answered) -> None:
+    """What Prometheus says of an answer: it may be a part of the truth only, as far as anybody knows."""
+    asked = answered.question
+    days = f"{asked.first} to {asked.end - timedelta(days=1)}"
+    for text in answered.warnings:
+        work.warn(f"metric {asked.metric}, {days}: Prometheus warns: {_line(text)}")
+
+
+def _line(text: str) -> str:
+    return shown(printable(" ".join(text.split())), limit=_WARNING_SHOWN)
+
+
+_WARNING_SHOWN = 300
 
 
 def _tell_failures(work: Work, failed: Iterable[_Failed]) -> None:

@@ -72,8 +72,9 @@ class Gathers(NamedTuple):
     """What a tenant's API was asked for: its last gather, and what days wait for.
 
     `suspended` says why it is not gathered any more. `metrics_failed` and `metrics_given_up` count days and metrics;
-    `dropped` values were no numbers, `gaps` are samples that were not scraped. `incomplete`: each day and question of
-    a cost model of which not all samples came.
+    `dropped` values were no numbers, `gaps` are samples that were not scraped, `without_samples` counts days and
+    metrics of which there are none at all. `incomplete`: each day and question of a cost model of which not all samples
+    came.
     """
 
     last: gather_state.Gather | None
@@ -91,6 +92,7 @@ class Gathers(NamedTuple):
     resources: int
     identities: int
     incomplete: tuple[cost_days.Incomplete, ...] = ()
+    without_samples: int = 0
 
 
 class TenantStatus(NamedTuple):
@@ -166,6 +168,7 @@ def _gathers(store: state.State, tenant: ProductTenant, days: dict[state.DayKey,
         gather_state.counts(store, "resources", tenant.id),
         gather_state.counts(store, "identities", tenant.id),
         tuple(incomplete),
+        sum(one.rows == 0 and one.gaps > 0 for one in fetched),
     )
 
 
@@ -345,7 +348,9 @@ def _gather_lines(one: Gathers) -> Iterator[str]:
             f"{f' ({one.metrics_error.splitlines()[0]})' if one.metrics_error else ''}"
         )
     if one.dropped or one.gaps:
-        yield f"metrics: {counted(one.dropped, 'value')} that are no numbers, {counted(one.gaps, 'sample')} not scraped"
+        missing = f", all of {counted(one.without_samples, 'day')} of a metric" if one.without_samples else ""
+        numbers = f"{counted(one.dropped, 'value')} that are no numbers"
+        yield f"metrics: {numbers}, {counted(one.gaps, 'sample')} not scraped{missing}"
     yield from cost_days.told_incomplete(one.incomplete)
 
 

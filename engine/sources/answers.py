@@ -12,6 +12,14 @@ _DIGITS_OF_INT = 40
 """Whole numbers of more digits stay decimals: Python takes long over them, or refuses them."""
 
 
+NESTED_MAX = 100
+"""Levels of lists and objects in an answer. No API has so many, and what walks through them calls itself."""
+
+
+class TooDeepError(ValueError):
+    """JSON of more than NESTED_MAX levels."""
+
+
 class Answer(NamedTuple):
     """One answer: path and query of what was asked, without host and secrets, and the raw text that came.
 
@@ -31,9 +39,30 @@ class Answer(NamedTuple):
 def decoded(text: str) -> Any:
     """JSON with whole numbers as int and others as Decimal, never as float; ValueError if the text is none.
 
-    NaN and Infinity are not JSON. A number whose exponent not even Decimal can hold stays text.
+    NaN and Infinity are not JSON. A number whose exponent not even Decimal can hold stays text. What is nested too
+    deeply to be read raises TooDeepError.
     """
-    return json.loads(text, parse_float=_decimal, parse_int=_integer, parse_constant=_refused)
+    try:
+        value = json.loads(text, parse_float=_decimal, parse_int=_integer, parse_constant=_refused)
+    except RecursionError:
+        raise TooDeepError(f"more than {NESTED_MAX} levels") from None
+    _check_depth(value)
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(NESTED_MAX):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return
+    raise TooDeepError(f"more than {NESTED_MAX} levels")
 
 
 def _decimal(text: str) -> Decimal | str:
@@ -81,7 +110,7 @@ def listed(answer: Answer) -> list[Any]:
         return []
     try:
         body = answer.body
-    except (ValueError, RecursionError):
+    except ValueError:
         body = None
     data = body.get("data", 0) if isinstance(body, dict) else 0
     if not isinstance(data, list | None):

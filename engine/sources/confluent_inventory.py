@@ -174,19 +174,41 @@ def _asked_statements(pools: Sequence[Answer], flink: FlinkClient) -> Iterator[A
             yield page._replace(url=f"{page.url}#{place.region}.{place.cloud}")
 
 
-_CONFIG_LANDED = frozenset(
-    {"name", "connector.class", "kafka.auth.mode", "kafka.service.account.id", "kafka.api.key", "tasks.max"}
+_CONNECTOR_LANDED = frozenset(
+    {
+        *((), ("id",), ("id", "id"), ("id", "id_type")),
+        *(("info",), ("info", "name"), ("info", "type"), ("info", "config")),
+        *(("info", "tasks"), ("info", "tasks", "connector"), ("info", "tasks", "task")),
+        *(("info", "config", "name"), ("info", "config", "connector.class"), ("info", "config", "tasks.max")),
+        *(("info", "config", "kafka.auth.mode"), ("info", "config", "kafka.api.key")),
+        ("info", "config", "kafka.service.account.id"),
+        *(("status",), ("status", "name"), ("status", "type")),
+        *(("status", "connector"), ("status", "connector", "state"), ("status", "connector", "worker_id")),
+        *(("status", "tasks"), ("status", "tasks", "id")),
+        *(("status", "tasks", "state"), ("status", "tasks", "worker_id")),
+    }
 )
+"""What of a connector is landed, by its path of names: what is read, and what is certain to be no setting.
+
+All else may be a setting, or quote one: what connectors say when they fail does, under names that come and change.
+"""
+_CONNECTOR_GROUPS = frozenset(path[:-1] for path in _CONNECTOR_LANDED if path)
 _NOT_LANDED = "(not landed)"
-_HIDES: dict[str, Callable[[tuple[str, ...]], bool]] = {
-    "connectors": lambda path: (
-        (path[1:3] == ("info", "config") and len(path) == 4 and path[3] not in _CONFIG_LANDED)
-        or (path[1:2] == ("status",) and path[-1] in {"trace", "msg"})
-    ),
-    "flink_statements": lambda path: path[-1] in {"statement", "properties", "detail"},
-    "api_keys": lambda path: path[-1] == "secret",
+_Hides = Callable[[tuple[str, ...], Any], bool]
+
+
+def _hides_of_connector(path: tuple[str, ...], value: Any) -> bool:
+    within = path[1:]
+    is_group = value is None or isinstance(value, dict | list)
+    return within not in _CONNECTOR_LANDED or (within in _CONNECTOR_GROUPS and not is_group)
+
+
+_HIDES: dict[str, _Hides] = {
+    "connectors": _hides_of_connector,
+    "flink_statements": lambda path, _: path[-1] in {"statement", "properties", "detail"},
+    "api_keys": lambda path, _: path[-1] == "secret",
 }
-"""Kind -> whether what lies at a path of names in a body may be somebody's secret, and is not landed: settings of
+"""Kind -> whether the value at a path of names in a body may be somebody's secret, and is not landed: settings of
 connectors, what they said when they failed, and the text of statements."""
 
 
@@ -197,12 +219,11 @@ def _without_settings(name: str, answer: Answer) -> Answer:
     return answer._replace(text=canonical(_hidden(answer.body, _HIDES[name])))
 
 
-def _hidden(value: Any, hides: Callable[[tuple[str, ...]], bool], path: tuple[str, ...] = ()) -> Any:
+def _hidden(value: Any, hides: _Hides, path: tuple[str, ...] = ()) -> Any:
+    if path and hides(path, value):
+        return _NOT_LANDED
     if isinstance(value, dict):
-        return {
-            name: _NOT_LANDED if hides((*path, name)) else _hidden(inner, hides, (*path, name))
-            for name, inner in value.items()
-        }
+        return {name: _hidden(inner, hides, (*path, name)) for name, inner in value.items()}
     return [_hidden(inner, hides, path) for inner in value] if isinstance(value, list) else value
 
 

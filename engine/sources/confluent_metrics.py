@@ -13,6 +13,7 @@ import polars as pl
 from engine.frames import USAGE
 from engine.sources import prometheus
 from engine.sources.answers import Answer
+from engine.sources.prometheus import Samples
 from engine.sources.promql import Query, Window
 
 _CFU = "confluent_flink_num_cfu"
@@ -23,10 +24,12 @@ _BY_STATEMENT = "compute_pool_id, flink_statement_name"
 class Metric(NamedTuple):
     """A metric: the question for its values, and the labels that hold the resource and the principal.
 
-    `counts` asks how many samples there are, if gaps are to be known.
+    `series` are the metrics of Prometheus that `values` sums, the first that is there. `counts` asks how many samples
+    there are, if gaps are to be known.
     """
 
     values: Query
+    series: tuple[str, ...]
     resource: str
     principal: str
     counts: Query | None = None
@@ -35,7 +38,7 @@ class Metric(NamedTuple):
 def _bytes(name: str, series: str) -> Metric:
     values = prometheus.sum_of_samples(name, series, ("kafka_id", "principal_id"), "kafka_id")
     counts = prometheus.sample_counts(f"{name}_samples", series, ("kafka_id",), "kafka_id")
-    return Metric(values, "kafka_id", "principal_id", counts)
+    return Metric(values, (series,), "kafka_id", "principal_id", counts)
 
 
 def _summed(series: str, by: str) -> str:
@@ -54,6 +57,7 @@ METRICS: dict[str, Metric] = {
             ("compute_pool_id", "flink_statement_name"),
             "compute_pool_id",
         ),
+        (_CFU, _CFU_MINUTES),
         "compute_pool_id",
         "flink_statement_name",
     ),
@@ -69,10 +73,9 @@ class Measured(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def parse(pages: Iterable[Answer], metric: str, window: Window, tenant_id: str) -> Measured:
-    """The landed answers to a metric's question for values; ContractError if they are none."""
+def measured(found: Samples, metric: str, tenant_id: str) -> Measured:
+    """What the answers to a metric's question for values say."""
     asked = METRICS[metric]
-    found = prometheus.parse_days(pages, asked.values, window)
     usage = found.values.select(
         tenant_id=pl.lit(tenant_id),
         window="window",
@@ -85,10 +88,18 @@ def parse(pages: Iterable[Answer], metric: str, window: Window, tenant_id: str) 
     return Measured(usage.select(USAGE.columns), dropped, found.warnings)
 
 
-def gaps(pages: Iterable[Answer], metric: str, window: Window, scrape_seconds: int) -> pl.DataFrame:
-    """The landed answers to a metric's question for counts: by day how many samples are lacking (window, missing)."""
+class Gaps(NamedTuple):
+    """How many samples are lacking, by day and resource (window, resource_id, missing)."""
+
+    missing: pl.DataFrame
+    warnings: tuple[str, ...]
+
+
+def gaps(pages: Iterable[Answer], metric: str, window: Window, ids: Iterable[str], scrape_seconds: int) -> Gaps:
+    """The landed answers to a metric's question for counts of the ids."""
     counts = METRICS[metric].counts
     if counts is None:
-        return pl.DataFrame(schema={"window": pl.String, "missing": pl.Int64})
-    found = prometheus.gaps(prometheus.parse_days(pages, counts, window), scrape_seconds)
-    return found.group_by("window").agg(pl.col("missing").sum()).sort("window")
+        return Gaps(pl.DataFrame(schema={"window": pl.String, "resource_id": pl.String, "missing": pl.Int64}), ())
+    samples = prometheus.parse_days(pages, counts, window)
+    found = prometheus.gaps(samples, counts, window, ids, scrape_seconds)
+    return Gaps(found.select("window", resource_id=counts.id_label, missing="missing"), samples.warnings)

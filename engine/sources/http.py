@@ -17,14 +17,14 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
-from urllib.parse import parse_qs, quote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, urlencode, urlsplit
 
 import httpx
 import tenacity
 from pydantic import SecretStr
 
 from engine.errors import ConfigError, ContractError, SourceError, StoppedError, fault, shown
-from engine.sources.answers import Answer
+from engine.sources.answers import Answer, TooDeepError, clean
 from engine.text import printable
 
 __all__ = ["Answer", "Client", "Clock", "Endpoint", "joined"]
@@ -41,6 +41,7 @@ for _library in ("httpx", "httpcore"):
 _RETRIED = frozenset({408, 425, 429})
 _BACKOFF_MAX_SECONDS = 60
 _BODY_SHOWN = 200
+_REASON_SHOWN = 80
 _SECRET_PARAMETER = re.compile(r"token|key|secret|password|signature|auth|credential", re.IGNORECASE)
 _HIDDEN = "***"
 _SECRET_LENGTH_MIN = 4
@@ -101,7 +102,8 @@ class Client:
     def __init__(self, endpoint: Endpoint, clock: Clock, stop: threading.Event | None = None) -> None:
         self._endpoint, self._clock = endpoint, clock
         self._stop = stop or threading.Event()
-        self._secrets = _secrets(endpoint)
+        self._secrets = _spellings(_secrets(endpoint))
+        self._key = _spellings([endpoint.key.get_secret_value()] if endpoint.key else [])
         self._lock, self._free_at = threading.Lock(), clock.monotonic()
         self.requests = 0
         """How many requests were sent, those sent again included."""
@@ -155,15 +157,16 @@ class Client:
     ) -> Iterator[Answer]:
         """The pages of a list, `{"data": [...], "metadata": {"next": url}}`, in order, each as it comes.
 
-        Of `next` only the page_token is taken, so no answer decides where credentials are sent. Raises SourceError on
-        an answer of another form, and when a token comes a second time.
+        `absent_ok`: a 404 to the first page is a list that is not there. To a later one it never is: what came before
+        it would pass for the whole list. Of `next` only the page_token is taken, so no answer decides where credentials
+        are sent. Raises SourceError on an answer of another form, and when a token comes a second time.
         """
         asked = dict(params or {})
         if page_size is not None:
             asked["page_size"] = str(page_size)
         tokens = set[str]()
         for _ in range(PAGES_MAX):
-            answer = self.get(path, asked, absent_ok=absent_ok, access=access)
+            answer = self.get(path, asked, absent_ok=absent_ok and not tokens, access=access)
             token = self._next_token(answer)
             yield answer
             if token is None:
@@ -189,8 +192,9 @@ class Client:
         following = metadata.get("next")
         if following is None or following == "":
             return None
-        found = parse_qs(urlsplit(following).query).get("page_token", []) if isinstance(following, str) else []
-        if len(found) != 1:
+        parts = _split(following) if isinstance(following, str) else None
+        found = parse_qs(parts.query).get("page_token", []) if parts else []
+        if len(found) != 1 or clean(found[0]) != found[0]:
             raise SourceError(fault(self._place(answer), "metadata.next has no page_token", "the URL of a page"))
         return found[0]
 
@@ -290,23 +294,27 @@ class Client:
         if status == 404 and asked.absent_ok:
             return answer
         if response.is_success:
-            return self._read(answer)
-        seen = " ".join([str(status), response.reason_phrase, self._shown(text) if text.strip() else ""]).strip()
+            return self._read(answer, where)
+        said = [self._line(response.reason_phrase)[:_REASON_SHOWN], self._shown(text) if text.strip() else ""]
+        seen = " ".join([str(status), *filter(None, said)])
         if status in {401, 403}:
             why = "the credentials are not accepted" if status == 401 else "the credentials do not allow it"
             raise SourceError(fault(where, f"{seen} ({why})", asked.access or "credentials that may read it"))
         if status in _RETRIED or status >= 500:
             raise _AgainError(seen, self._asked_wait(response, seen, where))
         if response.is_redirect:
-            target = self._shown(_without_user(response.headers.get("location", "")).partition("?")[0])
+            location = response.headers.get("location", "")
+            target = self._shown(_without_user(location)) if _split(location) else "what is no URL"
             raise SourceError(fault(where, f"{status}, a redirect to {target}", "the final URL in the configuration"))
         raise SourceError(fault(where, seen, "an answer"))
 
-    def _read(self, answer: Answer) -> Answer:
+    def _read(self, answer: Answer, where: str) -> Answer:
         """The same answer, if it is JSON."""
         try:
             answer.body  # noqa: B018 - that it can be read is the point
-        except (ValueError, RecursionError):
+        except TooDeepError as error:
+            raise SourceError(fault(where, f"an answer nested too deeply, {error}", "an answer")) from None
+        except ValueError:
             # Of pages for people the beginning says most; of anything else it may say too much.
             is_page = answer.text.lstrip().startswith("<")
             what = self._shown(answer.text) if is_page else f"{len(answer.text):,} characters"
@@ -339,16 +347,16 @@ class Client:
         return f"{asked.method} {parts.scheme}://{parts.netloc}{printable(self._relative(asked))}"
 
     def _clean(self, text: str) -> str:
-        """The text without our own secrets, should a server send them back."""
-        for secret in self._secrets:
-            text = text.replace(secret, _HIDDEN)
-        return text
+        """The text without our own secrets, should a server send them back, however it spells them."""
+        return self._secrets.sub(_HIDDEN, text)
+
+    def _line(self, text: str) -> str:
+        """A text from outside on one line, and without our key or secrets."""
+        return printable(" ".join(self._key.sub(_HIDDEN, self._clean(text)).split()))
 
     def _shown(self, text: str) -> str:
-        """A text from outside, short, on one line, and without our key or secrets."""
-        key = self._endpoint.key.get_secret_value() if self._endpoint.key else ""
-        text = text.replace(key, _HIDDEN) if len(key) >= _SECRET_LENGTH_MIN else text
-        return shown(printable(" ".join(self._clean(text).split())), limit=_BODY_SHOWN)
+        """The same, quoted and short."""
+        return shown(self._line(text), limit=_BODY_SHOWN)
 
 
 class _Asked(NamedTuple):
@@ -366,12 +374,32 @@ _BACKOFF = tenacity.wait_exponential_jitter(initial=1, max=_BACKOFF_MAX_SECONDS,
 
 
 def _secrets(endpoint: Endpoint) -> list[str]:
-    """What must not be in any text, longest first: secret and token, and what HTTP Basic makes of key and secret."""
+    """What must not be in any text: secret and token, and what HTTP Basic makes of key and secret."""
     found = [given.get_secret_value() for given in (endpoint.secret, endpoint.bearer) if given is not None]
     if endpoint.key is not None and endpoint.secret is not None:
         pair = f"{endpoint.key.get_secret_value()}:{endpoint.secret.get_secret_value()}"
         found.append(base64.b64encode(pair.encode()).decode())
-    return sorted((secret for secret in found if len(secret) >= _SECRET_LENGTH_MIN), key=len, reverse=True)
+    return found
+
+
+def _spellings(secrets: list[str]) -> re.Pattern[str]:
+    """What finds the secrets in a text: the longest first, as they are, in a string of JSON, or in a URL."""
+    long = sorted((secret for secret in secrets if len(secret) >= _SECRET_LENGTH_MIN), key=len, reverse=True)
+    return re.compile("|".join("".join(map(_spelling, secret)) for secret in long) or _NOTHING)
+
+
+def _spelling(letter: str) -> str:
+    """Each way to write a letter. What is escaped once more, such as JSON in a string of JSON, is found as well."""
+    code = "".join(f"[{digit}{digit.upper()}]" for digit in f"{ord(letter):02x}")
+    # Each begins with one certain letter, by which the search finds where to look at all: answers are large.
+    ways = [re.escape(letter), rf"\\\\*u00{code}", rf"%(?:25)*{code}"]
+    if letter in '"\\/':
+        ways.append(rf"\\\\*{re.escape(letter)}")
+    return f"(?:{'|'.join(ways)})"
+
+
+_NOTHING = "(?!)"
+"""Is found in no text."""
 
 
 def _auth(endpoint: Endpoint, where: str) -> httpx.Auth | None:
@@ -420,6 +448,14 @@ def _certificate_fault(error: BaseException) -> str | None:
     return None
 
 
+def _split(url: str) -> SplitResult | None:
+    """The parts of a URL from outside; None if it is none."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return None
+
+
 def _without_user(url: str) -> str:
     """A URL without user, password, query and fragment."""
     parts = urlsplit(url)
@@ -437,7 +473,7 @@ def _seconds_or_date(text: str, now: float) -> float | None:
         return float(text)
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now, 0.0)
 

@@ -9,7 +9,7 @@ What could not be asked raises SourceError; a series that is not there is only m
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, time, timedelta
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -27,6 +27,9 @@ POINTS_MAX = 11_000
 """Points a series that Prometheus gives in one answer."""
 SERIES_MAX = 100_000
 """Series in one answer, unless the caller says otherwise: what bounds the memory that an answer takes."""
+
+SAMPLED_SERIES_MAX = 50
+"""Series whose samples of a day are asked for at once; a sample a second makes some 100 MB of them."""
 
 _MILLISECOND = timedelta(milliseconds=1)
 _PLACEHOLDER = re.compile(r"\{matcher\}|\{range\}")
@@ -56,7 +59,7 @@ class Samples(NamedTuple):
     `values` has the columns window (YYYY-MM-DD), those of `by` ('' where a series lacks the label), value (the sum of
     the points that are numbers, DECIMAL(38,12)) and points (how many they are), in key order. `dropped` has the same
     but for value: the points that are no numbers (NaN, +Inf, -Inf). One such sample makes the point that sums it no
-    number either; smaller steps lose less. `warnings` are in Prometheus's own words.
+    number either; `mended` tells them apart. `warnings` are in Prometheus's own words.
     """
 
     values: pl.DataFrame
@@ -222,10 +225,97 @@ def re2_literal(text: str) -> str:
     return _RE2_SPECIAL.sub(r"\\\g<0>", text)
 
 
-def _answer(client: Client, form: dict[str, str], where: str, series_max: int) -> Answer:
+def samples_name(query: Query, window: Window) -> str:
+    """The name under which the samples themselves of a window are landed (`fetch_samples`)."""
+    return f"{query.name}_raw-{window[0]}-{window[1]}"
+
+
+def fetch_samples(
+    client: Client,
+    landing: Landing,
+    query: Query,
+    series: Sequence[str],
+    window: Window,
+    version: Version,
+    found: Samples,
+    *,
+    series_max: int = SERIES_MAX,
+) -> None:
+    """Land the samples themselves of the points of a sum over days that are no numbers.
+
+    One sample that is no number makes its whole day none; what the others say is in the samples only. `series` are the
+    metrics that `query` sums.
+    """
+    if query.step_seconds != DAY_SECONDS or not query.id_label:
+        raise ValueError(f"query {query.name!r} is no sum over days by ids")
+    where, key = f"{_place(query, window)}, samples", ["window", query.id_label]
+    of_one = found.dropped.sort("window", *query.by).partition_by(key, maintain_order=True)
+    batches = (batch for points in of_one for batch in points.iter_slices(SAMPLED_SERIES_MAX))
+
+    def answers(batch: pl.DataFrame) -> Iterator[Answer]:
+        try:
+            answer = _answer(client, _sample_form(query, series, version, batch), where, series_max, _INSTANT_PATH)
+        except SourceError as error:
+            if batch.height == 1 or _ASK_LESS not in str(error):
+                raise
+        else:
+            yield answer
+            return
+        # Nobody knows before how many series and samples there are.
+        middle = batch.height // 2
+        yield from answers(batch[:middle])
+        yield from answers(batch[middle:])
+
+    landing.write(samples_name(query, window), (answer for batch in batches for answer in answers(batch)))
+
+
+def _sample_form(query: Query, series: Sequence[str], version: Version, batch: pl.DataFrame) -> dict[str, str]:
+    """What is posted for the samples of points (window and the labels of `by`) of one day."""
+    milliseconds = DAY_SECONDS * 1000
+    duration = f"{milliseconds if version.left_open else milliseconds - 1}ms"
+    # May choose more than the points where there are several labels besides; `mended` leaves those out.
+    matchers = [f"{label}=~{quoted(_any_of(batch[label]))}" for label in query.by]
+    chosen = ",".join([f'__name__=~"{"|".join(series)}"', *matchers])
+    end = datetime.fromisoformat(batch["window"][0]) + timedelta(days=1)
+    return {"query": f"{{{chosen}}}[{duration}]", "time": _last_millisecond(end)}
+
+
+def _any_of(texts: pl.Series) -> str:
+    """A regular expression of RE2 that matches these texts and no other; '' stands for a label that is not there."""
+    return "|".join(re2_literal(text) if text else "" for text in texts.unique().sort())
+
+
+def mended(found: Samples, pages: Iterable[Answer], query: Query, series: Sequence[str], window: Window) -> Samples:
+    """What answers say, with the points that are no numbers made again from the landed samples (`fetch_samples`).
+
+    A point is then the sum of its samples that are numbers, and what is dropped are the others. Of several `series` the
+    first that has samples of a point counts. A point whose samples did not come stays dropped.
+    """
+    where, warnings, key = f"{_place(query, window)}, samples", dict.fromkeys(found.warnings), ("window", *query.by)
+    result = list[Any]()
+    for page in pages:
+        body = page.body
+        result += _matrix(body, where)
+        warnings |= _warnings(body)
+    points = _points(result, query._replace(by=(*query.by, "__name__")), where)
+    _check_points(points, window, where)
+    order = pl.col("__name__").replace_strict(list(series), range(len(series)), default=len(series))
+    used = points.join(found.dropped, on=key, how="semi").filter(order == order.min().over(key))
+    is_number = pl.col(".number").is_not_null()
+    again = _summed(used.filter(is_number), key, where).with_columns(points=pl.lit(1, found.values.schema["points"]))
+    lost = used.filter(~is_number).group_by(key).agg(points=pl.len())
+    unseen = found.dropped.join(used, on=key, how="anti")
+    return Samples(pl.concat([found.values, again]).sort(key), pl.concat([lost, unseen]).sort(key), tuple(warnings))
+
+
+def _warnings(body: Any) -> dict[str, None]:
+    return dict.fromkeys(str(said) for kind in ("warnings", "infos") for said in body.get(kind) or ())
+
+
+def _answer(client: Client, form: dict[str, str], where: str, series_max: int, path: str = _RANGE_PATH) -> Answer:
     """One answer, whole and understood, with what was asked in its url."""
     try:
-        answer = client.post(_RANGE_PATH, form)
+        answer = client.post(path, form)
     except SourceError as error:
         less = f" ({_ASK_LESS})" if _TOO_MUCH.search(str(error)) else ""
         raise SourceError([f"{where}: {line}{less}" for line in error.faults]) from error
@@ -266,7 +356,7 @@ def parse_days(pages: Iterable[Answer], query: Query, window: Window) -> Samples
     for page in pages:
         body = page.body
         series += _matrix(body, where)
-        warnings |= dict.fromkeys(str(said) for kind in ("warnings", "infos") for said in body.get(kind) or ())
+        warnings |= _warnings(body)
     points = _points(series, query, where)
     _check_points(points, window, where)
     key = ("window", *query.by)
@@ -338,12 +428,18 @@ def absent(samples: Samples, query: Query, window: Window, ids: Iterable[str]) -
     return asked.join(samples.values, on=["window", query.id_label], how="anti", maintain_order="left")
 
 
-def gaps(samples: Samples, scrape_seconds: int) -> pl.DataFrame:
-    """Of the answer to `sample_counts`, what is short of a sample every `scrape_seconds`: expected, seen, missing."""
+def gaps(samples: Samples, query: Query, window: Window, ids: Iterable[str], scrape_seconds: int) -> pl.DataFrame:
+    """What is short of a sample every `scrape_seconds`, by the answer to `sample_counts`: expected, seen, missing.
+
+    An id that was asked for and has no sample on a day lacks all of them: of a day without scrapes nothing is answered.
+    """
     expected = DAY_SECONDS // scrape_seconds
-    seen = pl.col("value").cast(pl.Int64)
+    key = ("window", query.id_label)
+    counted = samples.values.group_by(key).agg(pl.col("value").max().cast(pl.Int64).alias("seen"))
+    nothing = absent(samples, query, window, ids).with_columns(seen=pl.lit(0, pl.Int64))
     return (
-        samples.values.drop("points")
-        .select(pl.exclude("value"), expected=pl.lit(expected, pl.Int64), seen=seen, missing=expected - seen)
+        pl.concat([counted.select(*key, "seen"), nothing])
+        .select(*key, expected=pl.lit(expected, pl.Int64), seen="seen", missing=expected - pl.col("seen"))
         .filter(pl.col("missing") > 0)
+        .sort(key)
     )

@@ -158,7 +158,9 @@ def _add_connectors(organization: Organization) -> None:
             **settings,
         }
         trace = f"Access denied with {SETTING}-{connector}-3"
-        status = {"name": name, "connector": {"state": "FAILED", "trace": trace}, "tasks": [], "type": "sink"}
+        said = {"state": "FAILED", "worker_id": "w-1", "trace": trace, "msg": trace, "newly_said": {"text": trace}}
+        status = {"name": name, "connector": said, "tasks": [{"id": 0, **said}, trace], "type": "sink"}
+        status |= {"errors_from_trace": [{"error": trace}], "validation_errors": [trace], "error_details": trace}
         body = {"id": {"id": connector, "id_type": "ID"}, "info": {"name": name, "type": "sink", "config": config}}
         organization.add("connectors", Entity(connector, (CLUSTERS[cluster], cluster), body | {"status": status}))
 

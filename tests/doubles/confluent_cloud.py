@@ -104,6 +104,7 @@ class Reply:
 
     `page` is what `body` was made of, to be read only, and `token` its own page_token. `silence` seconds pass before
     the first byte, and `pause` between any two of `pieces` of the body; only `sent` bytes of the body are sent.
+    `reason` is the phrase behind the status, if not the usual one.
     """
 
     status: int
@@ -116,6 +117,7 @@ class Reply:
     pieces: int = 1
     sent: int | None = None
     whole: bool = True
+    reason: str | None = None
 
 
 Fault = Callable[[Reply, Mapping[str, str]], Reply]
@@ -181,6 +183,21 @@ def echoing(code: int = 500) -> Fault:
         return Reply(code, json.dumps({"error": dict(headers)}).encode(), said, whole=False)
 
     return echo
+
+
+def revealing(code: int = 500, way: Callable[[str], str] = str) -> Fault:
+    """An error that says key and secret, spelled in some way, behind the status and in its body.
+
+    In the body after the escape codes of a terminal, too.
+    """
+
+    def reveal(_: Reply, headers: Mapping[str, str]) -> Reply:
+        given = headers.get("Authorization", "").partition(" ")[2]
+        told = " ".join(map(way, [given, *base64.b64decode(given).decode().split(":", 1)]))
+        body = f"\x1b[31m{told}".encode()
+        return Reply(code, body, {"Content-Type": "text/plain"}, whole=False, reason=f"\x1b[31mbad {told}")
+
+    return reveal
 
 
 def changed(change: Callable[[Any], Any], *, whole: bool = False) -> Fault:
@@ -592,7 +609,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.double.stop.wait(reply.silence) or reply.status == 0:
             self.close_connection = True
             return
-        self.send_response(reply.status)
+        self.send_response(reply.status, reply.reason)
         for name, value in {**reply.headers, "Content-Length": str(len(reply.body))}.items():
             self.send_header(name, value)
         self.end_headers()

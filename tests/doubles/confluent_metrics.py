@@ -96,16 +96,16 @@ class Metrics:
                 yield from self._day(name, labels, number)
 
     def used(self) -> dict[Used, Decimal]:
-        """What each series comes to on each day on which it has samples, but for those that are no numbers.
+        """What each series comes to on each day on which it has samples, without those that are no numbers.
 
         It is not added up from samples: the value of a day times how many there are.
         """
         found = dict[Used, Decimal]()
         for name, resource, principal in self._series():
             for number in range(self.days):
-                if self._state(resource, number) == MISSING or self._nan_at(name, resource, principal, number):
+                if self._state(resource, number) == MISSING:
                     continue
-                times = DAY_MINUTES // self.step_minutes
+                times = DAY_MINUTES // self.step_minutes - self._nan_at(name, resource, principal, number)
                 value = self._value(name, resource, principal, number) * times
                 found[Used(self.first + timedelta(days=number), name, resource, principal)] = value
         return found

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -12,8 +13,11 @@ from tests.doubles.serving import served
 
 
 @contextmanager
-def front(target: str, authorization: str) -> Iterator[str]:
-    """The URL of a proxy to `target` for requests whose Authorization header is `authorization`; others get 401."""
+def front(target: str, authorization: str | None, warnings: Sequence[str] = ()) -> Iterator[str]:
+    """The URL of a proxy to `target` for requests whose Authorization header is `authorization`; others get 401.
+
+    It adds `warnings` to what a Prometheus answers to questions for a range, as one does that asks others in turn.
+    """
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     class Handler(BaseHTTPRequestHandler):
@@ -28,7 +32,10 @@ def front(target: str, authorization: str) -> Iterator[str]:
             passed = urllib.request.Request(f"{target}{self.path}", content or None, kind, method=self.command)
             try:
                 with opener.open(passed, timeout=30) as response:
-                    self.answer(response.status, response.read(), response.headers["Content-Type"])
+                    content = response.read()
+                    if warnings and self.path.endswith("/query_range"):
+                        content = json.dumps(json.loads(content) | {"warnings": list(warnings)}).encode()
+                    self.answer(response.status, content, response.headers["Content-Type"])
             except urllib.error.HTTPError as error:
                 self.answer(error.code, error.read(), error.headers["Content-Type"])
 

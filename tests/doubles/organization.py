@@ -8,12 +8,15 @@ from __future__ import annotations
 import base64
 import copy
 import hashlib
+import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from decimal import Decimal, localcontext
 from random import Random
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 Record = dict[str, Any]
 """A record of the costs as the API gives it, numbers as Decimal."""
@@ -57,6 +60,19 @@ FLINK = {
 }
 
 
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "plain": str,
+    "JSON with slashes escaped": lambda text: json.dumps(text)[1:-1].replace("/", "\\/"),
+    "JSON with signs escaped": lambda text: "".join(one if one.isalnum() else f"\\u{ord(one):04x}" for one in text),
+    "JSON with all escaped": lambda text: "".join(f"\\u{ord(one):04X}" for one in text),
+    "JSON in JSON": lambda text: json.dumps(json.dumps(text).replace("/", "\\/"))[3:-3],
+    "URL": lambda text: quote(text, safe=""),
+    "URL in lower case": lambda text: re.sub("%..", lambda found: found[0].lower(), quote(text, safe="")),
+    "URL in a URL": lambda text: quote(quote(text, safe=""), safe=""),
+}
+"""How servers write a text into JSON and into URLs."""
+
+
 @dataclass
 class Entity:
     """One thing of the inventory.
@@ -95,9 +111,10 @@ class Organization:
         return copy.deepcopy(self)
 
     def canaries(self) -> list[str]:
-        """What must not be in any log, error, file or output."""
+        """What must not be in any log, error, file or output, in each of its spellings."""
         credentials = [self.credential, *self.flink.values()]
-        return [*(text for one in credentials for text in (one.key, one.secret, one.basic)), SETTING]
+        texts = [text for one in credentials for text in (one.key, one.secret, one.basic)]
+        return [*(way(text) for text in texts for way in SPELLINGS.values()), SETTING]
 
     # What it cost
 

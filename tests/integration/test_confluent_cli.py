@@ -17,6 +17,7 @@ import yaml
 from tests.doubles import confluent_cloud as faults
 from tests.doubles.bundled import bundled, planned_total
 from tests.doubles.confluent_cloud import COSTS, Server, served
+from tests.doubles.organization import SPELLINGS
 from tests.integration.confluent import FIRST, VARIABLES, Tenant, day
 
 CHECKOUT = Path(__file__).parents[2]
@@ -183,11 +184,56 @@ def test_tenants_are_run_side_by_side_and_one_that_fails_is_not_another_s(tenant
     assert sum(tenant.total("chargeback", name) for name in ("a", "z")) == 2 * planned_total(DAYS)
 
 
+def nested(levels: int) -> object:
+    """As many objects, one in the other."""
+    value: object = 1
+    for _ in range(levels):
+        value = {"in": value}
+    return value
+
+
+def no_url(page: dict[str, Any]) -> dict[str, Any]:
+    return page | {"metadata": {"next": "http://[x?page_token=1"}}
+
+
+def deep_costs(page: dict[str, Any]) -> dict[str, Any]:
+    return page | {"data": [one | {"tier_dimensions": nested(450)} for one in page["data"]]}
+
+
+def deep_connectors(page: dict[str, Any]) -> dict[str, Any]:
+    return page | {"deep": {"info": {"config": nested(450)}}}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "fault", "told"),
+    [
+        (COSTS, faults.redirected("http://[bad"), "a redirect to what is no URL"),
+        (COSTS, faults.changed(no_url), "metadata.next has no page_token"),
+        (COSTS, faults.changed(deep_costs), "an answer nested too deeply"),
+        ("/connect", faults.changed(deep_connectors), "an answer nested too deeply"),
+        ("/iam", faults.redirected("//[x"), "a redirect to what is no URL"),
+    ],
+)
+def test_an_answer_that_is_no_answer_is_one_line(
+    tenant: Tenant, server: Server, prefix: str, fault: faults.Fault, told: str
+) -> None:
+    server.script(prefix, fault, times=1000)
+    said = Said(tenant, "run", "--today", str(TODAY))
+    assert (said.code, "Traceback" in said.err) == (11, False)
+    assert [line for line in said.err.splitlines() if told in line] != []
+    server.clear()
+    assert Said(tenant, "run", "--today", str(TODAY)).code == 0
+
+
 def test_no_secret_is_in_any_output(tenant: Tenant, server: Server) -> None:
     server.script("/iam", faults.echoing(500), times=3)
+    server.script("/iam", faults.revealing(401, SPELLINGS["URL"]), times=1000)
     said = [Said(tenant, "run", "--today", str(TODAY))]
     server.script(COSTS, faults.echoing(403), times=2)
     said += [Said(tenant, name, "--json") for name in ("run", "status", "check", "plan")]
     secrets = [value for name, value in VARIABLES.items() if name.endswith("SECRET")]
     texts = "".join(one.out + one.err for one in said)
-    assert [text for text in [*secrets, "CANARY-SETTING"] if text in texts] == []
+    texts += "".join(file.read_bytes().decode("latin-1") for file in (tenant.file.parent / "data").glob("state.db*"))
+    assert "401 " in texts
+    hidden = [*(way(text) for text in secrets for way in SPELLINGS.values()), "CANARY-SETTING", "\x1b[31mbad"]
+    assert [text for text in hidden if text in texts] == []

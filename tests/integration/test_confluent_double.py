@@ -701,7 +701,7 @@ def test_metrics_add_up_by_day() -> None:
         else:
             sums[used] += Decimal(sample.value)  # type: ignore[assignment]
     assert not_numbers == {Used(date(2025, 9, 3), REQUEST_BYTES, "lkc-prod1", "u-alice")}
-    assert {used: value for used, value in sums.items() if used not in not_numbers} == metrics.used()
+    assert sums == metrics.used()
 
 
 def test_days_can_be_zero_or_missing() -> None:
@@ -711,8 +711,9 @@ def test_days_can_be_zero_or_missing() -> None:
     assert (day[4], RESPONSE_BYTES, "lkc-prod2") not in found
     assert (day[25], REQUEST_BYTES, "lkc-test1") not in found
     assert set(found[day[6], NUM_CFU, "lfcp-prod1"].values()) == {Decimal(0)}
-    assert "u-alice" not in found[day[2], REQUEST_BYTES, "lkc-prod1"]
-    assert "u-alice" in found[day[2], RESPONSE_BYTES, "lkc-prod1"]
+    sent, received = (found[day[2], name, "lkc-prod1"] for name in (REQUEST_BYTES, RESPONSE_BYTES))
+    # A sample of 96 is no number.
+    assert sent["u-alice"] % 95 == received["u-alice"] % 96 == 0
     assert {"sa-orders", "u-alice", "KEYCONNECT000001", "sa-stranger"} <= set(found[day[1], REQUEST_BYTES, "lkc-prod1"])
 
 

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
 from datetime import date, timedelta
-from decimal import Decimal
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from engine import state
+from engine import pipeline, state, status
 from engine.errors import ConfigError, StoreError
 from engine.sources import confluent
 from engine.sources.landing import Landing
 from tests.doubles import confluent_cloud as faults
 from tests.doubles.bundled import bundled, planned_total
 from tests.doubles.confluent_cloud import COSTS, Server, served
-from tests.doubles.confluent_metrics import Metrics
+from tests.doubles.confluent_metrics import REQUEST_BYTES, Metrics, Used
+from tests.doubles.front import front
 from tests.doubles.organization import Entity, Organization
 from tests.doubles.prometheus import Row, prometheus
 from tests.integration.confluent import FIRST, VARIABLES, Tenant, day
@@ -106,8 +107,57 @@ def test_what_was_billed_is_charged_and_what_was_measured_is_stored(tenant: Tena
 
 def test_few_questions_are_asked_of_the_metrics(tenant: Tenant, server: Server) -> None:
     done = tenant.run(TODAY)
-    # Of one stretch of days: what the server is, then each metric once for all resources, and the samples of two.
-    assert done.requests - server.counted() == 1 + 3 + 2
+    # Of one stretch of days: what the server is, then each metric once for all resources, and how many samples there
+    # are of two. Then a day of one principal that a sample makes no number.
+    assert done.requests - server.counted() == 1 + 3 + 2 + 1
+
+
+def test_a_sample_that_is_no_number_is_dropped_and_the_others_of_its_day_are_not(tenant: Tenant) -> None:
+    tenant.run(TODAY)
+    spoilt = tenant.query("SELECT charge_date, metric, dropped FROM day_metrics WHERE dropped > 0")
+    assert spoilt == [(str(day(2)), "bytes_in", 1)]
+    rows = tenant.table("usage").filter(window=str(day(2)), metric="bytes_in", principal="u-alice")
+    # Three of the four samples are left.
+    assert rows["value"].item() == METRICS.used()[Used(day(2), REQUEST_BYTES, "lkc-prod1", "u-alice")] > 0
+    before = tenant.files()
+    tenant.run(TODAY, "recalculate", replay=True)
+    assert tenant.files() == before
+
+
+def test_a_day_without_any_sample_lacks_all_of_them(tenant: Tenant) -> None:
+    tenant.run(TODAY)
+    found = tenant.query("SELECT charge_date, ids, gaps FROM day_metrics WHERE metric = 'bytes_in'")
+    there = {(str(one.day), one.resource_id) for one in METRICS.used()}
+    assert {name: gaps for name, _, gaps in found} == {
+        name: sum(4 for one in json.loads(ids) if (name, one) not in there) for name, ids, _ in found
+    }
+    # Of this cluster there is all on the day before.
+    assert [gaps for name, _, gaps in found if name == str(day(4))] == [8]
+
+
+def test_a_metric_that_nobody_scraped_says_so(tmp_path: Path, server: Server) -> None:
+    with prometheus([Row("other", {}, 0, 1)], tmp_path / "empty") as url:
+        tenant = Tenant(tmp_path / "conf", server, url, lookback_days="2")
+        tenant.run(day(2))
+    config = pipeline.configured(tenant.file)
+    [found] = status.status(config, config.tenants)
+    assert found.gathers is not None
+    lacking = sum(gaps for (gaps,) in tenant.query("SELECT gaps FROM day_metrics"))
+    assert (found.gathers.without_samples, found.gathers.gaps) == (4, lacking)
+    # Two days of two metrics of at least two clusters.
+    assert lacking >= 2 * 2 * 2 * 96
+    assert [line for line in status.lines(found) if "samples not scraped, all of 4 days of a metric" in line] != []
+
+
+def test_what_prometheus_warns_of_is_told_once_a_query(tmp_path: Path, server: Server, measured: str) -> None:
+    with front(measured, None, ["1 of 2 stores\nis \x1b[31mdown", "slow"]) as url:
+        tenant = Tenant(tmp_path / "conf", server, url, lookback_days="2")
+        done = tenant.run(day(2))
+    told = [text for text in done.warnings if "Prometheus warns" in text]
+    assert len(told) == len(set(told)) == 3 * 2
+    days = f"{day(0)} to {day(1)}"
+    assert f"metric bytes_in, {days}: Prometheus warns: '1 of 2 stores is \\\\x1b[31mdown'" in told
+    assert done.exit_code == 0
 
 
 def test_nothing_new_is_one_pass_over_the_costs_and_no_calculation(tenant: Tenant, server: Server) -> None:
@@ -238,7 +288,7 @@ def test_usage_that_is_lost_from_the_lake_is_fetched_again(tenant: Tenant, serve
     (tenant.root / "lake/usage/tenant_id=conf/month=2025-09/2025-09-03.parquet").unlink()
     server.forget()
     done = tenant.run(TODAY)
-    assert done.requests - server.counted() == 1 + 3 + 2
+    assert done.requests - server.counted() == 1 + 3 + 2 + 1
     assert tenant.files() == before
 
 

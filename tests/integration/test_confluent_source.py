@@ -26,7 +26,7 @@ from engine.sources.landing import Landing
 from tests.doubles import confluent_cloud
 from tests.doubles.bundled import CONNECTORS, STATEMENTS, bundled, planned_total, planned_totals
 from tests.doubles.confluent_cloud import Fault, Server, served
-from tests.doubles.organization import Credential
+from tests.doubles.organization import SPELLINGS, Credential
 from tests.unit.scripted import Time
 
 FIRST, DAYS = date(2025, 9, 12), 40
@@ -274,6 +274,17 @@ def test_a_kind_that_cannot_be_had_fails_alone(server: Server, tmp_path: Path, k
     assert found.gathered == {other.type for name, other in confluent.KINDS.items() if name not in failed}
 
 
+@pytest.mark.parametrize("kind", ["service_accounts", "api_keys"])
+def test_a_list_that_is_lost_after_its_first_page_is_not_taken_for_a_shorter_one(tmp_path: Path, kind: str) -> None:
+    with served(bundled(FIRST, 1, principals=250), rows_per_page=50) as server:
+        assert len(server.organization.ids(kind)) > 50
+        server.script(f"/iam/v2/{kind.replace('_', '-')}", confluent_cloud.status(404), after=1)
+        failed, found = inventory(server, tmp_path)
+    assert failed.keys() == {kind}
+    assert ": 404 " in failed[kind]
+    assert confluent.KINDS[kind].type not in found.gathered
+
+
 def test_missing_roles_are_named(server: Server, tmp_path: Path) -> None:
     server.organization.roles.clear()
     with pytest.raises(SourceError, match="expected a Cloud API key with the role BillingAdmin"):
@@ -306,6 +317,7 @@ def test_no_secret_is_landed_logged_or_said(server: Server, tmp_path: Path, capl
         confluent_cloud.cut_short(0.9),
         confluent_cloud.changed(lambda page: [page]),
     ]
+    bad += [confluent_cloud.revealing(code, way) for way in SPELLINGS.values() for code in (401, 503)]
     for number, fault in enumerate(bad):
         server.script("/", fault, times=1000)
         try:
@@ -327,4 +339,5 @@ def test_no_secret_is_landed_logged_or_said(server: Server, tmp_path: Path, capl
         said += [f"{page}" for name in landing.names() for page in landing.read(name)]
     everything = "\n".join(said)
     assert len(said) > 50
+    assert "\x1b" not in everything
     assert [canary for canary in server.organization.canaries() if canary in everything] == []

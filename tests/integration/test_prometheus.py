@@ -13,6 +13,7 @@ from decimal import Decimal
 from itertools import chain
 from pathlib import Path
 
+import polars as pl
 import pytest
 from pydantic import SecretStr
 
@@ -25,11 +26,14 @@ from engine.sources.prometheus import (
     absent,
     buildinfo,
     fetch_days,
+    fetch_samples,
     gaps,
     increases,
     landed_name,
+    mended,
     parse_days,
     sample_counts,
+    samples_name,
     sum_of_samples,
     windows,
 )
@@ -276,8 +280,14 @@ def test_gaps_zeros_and_missing_days(ask: Ask) -> None:
         ("2025-10-04", "lkc-b"),
         ("2025-10-04", "lkc-z"),
     ]
-    counts = ask(sample_counts("samples", "scraped_bytes", ["kafka_id"], "kafka_id"), ids, days(0, 4))
-    assert gaps(counts, 60).rows() == [("2025-10-02", "lkc-a", 1440, 1380, 60)]
+    query = sample_counts("samples", "scraped_bytes", ["kafka_id"], "kafka_id")
+    counts = ask(query, ids[:1], days(0, 4))
+    assert gaps(counts, query, days(0, 4), ids[:1], 60).rows() == [
+        ("2025-10-02", "lkc-a", 1440, 1380, 60),
+        ("2025-10-03", "lkc-a", 1440, 0, 1440),
+    ]
+    counts = ask(query, ids, days(2, 3))
+    assert [row[1:] for row in gaps(counts, query, days(2, 3), ids, 60).rows()] == [(one, 1440, 0, 1440) for one in ids]
 
 
 def test_values_that_are_no_numbers_are_dropped_and_counted(ask: Ask) -> None:
@@ -288,6 +298,65 @@ def test_values_that_are_no_numbers_are_dropped_and_counted(ask: Ask) -> None:
         **{("2025-10-02", f"lkc-{letter}", "sa-1"): Decimal(8) for letter in "abcd"},
     }
     assert samples.dropped.rows() == [("2025-10-01", "lkc-a", "sa-1", 1), ("2025-10-01", "lkc-b", "sa-1", 1)]
+
+
+def halves(number: int) -> Iterator[Row]:
+    """Samples of two series of one principal around both ends of a day, of which some are no numbers."""
+    for name in ("i", "j"):
+        labels = {"kafka_id": "lkc-a", "principal_id": f"sa|{number}", "instance": name}
+        for milliseconds, value in ((-1, 1), (0, 10), (HOUR, "NaN"), (DAY - 1, 1000), (DAY, 10_000)):
+            yield Row("half_bytes", labels, at(1, milliseconds), value)
+    yield Row("half_bytes", {"kafka_id": "lkc-a", "principal_id": f"sa|{number}", "instance": "i"}, at(1, 7), "+Inf")
+
+
+def half_rows() -> Iterator[Row]:
+    for number in range(60):
+        yield from halves(number)
+    for moment, value in ((at(1), "0.5"), (at(1, 1), "-Inf")):
+        yield Row("half_bytes", {"kafka_id": "lkc-a"}, moment, value)
+        yield Row("second_bytes", {"kafka_id": "lkc-a"}, moment, 99)
+    yield Row("half_bytes", {"kafka_id": "lkc-b", "principal_id": "sa|0"}, at(1), 3)
+    yield Row("half_bytes", {"kafka_id": "lkc-c", "principal_id": "sa|0"}, at(1), "NaN")
+
+
+def test_of_a_day_only_the_samples_that_are_no_numbers_are_dropped(tmp_path: Path) -> None:
+    query, series = like(BYTES, "half_bytes"), ("half_bytes", "second_bytes")
+    ids, window = ["lkc-a", "lkc-b", "lkc-c"], days(0, 4)
+    with prometheus(half_rows(), tmp_path / "data") as closed, left_open(half_rows()) as newer:
+        for number, server in enumerate((closed, newer)):
+            landing = Landing(tmp_path / f"landed {number}")
+            with client(server) as http:
+                version = buildinfo(http)
+                fetch_days(http, landing, query, window, version, ids=ids)
+                found = parse_days(landing.read(landed_name(query, window)), query, window)
+                assert found.values.filter(window="2025-10-02").height == 1
+                http.requests = 0
+                fetch_samples(http, landing, query, series, window, version, found)
+                assert http.requests == 3
+                pages = landing.read(samples_name(query, window))
+                # 50 are too much then, and so are half as many.
+                fetch_samples(http, landing, query, series, window, version, found, series_max=30)
+                assert http.requests > 3 + 7
+                with pytest.raises(SourceError, match="2 series in one answer; expected at most 1"):
+                    fetch_samples(http, landing, query, series, window, version, found, series_max=1)
+            in_parts = mended(found, landing.read(samples_name(query, window)), query, series, window)
+            whole = mended(found, pages, query, series, window)
+            assert in_parts.values.equals(whole.values)
+            assert in_parts.dropped.equals(whole.dropped)
+            of_day = whole.values.filter(window="2025-10-02")
+            assert {row[1:] for row in of_day.rows()} == {
+                *(("lkc-a", f"sa|{number}", Decimal(2020), 1) for number in range(60)),
+                ("lkc-a", "", Decimal("0.5"), 1),
+                ("lkc-b", "sa|0", Decimal(3), 1),
+            }
+            assert set(whole.dropped.rows()) == {
+                *(("2025-10-02", "lkc-a", f"sa|{number}", 3) for number in range(60)),
+                ("2025-10-02", "lkc-a", "", 1),
+                ("2025-10-02", "lkc-c", "sa|0", 1),
+            }
+            others = [one.filter(pl.col("window") != "2025-10-02") for one in (whole.values, found.values)]
+            assert others[0].equals(others[1])
+            assert others[0].height == 2 * 60
 
 
 def test_each_odd_id_is_found_by_its_own_name_and_by_no_other(ask: Ask) -> None:

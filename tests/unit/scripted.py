@@ -19,6 +19,7 @@ class Reply(NamedTuple):
     headers: Mapping[str, str] = {}
     length: int | None = None
     before: Callable[[], object] | None = None
+    reason: str | None = None
 
 
 class Request(NamedTuple):
@@ -58,7 +59,7 @@ def answering(answer: Callable[[Request], Reply]) -> Iterator[Script]:
             if reply.before is not None:
                 reply.before()
             content = reply.body.encode() if isinstance(reply.body, str) else reply.body
-            self.send_response(reply.status)
+            self.send_response(reply.status, reply.reason)
             for name, value in reply.headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(content) if reply.length is None else reply.length))

@@ -44,8 +44,10 @@ def within(identity: str, environment: str, name: str, **spec: Any) -> dict[str,
 
 def connector(identity: str, **config: str) -> dict[str, Any]:
     settings = {"connection.password": CANARY, **{name.replace("_", "."): text for name, text in config.items()}}
-    status = {"connector": {"state": "FAILED", "trace": CANARY}, "tasks": [{"id": 0, "state": "FAILED", "msg": CANARY}]}
-    return {"id": {"id": identity, "id_type": "ID"}, "info": {"name": "x", "config": settings}, "status": status}
+    said = {"state": "FAILED", "trace": CANARY, "msg": CANARY, "error_details": {"why": [CANARY]}}
+    status = {"connector": said, "tasks": [{"id": 0, **said}, CANARY], "validation_errors": [CANARY], "later": CANARY}
+    info = {"name": "x", "config": settings, "tasks": [{"connector": "x", "task": 0, "later": CANARY}], "later": CANARY}
+    return {"id": {"id": identity, "id_type": "ID"}, "info": info, "status": status, "later": {"why": CANARY}}
 
 
 def pool(identity: str, environment: str, region: str) -> dict[str, Any]:
@@ -200,6 +202,18 @@ def test_settings_and_statements_of_others_are_not_landed(tmp_path: Path) -> Non
     assert '"connection.password":"(not landed)"' in landed["connectors"]
     assert '"state":"FAILED"' in landed["connectors"]
     assert '"secret":"(not landed)"' in landed["api_keys"]
+
+
+@pytest.mark.parametrize("path", [(), ("id",), ("info",), ("info", "config"), ("status",), ("status", "connector")])
+def test_what_stands_where_a_group_should_is_not_landed(tmp_path: Path, path: tuple[str, ...]) -> None:
+    url = "/connect/v1/environments/env-1/clusters/lkc-1/connectors?expand=info%2Cstatus%2Cid"
+    value: Any = CANARY
+    for name in reversed(path):
+        value = {name: value}
+    fetched(tmp_path, {url: {"x": value}})
+    landed = read_inventory(Landing(tmp_path))["connectors"]
+    assert [page for page in landed if CANARY in page.text] == []
+    assert "(not landed)" in "".join(page.text for page in landed)
 
 
 ACCOUNT, KEY = {"kafka_service_account_id": "sa-9"}, {"kafka_api_key": "KEY9"}

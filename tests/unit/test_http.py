@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from email.utils import formatdate
@@ -17,7 +18,9 @@ import pytest
 from pydantic import SecretStr
 
 from engine.errors import ConfigError, ContractError, SourceError, StoppedError
+from engine.sources.answers import NESTED_MAX
 from engine.sources.http import Clock, Endpoint, joined
+from tests.doubles.organization import SPELLINGS
 from tests.unit.scripted import Reply, Time, client, serving
 
 OK = Reply(body='{"data": [1.10, 2, 1e-30]}')
@@ -47,10 +50,24 @@ def test_numbers_of_any_size_are_read_and_what_is_not_json_is_not() -> None:
     with serving(Reply(body=body)) as server, client(server.url) as http:
         read = http.get("x").body
     assert read == {"many": Decimal("9" * 5000), "huge": "1e99999999999999999999", "small": Decimal("1e-400")}
-    for text in ("", "<html>", '{"a": NaN}', '{"a": -Infinity}', '{"a": 1', "[" * 100_000, b"\xff\xfe"):
+    for text in ("", "<html>", '{"a": NaN}', '{"a": -Infinity}', '{"a": 1', b"\xff\xfe"):
         with serving(Reply(body=text)) as server:
             assert "expected an answer" in failure(server.url)
             assert len(server.asked) == 3
+
+
+def test_an_answer_that_is_nested_too_deeply_is_an_error_at_once() -> None:
+    within = '{"data": ' + "[" * (NESTED_MAX - 1) + "]" * (NESTED_MAX - 1) + "}"
+    with serving(Reply(body=within)) as server, client(server.url) as http:
+        assert "data" in http.get("x").body
+    for text in (
+        '{"data": ' + "[" * NESTED_MAX + "]" * NESTED_MAX + "}",
+        '{"a": ' * 450 + "1" + "}" * 450,
+        "[" * 100_000,
+    ):
+        with serving(Reply(body=text)) as server:
+            assert "nested too deeply, more than 100 levels; expected an answer" in failure(server.url)
+            assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize(
@@ -142,6 +159,13 @@ def test_a_redirect_is_not_followed() -> None:
         assert len(server.asked) == 1
     assert "a redirect to 'http://elsewhere.example/y'" in said
     assert "hidden" not in said
+
+
+@pytest.mark.parametrize("location", ["http://[bad", "//[x", "http://a:b/", "\x01", "http://a:99999/", "http:///", ""])
+def test_a_redirect_to_what_is_no_url_is_an_error_as_well(location: str) -> None:
+    with serving(Reply(302, headers={"Location": location})) as server:
+        said = failure(server.url)
+    assert any(told in said for told in ("a redirect to", "Invalid URL in location header"))
 
 
 def test_a_refused_connection_is_tried_again() -> None:
@@ -237,6 +261,8 @@ def test_pages_that_go_round_end_in_an_error() -> None:
         ('{"data": [], "metadata": 3}', "an object with a list, data"),
         ('{"data": [], "metadata": {"next": "/x?page=2"}}', "no page_token"),
         ('{"data": [], "metadata": {"next": ["x"]}}', "no page_token"),
+        ('{"data": [], "metadata": {"next": "http://[x?page_token=1"}}', "no page_token"),
+        ('{"data": [], "metadata": {"next": "?page_token=\\ud800"}}', "no page_token"),
         ('{"data": [], "metadata": {"next": "?page_token=a&page_token=b"}}', "no page_token"),
     ],
 )
@@ -321,6 +347,24 @@ def test_a_secret_of_ours_in_an_answer_is_not_passed_on() -> None:
     credentials = {"key": SecretStr(KEY), "secret": SecretStr(SECRET)}
     with serving(Reply(body=f'{{"data": ["{SECRET}"]}}')) as server, client(server.url, **credentials) as http:
         assert http.get("x").text == '{"data": ["***"]}'
+
+
+@pytest.mark.parametrize("way", SPELLINGS.values(), ids=SPELLINGS)
+def test_a_secret_of_ours_is_known_in_every_spelling(way: Callable[[str], str]) -> None:
+    secret = 'canary/"se+cr\\et=%~'
+    credentials = {"key": SecretStr("CANARY/KEY+77"), "secret": SecretStr(secret)}
+    written = way(secret) if "\\" in way("/+") else way(secret).replace("\\", "\\\\").replace('"', '\\"')
+    with serving(Reply(body=f'{{"data": ["<{written}>"]}}')) as server, client(server.url, **credentials) as http:
+        assert http.get("x").body == {"data": ["<***>"]}
+    with serving(Reply(400, body=f"<{way(secret)}> <{way('CANARY/KEY+77')}>")) as server:
+        assert "400 Bad Request '<***> <***>'" in failure(server.url, **credentials)
+
+
+def test_the_phrase_behind_a_status_is_a_text_from_outside() -> None:
+    with serving(Reply(401, reason=f"\x1b[31mbad {SECRET} {KEY} " + "x" * 500)) as server:
+        said = failure(server.url, key=SecretStr(KEY), secret=SecretStr(SECRET))
+    assert f": 401 \\x1b[31mbad *** *** {'x' * 60}" in said
+    assert len(said) < 400
 
 
 @pytest.mark.parametrize("secret", ["line\nbreak", "blank in it", "ümlaut", "tail\n"])

@@ -391,7 +391,12 @@ def test_gaps_are_what_is_short_of_a_sample_every_scrape() -> None:
         ),
         query=counts,
     )
-    assert gaps(found, 60).rows() == [("2025-10-02", "a", 1440, 1400, 40)]
+    assert gaps(found, counts, TWO_DAYS, ["a", "b", "c"], 60).rows() == [
+        ("2025-10-01", "c", 1440, 0, 1440),
+        ("2025-10-02", "a", 1440, 1400, 40),
+        ("2025-10-02", "b", 1440, 0, 1440),
+        ("2025-10-02", "c", 1440, 0, 1440),
+    ]
 
 
 # Fetching, and what goes wrong with it.
