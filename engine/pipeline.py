@@ -48,6 +48,7 @@ from engine.decide import (
 from engine.emitters import sqlite
 from engine.errors import (
     ConfigError,
+    ContractError,
     EmissionError,
     LedgerError,
     ProrataError,
@@ -56,6 +57,7 @@ from engine.errors import (
     StoreError,
     fault,
     shown,
+    together,
 )
 from engine.frames import (
     BILLING,
@@ -97,10 +99,16 @@ def configured(file: Path) -> Config:
 
 def inputs(tenant: AwsTenant) -> Inputs:
     """The tenant's rules and key tables; ContractError or SourceError if a key table is not what it should be."""
-    tables = []
+    tables: list[pl.DataFrame] = []
+    wrong: list[ProrataError] = []
     for path in tenant.keys:
-        usage = key_table.read_key_table(path, tenant.id)
-        tables.append(identities.key_principals(usage, tenant, where=str(path)))
+        try:
+            usage = key_table.read_key_table(path, tenant.id)
+            tables.append(identities.key_principals(usage, tenant, where=str(path)))
+        except (SourceError, ContractError) as error:
+            wrong.append(error)
+    if wrong:
+        raise together(wrong)
     return Inputs(tenant, rules.resolve(tenant), pl.concat([empty(USAGE), *tables]))
 
 
@@ -138,6 +146,16 @@ def _recipe(tenant: Tenant) -> _Recipe:
 def _of_bills(tenant: AwsTenant) -> _Recipe:
     """A tenant whose bill comes in files, and whose owners stand in tags."""
 
+    def ready() -> None:
+        wrong: list[ProrataError] = []
+        for read in (lambda: inputs(tenant), lambda: tag_table.read_tag_tables(tenant.teams.tags, tenant.id)):
+            try:
+                read()
+            except (SourceError, ContractError) as error:
+                wrong.append(error)
+        if wrong:
+            raise together(wrong)
+
     def decisions(work: Work, given: Inputs, billing_period: str) -> _Decide:
         period_cost = (
             _period_cost(work, tenant, given, billing_period) if "month" in given.rules.windows() else None
@@ -151,7 +169,7 @@ def _of_bills(tenant: AwsTenant) -> _Recipe:
         return decided
 
     return _Recipe(
-        gathering=(("gather", lambda work, summary: bills.gather(work, tenant, summary)),),
+        gathering=(("gather", lambda work, summary: bills.gather(work, tenant, summary, ready)),),
         again=(),
         replaying=(),
         inputs=lambda: inputs(tenant),
@@ -265,8 +283,8 @@ def run_tenant(config: Config, tenant: Tenant, request: Request, hooks: Hooks, r
     """Gather, calculate, check and emit one tenant under its claim, and log the run.
 
     `recalculate` starts from the stored billing and redoes every day that is asked for. Raises the ProrataError of the
-    first step that failed; what was published before stands, the rest is as it was. What failed without keeping the
-    later steps from their work is in the summary.
+    first step that failed, with the faults that were found before it; what was published before stands, the rest is as
+    it was. What failed without keeping the later steps from their work is in the summary.
     """
     with state.open_state(config.root) as store, state.claim(store, tenant.id, hooks.now()):
         work = Work(config.root, tenant, request, hooks, store, config.max_parallel_days, [], [], [])
@@ -290,6 +308,16 @@ def run_tenant(config: Config, tenant: Tenant, request: Request, hooks: Hooks, r
             with store.transaction():
                 gather_state.end_run(store, tenant.id)
                 state.finish_run(store, run_id, status, _counts(summary), ended_at=hooks.now(), error=told)
+        except StoppedError as error:
+            _log_failure(work, run_id, summary, error)
+            raise
+        except ProrataError as error:
+            # What failed before is often why this did, and nobody would be told of it otherwise.
+            failure = together([*work.problems, error])
+            _log_failure(work, run_id, summary, failure)
+            if failure is error:
+                raise
+            raise failure from error
         except BaseException as error:
             _log_failure(work, run_id, summary, error)
             raise

@@ -21,7 +21,7 @@ import polars as pl
 from engine.errors import ContractError, ProrataError, SourceError, fault, shown
 from engine.frames import BILLING, check_rows, tag_key
 from engine.money import AMOUNT, RESIDUE, check_sum_fits, parse_amount, rounding_residue, to_amount, to_units
-from engine.sources.aws_manifest import Assembly, discover
+from engine.sources.aws_manifest import Assembly, discover, survey
 from engine.sources.csv_text import (
     FAULTS_SHOWN,
     RECORD,
@@ -36,7 +36,7 @@ from engine.sources.csv_text import (
 )
 from engine.sources.lines import line_id, tags_json
 
-__all__ = ["LINE_KEY", "Assembly", "Load", "LoadedFile", "discover", "fingerprint", "load"]
+__all__ = ["LINE_KEY", "Assembly", "Load", "LoadedFile", "discover", "fingerprint", "load", "survey"]
 
 POOLING_VERSION = 1
 """Part of every fingerprint: raised when the same files become other lines."""

@@ -471,21 +471,75 @@ def test_a_month_without_a_file_is_not_empty_but_wrong(place: Place) -> None:
 # One bill is wrong, others are not
 
 
-def test_a_bad_bill_leaves_every_bill_as_it_was(place: Place) -> None:
-    """Bills are read in the order of their periods; the good one before the bad one is read in full, or not at all."""
+def billed(place: Place) -> dict[str, Decimal]:
+    """Amounts of billing by day."""
+    stored = pl.read_parquet(place.root / "lake/billing/tenant_id=acme/**/*.parquet", hive_partitioning=False)
+    return dict(stored.group_by(pl.col("charge_date").cast(str)).agg(pl.col("amount").sum()).iter_rows())
+
+
+def charged(place: Place) -> dict[str, Decimal]:
+    """Amounts of chargeback by day."""
+    return dict(charges(place).group_by(pl.col("charge_date").cast(str)).agg(pl.col("amount").sum()).iter_rows())
+
+
+BAD_NOVEMBER = [line(1, "x", time="2025-11-01T00:00:00Z")]
+
+
+def test_a_bad_bill_keeps_no_other_from_being_calculated(place: Place) -> None:
+    """The good bill before the bad one is stored, calculated, checked and emitted; only then is the bad one told of."""
     write_bill(place.cur, [*GOOD, line(4, "1", "ants")], assembly="a2")
-    write_bill(place.cur, [line(1, "x", time="2025-11-01T00:00:00Z")], month=NOVEMBER)
+    write_bill(place.cur, BAD_NOVEMBER, month=NOVEMBER)
     done = place.run()
     assert done.returncode == DATA_WRONG
-    assert len(faults(done)) == 1
+    (told,) = faults(done)
+    assert "cur-1.csv:2: column lineItem/UnblendedCost: value 'x'; expected a decimal number" in told
     found = place.store()
     assert not [path for path in found.lake if "month=2025-11" in path]
     assert found.state["running"] == []
-    # Whatever was read of October is whole.
     assert {load[7] for load in found.state["loads"]} <= {"loaded", "replaced"}
+    assert billed(place) == charged(place)
+    assert charged(place)["2025-10-04"] == 1
+    emitted = {tuple(row[:4]): row[4:6] for row in found.results["totals"]}
+    assert emitted["acme", "2025-10", "ants", "USD"] == (15, 0)
+    checked = place.run("check")
+    assert checked.returncode == DATA_WRONG
+    assert faults(checked) == [f"acme: {told}"]
     write_bill(place.cur, [line(1, "1", "bees", time="2025-11-01T00:00:00Z")], month=NOVEMBER, assembly="a2")
     place.runs()
     assert totals(place) == {"USD": Decimal("21.5")}
+
+
+def test_a_bad_table_keeps_every_new_bill_out(place: Place) -> None:
+    """Without its tables no day can be calculated: the bills of the lake stay those that its chargeback is of."""
+    (place.folder / "keys.csv").write_text("identity,date,key,value\nants,2025-10-01,gb,x\n")
+    (place.folder / "more.csv").write_text("identity,date,key,value\nants,2025-10-01,gb,-1\n")
+    (place.folder / "tags.csv").write_text("identity,key,value\n,team,one\n")
+    tables = {"keys": [Path("keys.csv"), Path("more.csv")], "teams": {"tags": ["tags.csv"]}}
+    write_config(place.config, root=Path("out"), cur=Path("cur"), pools=POOLS, **tables)
+    write_bill(place.cur, [*GOOD, line(1, "100")], assembly="a2")
+    write_bill(place.cur, BAD_NOVEMBER, month=NOVEMBER)
+    refused(
+        place,
+        DATA_WRONG,
+        r".*keys\.csv:2: column value: value 'x'; expected .*",
+        r".*more\.csv:2: column value: value '-1'; expected .*",
+        r".*tags\.csv:2: column identity: value ''; expected .*",
+        r".*cur-1\.csv:2: column lineItem/UnblendedCost: value 'x'; expected .*",
+    )
+    assert billed(place) == charged(place)
+
+
+def test_what_was_wrong_before_is_told_with_what_ends_the_run(place: Place) -> None:
+    """A day whose billing is lost cannot be calculated; that the bill could not be read again is why."""
+    (place.root / "lake/billing/tenant_id=acme/month=2025-10/2025-10-01.parquet").unlink()
+    write_bill(place.cur, [line(1, "x")], assembly="a2")
+    config = place.config.read_text()
+    place.config.write_text(config.replace("operator: platform", "operator: boss"))
+    done = place.run()
+    assert done.returncode == DATA_WRONG, done.stderr
+    bad, lost = faults(done)
+    assert "value 'x'" in bad
+    assert "2025-10-01.parquet" in lost
 
 
 def test_a_tenant_that_fails_does_not_keep_others_from_their_work(tmp_path: Path) -> None:
