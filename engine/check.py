@@ -15,7 +15,7 @@ import polars as pl
 
 from engine import cost_days, decide, gather_state, lake, pipeline, rules, state, teams, wanted, warehouse
 from engine.config import AwsTenant, Config, ConfluentTenant, CostModelTenant, Tenant
-from engine.errors import LedgerError, ProrataError, fault, shown
+from engine.errors import LedgerError, ProrataError, SourceError, fault, shown
 from engine.frames import BILLING, IDENTITIES, USAGE, empty
 from engine.sources import aws_cur, tag_table
 from engine.text import counted, printable
@@ -121,17 +121,20 @@ def _bills(root: Path, tenant: AwsTenant, matched: set[str]) -> Iterator[Finding
     """Every bill on disk: its manifest and files are there, and what is new in it can be read."""
     with state.open_state(root, write=False) as store:
         loaded = state.loaded_assemblies(store, tenant.id)
-    for assembly in aws_cur.discover(tenant.source.path, tenant.source.report):
+    assemblies, faults = aws_cur.survey(tenant.source.path, tenant.source.report)
+    if faults:
+        yield from _errors(tenant, SourceError(faults))
+    for assembly in assemblies:
         bill = (
             f"bill {assembly.billing_period}, assembly {assembly.assembly_id}, {counted(len(assembly.files), 'file')}"
         )
         for text in assembly.warnings:
             yield _warning(tenant, text)
         known = loaded.get(assembly.billing_period)
-        if known is not None and known.fingerprint == aws_cur.fingerprint(assembly):
-            yield _ok(tenant, f"{bill}: read before, unchanged")
-            continue
         try:
+            if known is not None and known.fingerprint == aws_cur.fingerprint(assembly):
+                yield _ok(tenant, f"{bill}: read before, unchanged")
+                continue
             load = aws_cur.load(assembly, tenant.id)
             _match(tenant, load.billing.lazy(), matched)
         except ProrataError as error:

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import polars as pl
 
-from engine.errors import ContractError, ProrataError, SourceError, fault, shown
+from engine.errors import ContractError, ProrataError, SourceError, fault, shown, together
 from engine.frames import BILLING, check_rows, tag_key
 from engine.money import AMOUNT, RESIDUE, check_sum_fits, parse_amount, rounding_residue, to_amount, to_units
 from engine.sources.aws_manifest import Assembly, discover, survey
@@ -187,19 +188,34 @@ def _spellings(name: str) -> str:
     return f"{name} ({tag_key(name)})"
 
 
-def _header(assembly: Assembly) -> _Header:
-    """The header that all files of the assembly share, checked before any data is read."""
-    files = assembly.files
-    names = dict(zip(files, _each(header, files), strict=True))
-    first = files[0]
-    parsed, faults = _parsed_header(names[first], f"{place(first)} (of {place(assembly.manifest)})")
-    for file in files[1:]:
-        if names[file] != names[first]:
-            seen = f"its header differs from that of {place(first)} ({_difference(names[first], names[file])})"
-            faults.append(fault(place(file), seen, "one header in all files of an assembly"))
-    if faults:
-        raise ContractError(faults)
-    return parsed
+def _read(assembly: Assembly) -> tuple[_Header, list[_Part]]:
+    """The header that all files share, checked before any data is read, and the files.
+
+    A file that is wrong hides nothing that is wrong with the others: one error has the faults of all, file by file.
+    """
+    headers = _each(header, assembly.files)
+    wrong = {file: names for file, names in headers.items() if isinstance(names, ProrataError)}
+    readable = {file: names for file, names in headers.items() if not isinstance(names, ProrataError)}
+    head, parts = None, list[_Part]()
+    if readable:
+        first, names = next(iter(readable.items()))
+        head, faults = _parsed_header(names, f"{place(first)} (of {place(assembly.manifest)})")
+        wrong |= {first: ContractError(faults)} if faults else {}
+        wrong |= {file: _differs(first, names, file, other) for file, other in readable.items() if other != names}
+        alike = () if faults else [file for file in readable if file not in wrong]
+        for file, part in _each(partial(_part, head=head), alike).items():
+            if isinstance(part, ProrataError):
+                wrong[file] = part
+            else:
+                parts.append(part)
+    if head is None or wrong:
+        raise together([wrong[file] for file in assembly.files if file in wrong])
+    return head, parts
+
+
+def _differs(first: Path, names: Sequence[str], file: Path, other: Sequence[str]) -> ContractError:
+    seen = f"its header differs from that of {place(first)} ({_difference(names, other)})"
+    return ContractError(fault(place(file), seen, "one header in all files of an assembly"))
 
 
 def _difference(first: Sequence[str], other: Sequence[str]) -> str:
@@ -260,12 +276,12 @@ def load(assembly: Assembly, tenant_id: str) -> Load:
     """Read an assembly as a whole and pool its lines.
 
     Raises SourceError if a file cannot be read or changes meanwhile, ContractError if the header or a value breaks the
-    contract; both with all faults found (of many alike the first are shown, the rest is counted).
+    contract; the error is of the kind of the first fault and has all (of many alike the first are shown, the rest is
+    counted).
     """
     states = _states(assembly.files)
     with _unchanged(assembly.files, states):
-        head = _header(assembly)
-        parts = _each(lambda file: _part(file, head), assembly.files)
+        head, parts = _read(assembly)
     pooled = pl.concat(part.pooled for part in parts)
     _check_sums(assembly, pooled)
     billing = _billing(pooled, head, assembly.billing_period, tenant_id)
@@ -308,8 +324,8 @@ def _check_unchanged(files: Sequence[Path], before: Sequence[_State]) -> None:
         raise SourceError(changed)
 
 
-def _each(read: Callable[[Path], Result], files: Sequence[Path]) -> list[Result]:
-    """What `read` gives for each file, a few at a time; SourceError or ContractError with the faults of all files."""
+def _each(read: Callable[[Path], Result], files: Sequence[Path]) -> dict[Path, Result | ProrataError]:
+    """What `read` gives for each file, a few at a time: its result, or what is wrong with the file."""
 
     def attempt(file: Path) -> Result | ProrataError:
         try:
@@ -319,14 +335,9 @@ def _each(read: Callable[[Path], Result], files: Sequence[Path]) -> list[Result]
 
     pool = ThreadPoolExecutor(_READ_AT_ONCE)
     try:
-        outcomes = list(pool.map(attempt, files))
+        return dict(zip(files, pool.map(attempt, files), strict=True))
     finally:
         pool.shutdown(cancel_futures=True)
-    errors = [outcome for outcome in outcomes if isinstance(outcome, ProrataError)]
-    for kind in (SourceError, ContractError):
-        if faults := [said for error in errors if isinstance(error, kind) for said in error.faults]:
-            raise kind(faults)
-    return [outcome for outcome in outcomes if not isinstance(outcome, ProrataError)]
 
 
 def _sha256(file: Path) -> str:

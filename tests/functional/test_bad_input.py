@@ -509,6 +509,25 @@ def test_a_bad_bill_keeps_no_other_from_being_calculated(place: Place) -> None:
     assert totals(place) == {"USD": Decimal("21.5")}
 
 
+def test_what_is_wrong_with_several_bills_is_told_at_once(place: Place) -> None:
+    """A file that is missing hides neither a bad value nor a missing column of other bills."""
+    december = "20251201-20260101"
+    (bad,) = write_bill(place.cur, [line(1, "x")], assembly="a2")
+    (other,) = write_bill(place.cur, report_text(GOOD, without=["cost"]), month=NOVEMBER)
+    _, missing = write_bill(place.cur, GOOD, GOOD, month=december)
+    missing.unlink()
+    patterns = (
+        rf"{q(place.cur / december / 'cur-Manifest.json')}: reportKeys: file '.*cur-2\.csv' is missing; expected .*",
+        rf"{q(bad)}:2: column lineItem/UnblendedCost: value 'x'; expected .*",
+        rf"{q(other)} .*: column lineItem/UnblendedCost .* is missing; expected .*",
+    )
+    refused(place, SOURCE_WRONG, *patterns)
+    checked = place.run("check")
+    assert len(faults(checked)) == 3, checked.stderr
+    for text, pattern in zip(faults(checked), patterns, strict=True):
+        assert re.fullmatch(f"acme: {pattern}", text)
+
+
 def test_a_bad_table_keeps_every_new_bill_out(place: Place) -> None:
     """Without its tables no day can be calculated: the bills of the lake stay those that its chargeback is of."""
     (place.folder / "keys.csv").write_text("identity,date,key,value\nants,2025-10-01,gb,x\n")
@@ -598,6 +617,31 @@ def test_other_mistakes_in_the_configuration(place: Place, change: tuple[str, st
     place.config.write_text(text.replace(*change))
     assert place.config.read_text() != text
     refused(place, SOURCE_WRONG if "nowhere" in pattern else CONFIG_WRONG, pattern)
+
+
+def test_a_value_that_cannot_be_read_hides_no_rule_that_cannot_work(place: Place) -> None:
+    last = {"basis": "unallocated"}
+    pools = [
+        {"name": "a", "match": {}, "ladder": [{"basis": "fixed", "percentages": {"ants": "50", "bees": "49,5"}}, last]},
+        {
+            "name": "b",
+            "match": {"service": "X"},
+            "ladder": [{"basis": "fixed", "percentages": {"platform": "100"}}, last],
+        },
+        {"name": "c", "match": {"service": "Y"}, "parts": [{"share": "all", "ladder": [last]}]},
+    ]
+    write_config(place.config, root=Path("out"), cur=Path("cur"), pools=pools, ladders={"mine": [{"basis": "evenly"}]})
+    where = r"prorata\.yaml:\d+: tenants\[0\]"
+    refused(
+        place,
+        CONFIG_WRONG,
+        rf"{where}\.ladders\.mine\[0\]\.basis: value 'evenly'; expected .*",
+        rf"{where}\.pools\[0\]\.ladder\[0\]\.percentages\.bees: value '49,5'; expected a decimal number",
+        rf"{where}\.pools\[2\]\.parts\[0\]\.share: value 'all'; expected a decimal number",
+        rf"{where}\.pools\[1\].*'platform'.*; expected .*",
+        rf"{where}\.pools\[1\].*'a'.*; expected .*",
+        rf"{where}\.pools\[2\].*'a'.*; expected .*",
+    )
 
 
 @pytest.mark.parametrize(
