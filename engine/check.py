@@ -203,7 +203,10 @@ def _listed(names: list[str], limit: int = 10) -> str:
 
 
 def _stored(root: Path, tenant: Tenant, matched: set[str]) -> Iterator[Finding]:
-    """The store: it can be read, and `sql/checks` find nothing in the whole of the tenant's lake."""
+    """The store: it can be read, and `sql/checks` find nothing in the whole of the tenant's lake.
+
+    Days that are still to be calculated add up to nothing yet, and are counted only.
+    """
     with state.open_state(root, write=False) as store:
         days = state.days(store, tenant.id)
         log = pipeline.file_log(store, tenant.id)
@@ -212,16 +215,20 @@ def _stored(root: Path, tenant: Tenant, matched: set[str]) -> Iterator[Finding]:
         return
     if isinstance(tenant, AwsTenant):
         _match(tenant, lake.scan(root, BILLING, tenant.id), matched)
-    periods = sorted({period for period, _ in days})
+    waiting = [key for key, day in days.items() if not day.chargeback_calculated]
+    calculated = days.keys() - waiting
     # Everything there is, not only what the state knows of: a day file too many lies outside that, maybe.
     span = date.min, date.max
     with warehouse.open_lake(root) as connection:
-        wrong = warehouse.run_checks(connection, tenant.id, ("0000-00", "9999-99"), span, log)
+        wrong = warehouse.run_checks(connection, tenant.id, ("0000-00", "9999-99"), span, log, waiting)
     for one in wrong:
         text = fault(f"check {one.check}", f"{counted(one.rows, 'row')}, for example {printable(one.example)}", "none")
         yield Finding(tenant.id, "error", text, LedgerError.exit_code)
-    if not wrong:
-        yield _ok(tenant, f"store: {counted(len(days), 'day')} of {counted(len(periods), 'bill')}, all checks pass")
+    if calculated and not wrong:
+        bills = counted(len({period for period, _ in calculated}), "bill")
+        yield _ok(tenant, f"store: {counted(len(calculated), 'day')} of {bills}, all checks pass")
+    if waiting:
+        yield _warning(tenant, f"store: {counted(len(waiting), 'day')} more to calculate")
 
 
 def _pools(tenant: AwsTenant, matched: set[str]) -> Iterator[Finding]:

@@ -785,8 +785,10 @@ def _check(work: Work, summary: Summary) -> Summary:
 
     periods, dates = [period for period, _ in keys], [date.fromisoformat(day) for _, day in keys]
     covered = (min(periods), max(periods)), (min(dates), max(dates))
+    # Between two days that are calculated there may be one that waits, for metrics or to be asked for.
+    waiting = [key for key, day in days.items() if not day.chargeback_calculated]
     with warehouse.open_lake(work.root) as connection:
-        warehouse.check(connection, work.tenant.id, *covered, file_log(work.store, work.tenant.id))
+        warehouse.check(connection, work.tenant.id, *covered, file_log(work.store, work.tenant.id), waiting)
     state.mark_checked(work.store, work.tenant.id, keys)
     return summary
 
