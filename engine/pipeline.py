@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from datetime import date
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -27,6 +28,7 @@ from engine import (
     gather_state,
     identities,
     lake,
+    money,
     names,
     rules,
     state,
@@ -104,12 +106,19 @@ def inputs(tenant: AwsTenant) -> Inputs:
     for path in tenant.keys:
         try:
             usage = key_table.read_key_table(path, tenant.id)
-            tables.append(identities.key_principals(usage, tenant, where=str(path)))
+            placed = partial(key_table.first_row, path)
+            tables.append(identities.key_principals(usage, tenant, where=str(path), placed=placed))
         except (SourceError, ContractError) as error:
             wrong.append(error)
     if wrong:
         raise together(wrong)
-    return Inputs(tenant, rules.resolve(tenant), pl.concat([empty(USAGE), *tables]))
+    usage = pl.concat([empty(USAGE), *tables])
+    if usage.height:
+        # Whatever is summed later is a part of this. Here the files are known, and no bill is published yet.
+        files = ", ".join(str(path) for path in tenant.keys)
+        largest = money.largest(usage.select(money.to_units(pl.col("value"))).to_series())
+        money.check_sum_fits(f"{files}: column value", largest, usage.height)
+    return Inputs(tenant, rules.resolve(tenant), usage)
 
 
 _Step: TypeAlias = Callable[[Work, Summary], Summary]

@@ -102,8 +102,9 @@ _KNOWN_PREFIXES = (
 )
 _NULLS = ("", "None")
 """How an optional column says that it has no value."""
-_FILLED = ("sub_account_id", "line_item_type", "currency")
+_FILLED = ("sub_account_id", "line_item_type")
 """Required columns that are never blank; product code and usage type are on some fees and taxes."""
+_CURRENCY = r"^[A-Z]{3}$"
 _LABELS = tuple(name for name in _REQUIRED | _OPTIONAL if name not in {"charge_time", "amount", "quantity"})
 
 _UTC_TIME = r"^[12][0-9]{3}-[0-9]{2}-[0-9]{2}[T ](?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]+)?(?:Z|\+00:00)$"
@@ -413,6 +414,7 @@ def _pooled(lines: pl.LazyFrame, head: _Header) -> pl.LazyFrame:
 def _sound() -> pl.Expr:
     """Whether every line of a part has all it must have."""
     filled = [~_is_blank(pl.col(name)) for name in _FILLED]
+    filled.append(pl.col("currency").str.contains(_CURRENCY))
     return pl.all_horizontal(pl.col("priced") == pl.col("lines"), _is_date(pl.col("charge_date")), *filled).all()
 
 
@@ -423,8 +425,9 @@ def _is_blank(text: pl.Expr) -> pl.Expr:
 def _bad_values(file: Path, head: _Header) -> list[str]:
     """One fault for each bad value, by line and column: the file is read again for the lines that hold one."""
     width = len(head.names)
-    columns = {ours: pl.col(column(head.used[ours])) for ours in ("charge_time", "amount", *_FILLED)}
+    columns = {ours: pl.col(column(head.used[ours])) for ours in ("charge_time", "amount", "currency", *_FILLED)}
     bad = {ours: _is_blank(columns[ours]) for ours in _FILLED}
+    bad["currency"] = ~columns["currency"].str.contains(_CURRENCY)
     bad["amount"] = parse_amount(columns["amount"]).is_null()
     bad["charge_time"] = ~_is_date(_charge_date(columns["charge_time"]))
     flags = scan(file, width, record=True).select(
@@ -450,6 +453,7 @@ def _bad_values(file: Path, head: _Header) -> list[str]:
 _EXPECTED = {
     "amount": "a decimal number of at most 26 digits before the point",
     "charge_time": "a UTC time such as 2025-10-01T00:00:00Z",
+    "currency": "three capital letters, such as USD",
 }
 
 

@@ -145,7 +145,7 @@ def test_all_bad_values_of_all_parts_at_once(place: Place) -> None:
         rf"{q(first)}:2: column lineItem/UnblendedCost: value 'abc'; .*",
         rf"{q(first)}:4: column lineItem/UnblendedCost: value 'NaN'; .*",
         rf"{q(first)}:4: column lineItem/UsageStartDate: value 'yesterday'; expected a UTC time such as .*",
-        rf"{q(first)}:5: column lineItem/CurrencyCode: value ''; expected a text that is not blank",
+        rf"{q(first)}:5: column lineItem/CurrencyCode: value ''; expected three capital letters, such as USD",
         rf"{q(second)}:2: column lineItem/UnblendedCost: value '1e309'; .*",
     )
 
@@ -650,7 +650,16 @@ def test_a_value_that_cannot_be_read_hides_no_rule_that_cannot_work(place: Place
         ("identity,date,key,value\nants,2025-10-01,gb,x\n", DATA_WRONG, r":2: column value: value 'x'; expected .*"),
         ("identity,date,key,value\nants,2025-10-01,gb,-1\n", DATA_WRONG, r":2: column value: value '-1'; expected .*"),
         ("identity,date,value\nants,2025-10-01,1\n", DATA_WRONG, r": column key is missing; expected .*"),
-        ("identity,date,key,value\nplatform,2025-10-01,gb,1\n", DATA_WRONG, r".*'platform'.*; expected .*"),
+        (
+            "identity,date,key,value\nants,2025-10-01,gb,1\n Platform ,2025-10-01,gb,1\n",
+            DATA_WRONG,
+            r":3: column identity: 1 row\(s\) of 'Platform'; expected .*",
+        ),
+        (
+            "identity,date,key,value\n" + f"ants,2025-10-01,gb,{'9' * 26}\n" * 12,
+            DATA_WRONG,
+            r": column value: .*; expected .*",
+        ),
         (None, SOURCE_WRONG, r": cannot be read \(No such file or directory\); expected .*"),
     ],
 )

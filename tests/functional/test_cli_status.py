@@ -178,6 +178,16 @@ def test_check_warns_of_pools_and_keys_that_do_nothing(calculated: Path) -> None
     ]
 
 
+@pytest.mark.parametrize("root", ["taken", "taken/below"])
+def test_a_root_that_is_a_file(tmp_path: Path, root: str) -> None:
+    write_all(tmp_path, config=CONFIG.replace("./out", root))
+    (tmp_path / "taken").write_text("")
+    for command in ("run", "status", "check"):
+        done = prorata(tmp_path, command)
+        assert done.returncode == 14, f"{command}: {done.stdout} {done.stderr}"
+        assert f"{tmp_path / 'taken'}" in done.stderr
+
+
 def test_check_of_a_store_that_is_no_store(calculated: Path) -> None:
     (calculated / "out/state.db").write_text("no database at all, but long enough to be looked at", encoding="utf-8")
     for side in (calculated / "out").glob("state.db-*"):

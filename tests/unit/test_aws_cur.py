@@ -461,7 +461,8 @@ def test_hours_pool_to_days(tmp_path: Path) -> None:
     ],
 )
 def test_each_key_column_makes_a_line_of_its_own(tmp_path: Path, name: str) -> None:
-    result = load_lines(tmp_path, line(), line(), line({name: "other"}))
+    other = "EUR" if name == CURRENCY else "other"
+    result = load_lines(tmp_path, line(), line(), line({name: other}))
     assert sorted(result.billing["amount"]) == [Decimal("0.1"), Decimal("0.2")]
     assert result.billing["line_id"].n_unique() == 2
 
@@ -868,7 +869,22 @@ def test_a_bad_time(tmp_path: Path, start: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", [ACCOUNT, TYPE, CURRENCY])
+@pytest.mark.parametrize("value", ["", "  ", "usd", "USD ", "../x", "=1", "USDT", "USD\n"])
+def test_a_currency_that_is_none(tmp_path: Path, value: str) -> None:
+    month = write_report(tmp_path, csv_text([line(), line({CURRENCY: value})]), suffix=".csv")
+    assert load_faults(ContractError, tmp_path) == [
+        f"{month}/a1/cur-1.csv:3: column {CURRENCY}: value {value!r}; expected three capital letters, such as USD"
+    ]
+
+
+@pytest.mark.parametrize("tail", [b"\0" * 512, b"junk", b"\0junk"])
+def test_something_behind_gzip_data(tmp_path: Path, tail: bytes) -> None:
+    write_report(tmp_path, gzip.compress(csv_text([line()]).encode()) + tail)
+    (said,) = load_faults(SourceError, tmp_path)
+    assert "cur-1.csv.gz: the gzip data are damaged (" in said
+
+
+@pytest.mark.parametrize("name", [ACCOUNT, TYPE])
 @pytest.mark.parametrize("value", ["", "  "])
 def test_a_blank_in_a_required_column(tmp_path: Path, name: str, value: str) -> None:
     month = write_report(tmp_path, csv_text([line(), line({name: value})]), suffix=".csv")
