@@ -235,6 +235,5 @@ def _pools(tenant: AwsTenant, matched: set[str]) -> Iterator[Finding]:
     """Pools under which no line falls that is stored or was read."""
     if not matched:
         return
-    for pool in tenant.pools:
-        if f"pool:{pool.name}" not in matched:
-            yield _warning(tenant, f"pool {shown(pool.name)} matches no line of any bill yet")
+    for text in pipeline.idle_pools(tenant, matched):
+        yield _warning(tenant, text)

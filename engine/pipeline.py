@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from datetime import date
@@ -80,7 +80,18 @@ from engine.sources import cost_faults, key_table, tag_table
 from engine.text import counted, number
 from engine.work import Hooks, Request, Summary, Work, usage_of
 
-__all__ = ["Hooks", "Request", "Summary", "configured", "days_due", "file_log", "inputs", "is_ready", "run_tenant"]
+__all__ = [
+    "Hooks",
+    "Request",
+    "Summary",
+    "configured",
+    "days_due",
+    "file_log",
+    "idle_pools",
+    "inputs",
+    "is_ready",
+    "run_tenant",
+]
 
 
 def configured(file: Path) -> Config:
@@ -172,6 +183,7 @@ def _of_bills(tenant: AwsTenant) -> _Recipe:
 
         def decided(billing: pl.DataFrame, _day: state.Day) -> tuple[pl.DataFrame, Decided]:
             lines = matched(billing.lazy(), given).collect()
+            work.rules_matched.update(lines["rule_id"].unique())
             cost = direct_cost(lines.lazy(), given) if period_cost is None else period_cost
             return lines, decide(lines, cost, given)
 
@@ -296,7 +308,7 @@ def run_tenant(config: Config, tenant: Tenant, request: Request, hooks: Hooks, r
     it was. What failed without keeping the later steps from their work is in the summary.
     """
     with state.open_state(config.root) as store, state.claim(store, tenant.id, hooks.now()):
-        work = Work(config.root, tenant, request, hooks, store, config.max_parallel_days, [], [], [])
+        work = Work(config.root, tenant, request, hooks, store, config.max_parallel_days, [], [], [], set())
         state.start_run(
             store,
             run_id,
@@ -391,7 +403,17 @@ def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
                 rows_written=summary.rows_written + (done.rows or 0),
             )
     _warn_of_unknown_products(work)
+    if isinstance(work.tenant, AwsTenant) and len(ready) == len(days):
+        # Only when all days were looked at is it known, as after a change of rules, which is when it is asked.
+        for text in idle_pools(work.tenant, work.rules_matched):
+            work.warn(text)
     return summary
+
+
+def idle_pools(tenant: AwsTenant, matched: Collection[str]) -> list[str]:
+    """What to say of each pool that is not among the rules under which lines fell."""
+    idle = [pool.name for pool in tenant.pools if f"pool:{pool.name}" not in matched]
+    return [f"pool {shown(name)} matches no line of any bill yet" for name in idle]
 
 
 def is_ready(day: state.Day) -> bool:

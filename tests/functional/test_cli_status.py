@@ -176,6 +176,14 @@ def test_check_warns_of_pools_and_keys_that_do_nothing(calculated: Path) -> None
         "pool 'queues': key 'cores' is in no key table",
         "pool 'queues' matches no line of any bill yet",
     ]
+    # A run says so once it has looked at all days, as after a change of rules; when nothing is to do it does not know.
+    for day, told in (("2025-10-03", False), ("2025-10-01", True)):
+        text = CONFIG.rstrip().replace("operator: platform", f"operator: {'boss' if told else 'chief'}") + extra
+        (calculated / "prorata.yaml").write_text(text, encoding="utf-8")
+        done = prorata(calculated, "run", "--from", day)
+        assert done.returncode == 0, done.stderr
+        assert ("warning: pool 'queues' matches no line of any bill yet" in done.stderr) == told
+    assert "queues" not in prorata(calculated, "run").stderr
 
 
 @pytest.mark.parametrize("root", ["taken", "taken/below"])
