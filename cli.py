@@ -74,7 +74,7 @@ def _complain(error: BaseException) -> int:
     if click.get_current_context().find_root().params["debug"]:
         traceback.print_exception(error)
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    _say(f"prorata: internal error, a bug in prorata ({what}); `prorata --debug …` or PRORATA_DEBUG=1 says where")
+    _say(f"prorata: internal error, a bug in prorata ({what}); `prorata --debug ...` or PRORATA_DEBUG=1 says where")
     return INTERNAL_ERROR
 
 

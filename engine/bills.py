@@ -2,41 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import polars as pl
 
 from engine import identities, state
 from engine.config import AwsTenant
-from engine.errors import shown
+from engine.errors import ContractError, ProrataError, SourceError, shown, together
 from engine.frames import BILLING, check_rows
 from engine.sources import aws_cur
 from engine.work import Summary, Work, known_days, lost_billing, publish_billing, withdraw
 
 
-def gather(work: Work, tenant: AwsTenant, summary: Summary) -> Summary:
-    """New or changed bills -> billing days in the lake and in the state."""
+def gather(work: Work, tenant: AwsTenant, summary: Summary, ready: Callable[[], None]) -> Summary:
+    """New or changed bills -> billing days in the lake and in the state.
+
+    A bill that cannot be read stays as it was and keeps no other from its place: its faults are told at the end of the
+    run (`work.problems`), when the days of the others are calculated. `ready` raises SourceError or ContractError where
+    days could not be calculated at all: then no bill is published, or the billing would be of one delivery and the
+    chargeback of another.
+    """
     source = tenant.source
     loaded = state.loaded_assemblies(work.store, tenant.id)
     lost = {period for period, _ in lost_billing(work)}
     undone = lost | state.half_published(work.store, tenant.id).keys()
-    for assembly in aws_cur.discover(source.path, source.report):
+    assemblies, faults = aws_cur.survey(source.path, source.report)
+    problems: list[ProrataError] = [SourceError(faults)] if faults else []
+    new: list[tuple[aws_cur.Assembly, str]] = []
+    for assembly in assemblies:
         for warning in assembly.warnings:
             work.warn(warning)
-        fingerprint = aws_cur.fingerprint(assembly)
         known = loaded.get(assembly.billing_period)
+        try:
+            fingerprint = aws_cur.fingerprint(assembly)
+        except SourceError as error:
+            problems.append(error)
+            continue
         if known is None or known.fingerprint != fingerprint or assembly.billing_period in undone:
-            summary = _gather_assembly(work, tenant, assembly, fingerprint, summary)
+            new.append((assembly, fingerprint))
+    unready = _fault_of(ready) if new else None
+    problems += [unready] if unready else []
+    for assembly, fingerprint in new:
+        read = _read(work, tenant, assembly)
+        if isinstance(read, ProrataError):
+            problems.append(read)
+        elif not unready:
+            summary = _publish(work, tenant, assembly, fingerprint, read, summary)
+    if unready:
+        raise together(problems)
+    work.problems.extend(problems)
     return summary
 
 
-def _gather_assembly(
-    work: Work, tenant: AwsTenant, assembly: aws_cur.Assembly, fingerprint: str, summary: Summary
-) -> Summary:
+def _fault_of(ready: Callable[[], None]) -> ProrataError | None:
+    try:
+        ready()
+    except (SourceError, ContractError) as error:
+        return error
+    return None
+
+
+def _read(work: Work, tenant: AwsTenant, assembly: aws_cur.Assembly) -> aws_cur.Load | ProrataError:
+    """The bill, or what is wrong with it."""
     work.stop_if_asked()
     work.log(f"reading bill {assembly.billing_period}, assembly {assembly.assembly_id}, {len(assembly.files)} file(s)")
-    loaded = aws_cur.load(assembly, tenant.id)
-    billing = check_rows(loaded.billing, BILLING, where=str(assembly.manifest))
+    try:
+        loaded = aws_cur.load(assembly, tenant.id)
+        return loaded._replace(billing=check_rows(loaded.billing, BILLING, where=str(assembly.manifest)))
+    except (SourceError, ContractError) as error:
+        return error
+
+
+def _publish(
+    work: Work,
+    tenant: AwsTenant,
+    assembly: aws_cur.Assembly,
+    fingerprint: str,
+    loaded: aws_cur.Load,
+    summary: Summary,
+) -> Summary:
+    billing = loaded.billing
     for warning in loaded.warnings:
         work.warn(warning)
     _warn_without_owners(work, tenant, assembly.billing_period, billing)

@@ -15,7 +15,7 @@ import polars as pl
 
 from engine import cost_days, decide, gather_state, lake, pipeline, rules, state, teams, wanted, warehouse
 from engine.config import AwsTenant, Config, ConfluentTenant, CostModelTenant, Tenant
-from engine.errors import LedgerError, ProrataError, fault, shown
+from engine.errors import LedgerError, ProrataError, SourceError, fault, shown
 from engine.frames import BILLING, IDENTITIES, USAGE, empty
 from engine.sources import aws_cur, tag_table
 from engine.text import counted, printable
@@ -121,17 +121,20 @@ def _bills(root: Path, tenant: AwsTenant, matched: set[str]) -> Iterator[Finding
     """Every bill on disk: its manifest and files are there, and what is new in it can be read."""
     with state.open_state(root, write=False) as store:
         loaded = state.loaded_assemblies(store, tenant.id)
-    for assembly in aws_cur.discover(tenant.source.path, tenant.source.report):
+    assemblies, faults = aws_cur.survey(tenant.source.path, tenant.source.report)
+    if faults:
+        yield from _errors(tenant, SourceError(faults))
+    for assembly in assemblies:
         bill = (
             f"bill {assembly.billing_period}, assembly {assembly.assembly_id}, {counted(len(assembly.files), 'file')}"
         )
         for text in assembly.warnings:
             yield _warning(tenant, text)
         known = loaded.get(assembly.billing_period)
-        if known is not None and known.fingerprint == aws_cur.fingerprint(assembly):
-            yield _ok(tenant, f"{bill}: read before, unchanged")
-            continue
         try:
+            if known is not None and known.fingerprint == aws_cur.fingerprint(assembly):
+                yield _ok(tenant, f"{bill}: read before, unchanged")
+                continue
             load = aws_cur.load(assembly, tenant.id)
             _match(tenant, load.billing.lazy(), matched)
         except ProrataError as error:
@@ -200,7 +203,10 @@ def _listed(names: list[str], limit: int = 10) -> str:
 
 
 def _stored(root: Path, tenant: Tenant, matched: set[str]) -> Iterator[Finding]:
-    """The store: it can be read, and `sql/checks` find nothing in the whole of the tenant's lake."""
+    """The store: it can be read, and `sql/checks` find nothing in the whole of the tenant's lake.
+
+    Days that are still to be calculated add up to nothing yet, and are counted only.
+    """
     with state.open_state(root, write=False) as store:
         days = state.days(store, tenant.id)
         log = pipeline.file_log(store, tenant.id)
@@ -210,22 +216,25 @@ def _stored(root: Path, tenant: Tenant, matched: set[str]) -> Iterator[Finding]:
     if isinstance(tenant, AwsTenant):
         with lake.reading(root, BILLING, tenant.id):
             _match(tenant, lake.scan(root, BILLING, tenant.id), matched)
-    periods = sorted({period for period, _ in days})
+    waiting = [key for key, day in days.items() if not day.chargeback_calculated]
+    calculated = days.keys() - waiting
     # Everything there is, not only what the state knows of: a day file too many lies outside that, maybe.
     span = date.min, date.max
     with warehouse.open_lake(root) as connection:
-        wrong = warehouse.run_checks(connection, tenant.id, ("0000-00", "9999-99"), span, log)
+        wrong = warehouse.run_checks(connection, tenant.id, ("0000-00", "9999-99"), span, log, waiting)
     for one in wrong:
         text = fault(f"check {one.check}", f"{counted(one.rows, 'row')}, for example {printable(one.example)}", "none")
         yield Finding(tenant.id, "error", text, LedgerError.exit_code)
-    if not wrong:
-        yield _ok(tenant, f"store: {counted(len(days), 'day')} of {counted(len(periods), 'bill')}, all checks pass")
+    if calculated and not wrong:
+        bills = counted(len({period for period, _ in calculated}), "bill")
+        yield _ok(tenant, f"store: {counted(len(calculated), 'day')} of {bills}, all checks pass")
+    if waiting:
+        yield _warning(tenant, f"store: {counted(len(waiting), 'day')} more to calculate")
 
 
 def _pools(tenant: AwsTenant, matched: set[str]) -> Iterator[Finding]:
     """Pools under which no line falls that is stored or was read."""
     if not matched:
         return
-    for pool in tenant.pools:
-        if f"pool:{pool.name}" not in matched:
-            yield _warning(tenant, f"pool {shown(pool.name)} matches no line of any bill yet")
+    for text in pipeline.idle_pools(tenant, matched):
+        yield _warning(tenant, text)

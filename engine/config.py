@@ -757,9 +757,10 @@ def _tag(model: type[BaseModel]) -> str | None:
 
 
 def _checked(document: Document, model: type[Model]) -> tuple[Model | None, list[str]]:
-    """The model, if nothing but unknown keys is wrong with the document, and all faults.
+    """The model, if nothing but unknown keys and ladders are wrong with the document, and all faults.
 
-    Unknown keys are set aside and the rest is read again, so that the rules can be checked in the same go.
+    Unknown keys are set aside, ladders that cannot be read replaced by one that has no fault, and the rest is read
+    again, so that the rules can be checked in the same go.
     """
     value: Any = {} if document.value is None else document.value
     faults: list[str] = []
@@ -769,11 +770,34 @@ def _checked(document: Document, model: type[Model]) -> tuple[Model | None, list
         except ValidationError as error:
             faults += _model_faults(document, error, model)
             unknown = [item["loc"] for item in error.errors() if item["type"] == "extra_forbidden"]
-            if len(unknown) < error.error_count():
+            broken = [item["loc"] for item in error.errors() if item["type"] != "extra_forbidden"]
+            ladders = {_ladder_path(_document_path(location, value)) for location in broken}
+            if () in ladders:
                 return None, faults
             for location in unknown:
                 _drop(value, _document_path(location, value))
+            for path in ladders:
+                _replace(value, path)
     return None, faults
+
+
+def _ladder_path(path: Path_) -> Path_:
+    """The path of the ladder, or of the parts of the pool, that a path leads into; () if it leads elsewhere."""
+    match path:
+        case ("tenants", _, "pools", int(), "ladder" | "parts", *_):
+            return path[:5]
+        case ("tenants", _, "ladders", str(), *_):
+            return path[:4]
+        case _:
+            return ()
+
+
+def _replace(value: Any, path: Path_) -> None:
+    """Put a ladder, or a part, in which nothing is wrong at a path."""
+    for step in path[:-1]:
+        value = value[step]
+    rungs = [{"basis": "unallocated"}]
+    value[path[-1]] = [{"share": "1", "ladder": rungs}] if path[-1] == "parts" else rungs
 
 
 def _drop(value: Any, path: Path_) -> None:
@@ -785,7 +809,7 @@ def _drop(value: Any, path: Path_) -> None:
 def load(file: Path) -> tuple[Config | None, Document, list[str]]:
     """The configuration of a file, its document (to say where a value stands), and every fault of its form.
 
-    The configuration is None where it cannot be read as one at all. Paths in it are made absolute. The caller adds
+    The configuration is None where too little of it can be read. Paths in it are made absolute. The caller adds
     the faults that rules find and raises ConfigError with all of them (`rules.faults`).
     """
     document = read_yaml(file)

@@ -125,8 +125,13 @@ def connected(file: Path, kind: str) -> sqlite3.Connection:
 def connected_for_reading(file: Path, kind: str) -> sqlite3.Connection:
     """A connection that only reads. A file that is not there (or was never filled) reads as empty and is not created.
 
-    Raises StoreError if the file cannot be read, is no database of this kind, or is older or newer than we know.
+    Raises StoreError if the file cannot be read, is no database of this kind, or is older or newer than we know, and if
+    its folder could not even be made.
     """
+    # To SQLite, a file below a file is only one that is not there.
+    there = next((folder for folder in file.parents if folder.exists()), None)
+    if there is not None and not there.is_dir():
+        raise StoreError(fault(str(there), "not a folder", "a folder, or a path at which one can be made"))
     with one_line_errors(file), _closed_on_error(_reading(file, kind)) as connection:
         version = _version(connection, file, kind)
         if version < _newest(kind):

@@ -31,6 +31,12 @@ class ProrataError(Exception):
         super().__init__("\n".join(self.faults))
 
 
+def together(errors: Sequence[ProrataError]) -> ProrataError:
+    """Errors, one or more, as one of the kind of the first, with the faults of all."""
+    first = errors[0]
+    return first if len(errors) == 1 else type(first)(text for error in errors for text in error.faults)
+
+
 class UsageError(ProrataError):
     """The command was called with words that do not fit."""
 

@@ -6,7 +6,7 @@ a day, and from what was measured, to whom the rungs of a ladder may charge (`ca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime, timedelta
 from typing import NamedTuple
 
@@ -81,17 +81,23 @@ def _first_owner(values: Sequence[pl.Expr], owner: Owner) -> pl.Expr:
     return pl.coalesce(*[pl.when(identity != "").then(identity) for identity in identities], pl.lit(""))
 
 
-def key_principals(usage: pl.DataFrame, tenant: AwsTenant, *, where: str) -> pl.DataFrame:
-    """USAGE with principals replaced by the identities they name; ContractError if one may not weigh."""
+def key_principals(
+    usage: pl.DataFrame, tenant: AwsTenant, *, where: str, placed: Callable[[Sequence[str]], str] | None = None
+) -> pl.DataFrame:
+    """USAGE with principals replaced by the identities they name; ContractError if one may not weigh.
+
+    `placed`: where the first row of some principals stands; without it the message says `where`.
+    """
     found = usage.with_columns(_as_written=pl.col("principal"), principal=resolved(pl.col("principal"), tenant.owner))
     operator = names.operator(tenant)
     barred = found.filter((pl.col("principal") == "") | ((pl.col("principal") == operator) & (operator != "")))
     if barred.height:
-        written = barred["_as_written"].unique().sort().head(IDENTITIES_SHOWN).to_list()
+        written = barred["_as_written"].unique().sort()
+        place = placed(written.to_list()) if placed else where
         raise ContractError(
             fault(
-                f"{where}: column identity",
-                f"{barred.height} row(s) of {', '.join(shown(name) for name in written)}",
+                f"{place}: column identity",
+                f"{barred.height} row(s) of {', '.join(shown(name) for name in written.head(IDENTITIES_SHOWN))}",
                 "an identity that may bear shared cost (neither the operator nor UNALLOCATED)",
             )
         )

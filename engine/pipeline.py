@@ -8,10 +8,12 @@ the next one does not put right.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from datetime import date
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -26,6 +28,7 @@ from engine import (
     gather_state,
     identities,
     lake,
+    money,
     names,
     rules,
     state,
@@ -47,6 +50,7 @@ from engine.decide import (
 from engine.emitters import sqlite
 from engine.errors import (
     ConfigError,
+    ContractError,
     EmissionError,
     LedgerError,
     ProrataError,
@@ -55,6 +59,7 @@ from engine.errors import (
     StoreError,
     fault,
     shown,
+    together,
 )
 from engine.frames import (
     BILLING,
@@ -75,7 +80,18 @@ from engine.sources import cost_faults, key_table, tag_table
 from engine.text import counted, number
 from engine.work import Hooks, Request, Summary, Work, usage_of
 
-__all__ = ["Hooks", "Request", "Summary", "configured", "days_due", "file_log", "inputs", "is_ready", "run_tenant"]
+__all__ = [
+    "Hooks",
+    "Request",
+    "Summary",
+    "configured",
+    "days_due",
+    "file_log",
+    "idle_pools",
+    "inputs",
+    "is_ready",
+    "run_tenant",
+]
 
 
 def configured(file: Path) -> Config:
@@ -96,11 +112,24 @@ def configured(file: Path) -> Config:
 
 def inputs(tenant: AwsTenant) -> Inputs:
     """The tenant's rules and key tables; ContractError or SourceError if a key table is not what it should be."""
-    tables = []
+    tables: list[pl.DataFrame] = []
+    wrong: list[ProrataError] = []
     for path in tenant.keys:
-        usage = key_table.read_key_table(path, tenant.id)
-        tables.append(identities.key_principals(usage, tenant, where=str(path)))
-    return Inputs(tenant, rules.resolve(tenant), pl.concat([empty(USAGE), *tables]))
+        try:
+            usage = key_table.read_key_table(path, tenant.id)
+            placed = partial(key_table.first_row, path)
+            tables.append(identities.key_principals(usage, tenant, where=str(path), placed=placed))
+        except (SourceError, ContractError) as error:
+            wrong.append(error)
+    if wrong:
+        raise together(wrong)
+    usage = pl.concat([empty(USAGE), *tables])
+    if usage.height:
+        # Whatever is summed later is a part of this. Here the files are known, and no bill is published yet.
+        files = ", ".join(str(path) for path in tenant.keys)
+        largest = money.largest(usage.select(money.to_units(pl.col("value"))).to_series())
+        money.check_sum_fits(f"{files}: column value", largest, usage.height)
+    return Inputs(tenant, rules.resolve(tenant), usage)
 
 
 _Step: TypeAlias = Callable[[Work, Summary], Summary]
@@ -137,6 +166,16 @@ def _recipe(tenant: Tenant) -> _Recipe:
 def _of_bills(tenant: AwsTenant) -> _Recipe:
     """A tenant whose bill comes in files, and whose owners stand in tags."""
 
+    def ready() -> None:
+        wrong: list[ProrataError] = []
+        for read in (lambda: inputs(tenant), lambda: tag_table.read_tag_tables(tenant.teams.tags, tenant.id)):
+            try:
+                read()
+            except (SourceError, ContractError) as error:
+                wrong.append(error)
+        if wrong:
+            raise together(wrong)
+
     def decisions(work: Work, given: Inputs, billing_period: str) -> _Decide:
         period_cost = (
             _period_cost(work, tenant, given, billing_period) if "month" in given.rules.windows() else None
@@ -144,13 +183,14 @@ def _of_bills(tenant: AwsTenant) -> _Recipe:
 
         def decided(billing: pl.DataFrame, _day: state.Day) -> tuple[pl.DataFrame, Decided]:
             lines = matched(billing.lazy(), given).collect()
+            work.rules_matched.update(lines["rule_id"].unique())
             cost = direct_cost(lines.lazy(), given) if period_cost is None else period_cost
             return lines, decide(lines, cost, given)
 
         return decided
 
     return _Recipe(
-        gathering=(("gather", lambda work, summary: bills.gather(work, tenant, summary)),),
+        gathering=(("gather", lambda work, summary: bills.gather(work, tenant, summary, ready)),),
         again=(),
         replaying=(),
         inputs=lambda: inputs(tenant),
@@ -272,11 +312,11 @@ def run_tenant(config: Config, tenant: Tenant, request: Request, hooks: Hooks, r
     """Gather, calculate, check and emit one tenant under its claim, and log the run.
 
     `recalculate` starts from the stored billing and redoes every day that is asked for. Raises the ProrataError of the
-    first step that failed; what was published before stands, the rest is as it was. What failed without keeping the
-    later steps from their work is in the summary.
+    first step that failed, with the faults that were found before it; what was published before stands, the rest is as
+    it was. What failed without keeping the later steps from their work is in the summary.
     """
     with state.open_state(config.root) as store, state.claim(store, tenant.id, hooks.now()):
-        work = Work(config.root, tenant, request, hooks, store, config.max_parallel_days, [], [], [])
+        work = Work(config.root, tenant, request, hooks, store, config.max_parallel_days, [], [], [], set())
         state.start_run(
             store,
             run_id,
@@ -297,6 +337,16 @@ def run_tenant(config: Config, tenant: Tenant, request: Request, hooks: Hooks, r
             with store.transaction():
                 gather_state.end_run(store, tenant.id)
                 state.finish_run(store, run_id, status, _counts(summary), ended_at=hooks.now(), error=told)
+        except StoppedError as error:
+            _log_failure(work, run_id, summary, error)
+            raise
+        except ProrataError as error:
+            # What failed before is often why this did, and nobody would be told of it otherwise.
+            failure = together([*work.problems, error])
+            _log_failure(work, run_id, summary, failure)
+            if failure is error:
+                raise
+            raise failure from error
         except BaseException as error:
             _log_failure(work, run_id, summary, error)
             raise
@@ -367,6 +417,10 @@ def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
                 rows_written=summary.rows_written + (done.rows or 0),
             )
     _warn_of_unknown_products(work)
+    if isinstance(work.tenant, AwsTenant) and len(ready) == len(days):
+        # Only when all days were looked at is it known, as after a change of rules, which is when it is asked.
+        for text in idle_pools(work.tenant, work.rules_matched):
+            work.warn(text)
     return summary
 
 
@@ -376,6 +430,12 @@ def _kept(work: Work) -> set[str]:
         return set()
     asked = work.root, work.store, work.tenant.id
     return wanted.lost_usage(*asked) | wanted.irreplaceable(*asked)
+
+
+def idle_pools(tenant: AwsTenant, matched: Collection[str]) -> list[str]:
+    """What to say of each pool that is not among the rules under which lines fell."""
+    idle = [pool.name for pool in tenant.pools if f"pool:{pool.name}" not in matched]
+    return [f"pool {shown(name)} matches no line of any bill yet" for name in idle]
 
 
 def is_ready(day: state.Day) -> bool:
@@ -767,8 +827,10 @@ def _check(work: Work, summary: Summary) -> Summary:
 
     periods, dates = [period for period, _ in keys], [date.fromisoformat(day) for _, day in keys]
     covered = (min(periods), max(periods)), (min(dates), max(dates))
+    # Between two days that are calculated there may be one that waits, for metrics or to be asked for.
+    waiting = [key for key, day in days.items() if not day.chargeback_calculated]
     with warehouse.open_lake(work.root) as connection:
-        warehouse.check(connection, work.tenant.id, *covered, file_log(work.store, work.tenant.id))
+        warehouse.check(connection, work.tenant.id, *covered, file_log(work.store, work.tenant.id), waiting)
     state.mark_checked(work.store, work.tenant.id, keys)
     return summary
 

@@ -91,6 +91,8 @@ class Work(NamedTuple):
     """What failed without keeping the later steps from their work."""
     unknown_products: list[pl.DataFrame]
     """Of each day that was calculated: what `decide.DayDecision` says of products without a rule."""
+    rules_matched: set[str]
+    """The rules under which a line of a day fell that was looked at."""
 
     def warn(self, text: str) -> None:
         """Tell of something that somebody should look at."""

@@ -13,15 +13,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import polars as pl
 
-from engine.errors import ContractError, ProrataError, SourceError, fault, shown
+from engine.errors import ContractError, ProrataError, SourceError, fault, shown, together
 from engine.frames import BILLING, check_rows, tag_key
 from engine.money import AMOUNT, RESIDUE, check_sum_fits, parse_amount, rounding_residue, to_amount, to_units
-from engine.sources.aws_manifest import Assembly, discover
+from engine.sources.aws_manifest import Assembly, discover, survey
 from engine.sources.csv_text import (
     FAULTS_SHOWN,
     RECORD,
@@ -36,7 +37,7 @@ from engine.sources.csv_text import (
 )
 from engine.sources.lines import line_id, tags_json
 
-__all__ = ["LINE_KEY", "Assembly", "Load", "LoadedFile", "discover", "fingerprint", "load"]
+__all__ = ["LINE_KEY", "Assembly", "Load", "LoadedFile", "discover", "fingerprint", "load", "survey"]
 
 POOLING_VERSION = 1
 """Part of every fingerprint: raised when the same files become other lines."""
@@ -101,8 +102,9 @@ _KNOWN_PREFIXES = (
 )
 _NULLS = ("", "None")
 """How an optional column says that it has no value."""
-_FILLED = ("sub_account_id", "line_item_type", "currency")
+_FILLED = ("sub_account_id", "line_item_type")
 """Required columns that are never blank; product code and usage type are on some fees and taxes."""
+_CURRENCY = r"^[A-Z]{3}$"
 _LABELS = tuple(name for name in _REQUIRED | _OPTIONAL if name not in {"charge_time", "amount", "quantity"})
 
 _UTC_TIME = r"^[12][0-9]{3}-[0-9]{2}-[0-9]{2}[T ](?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]+)?(?:Z|\+00:00)$"
@@ -187,19 +189,34 @@ def _spellings(name: str) -> str:
     return f"{name} ({tag_key(name)})"
 
 
-def _header(assembly: Assembly) -> _Header:
-    """The header that all files of the assembly share, checked before any data is read."""
-    files = assembly.files
-    names = dict(zip(files, _each(header, files), strict=True))
-    first = files[0]
-    parsed, faults = _parsed_header(names[first], f"{place(first)} (of {place(assembly.manifest)})")
-    for file in files[1:]:
-        if names[file] != names[first]:
-            seen = f"its header differs from that of {place(first)} ({_difference(names[first], names[file])})"
-            faults.append(fault(place(file), seen, "one header in all files of an assembly"))
-    if faults:
-        raise ContractError(faults)
-    return parsed
+def _read(assembly: Assembly) -> tuple[_Header, list[_Part]]:
+    """The header that all files share, checked before any data is read, and the files.
+
+    A file that is wrong hides nothing that is wrong with the others: one error has the faults of all, file by file.
+    """
+    headers = _each(header, assembly.files)
+    wrong = {file: names for file, names in headers.items() if isinstance(names, ProrataError)}
+    readable = {file: names for file, names in headers.items() if not isinstance(names, ProrataError)}
+    head, parts = None, list[_Part]()
+    if readable:
+        first, names = next(iter(readable.items()))
+        head, faults = _parsed_header(names, f"{place(first)} (of {place(assembly.manifest)})")
+        wrong |= {first: ContractError(faults)} if faults else {}
+        wrong |= {file: _differs(first, names, file, other) for file, other in readable.items() if other != names}
+        alike = () if faults else [file for file in readable if file not in wrong]
+        for file, part in _each(partial(_part, head=head), alike).items():
+            if isinstance(part, ProrataError):
+                wrong[file] = part
+            else:
+                parts.append(part)
+    if head is None or wrong:
+        raise together([wrong[file] for file in assembly.files if file in wrong])
+    return head, parts
+
+
+def _differs(first: Path, names: Sequence[str], file: Path, other: Sequence[str]) -> ContractError:
+    seen = f"its header differs from that of {place(first)} ({_difference(names, other)})"
+    return ContractError(fault(place(file), seen, "one header in all files of an assembly"))
 
 
 def _difference(first: Sequence[str], other: Sequence[str]) -> str:
@@ -260,12 +277,12 @@ def load(assembly: Assembly, tenant_id: str) -> Load:
     """Read an assembly as a whole and pool its lines.
 
     Raises SourceError if a file cannot be read or changes meanwhile, ContractError if the header or a value breaks the
-    contract; both with all faults found (of many alike the first are shown, the rest is counted).
+    contract; the error is of the kind of the first fault and has all (of many alike the first are shown, the rest is
+    counted).
     """
     states = _states(assembly.files)
     with _unchanged(assembly.files, states):
-        head = _header(assembly)
-        parts = _each(lambda file: _part(file, head), assembly.files)
+        head, parts = _read(assembly)
     pooled = pl.concat(part.pooled for part in parts)
     _check_sums(assembly, pooled)
     billing = _billing(pooled, head, assembly.billing_period, tenant_id)
@@ -308,8 +325,8 @@ def _check_unchanged(files: Sequence[Path], before: Sequence[_State]) -> None:
         raise SourceError(changed)
 
 
-def _each(read: Callable[[Path], Result], files: Sequence[Path]) -> list[Result]:
-    """What `read` gives for each file, a few at a time; SourceError or ContractError with the faults of all files."""
+def _each(read: Callable[[Path], Result], files: Sequence[Path]) -> dict[Path, Result | ProrataError]:
+    """What `read` gives for each file, a few at a time: its result, or what is wrong with the file."""
 
     def attempt(file: Path) -> Result | ProrataError:
         try:
@@ -319,14 +336,9 @@ def _each(read: Callable[[Path], Result], files: Sequence[Path]) -> list[Result]
 
     pool = ThreadPoolExecutor(_READ_AT_ONCE)
     try:
-        outcomes = list(pool.map(attempt, files))
+        return dict(zip(files, pool.map(attempt, files), strict=True))
     finally:
         pool.shutdown(cancel_futures=True)
-    errors = [outcome for outcome in outcomes if isinstance(outcome, ProrataError)]
-    for kind in (SourceError, ContractError):
-        if faults := [said for error in errors if isinstance(error, kind) for said in error.faults]:
-            raise kind(faults)
-    return [outcome for outcome in outcomes if not isinstance(outcome, ProrataError)]
 
 
 def _sha256(file: Path) -> str:
@@ -402,6 +414,7 @@ def _pooled(lines: pl.LazyFrame, head: _Header) -> pl.LazyFrame:
 def _sound() -> pl.Expr:
     """Whether every line of a part has all it must have."""
     filled = [~_is_blank(pl.col(name)) for name in _FILLED]
+    filled.append(pl.col("currency").str.contains(_CURRENCY))
     return pl.all_horizontal(pl.col("priced") == pl.col("lines"), _is_date(pl.col("charge_date")), *filled).all()
 
 
@@ -412,8 +425,9 @@ def _is_blank(text: pl.Expr) -> pl.Expr:
 def _bad_values(file: Path, head: _Header) -> list[str]:
     """One fault for each bad value, by line and column: the file is read again for the lines that hold one."""
     width = len(head.names)
-    columns = {ours: pl.col(column(head.used[ours])) for ours in ("charge_time", "amount", *_FILLED)}
+    columns = {ours: pl.col(column(head.used[ours])) for ours in ("charge_time", "amount", "currency", *_FILLED)}
     bad = {ours: _is_blank(columns[ours]) for ours in _FILLED}
+    bad["currency"] = ~columns["currency"].str.contains(_CURRENCY)
     bad["amount"] = parse_amount(columns["amount"]).is_null()
     bad["charge_time"] = ~_is_date(_charge_date(columns["charge_time"]))
     flags = scan(file, width, record=True).select(
@@ -439,6 +453,7 @@ def _bad_values(file: Path, head: _Header) -> list[str]:
 _EXPECTED = {
     "amount": "a decimal number of at most 26 digits before the point",
     "charge_time": "a UTC time such as 2025-10-01T00:00:00Z",
+    "currency": "three capital letters, such as USD",
 }
 
 

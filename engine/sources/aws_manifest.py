@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from itertools import chain
@@ -56,23 +57,34 @@ def discover(path: Path, report: str | None) -> list[Assembly]:
 
     Raises SourceError with all faults: no manifest, one that cannot be used, two reports for one period, missing files.
     """
+    assemblies, faults = survey(path, report)
+    if faults:
+        raise SourceError(faults)
+    return assemblies
+
+
+def survey(path: Path, report: str | None) -> tuple[list[Assembly], list[str]]:
+    """What `discover` gives, of the periods that can be read, and the faults of the others.
+
+    Raises SourceError only where there is no report at all, or a folder cannot be read.
+    """
     path = path.absolute()
     try:
         manifests, faults = _manifests(path, report)
         if not manifests and not faults:
             raise SourceError(_nothing_found(path, report))
+        periods = Counter(manifest.start for manifest in manifests)
         faults += _several_for_a_period(manifests)
         assemblies = []
         for manifest in sorted(manifests, key=lambda manifest: manifest.start):
             files, missing = _files(manifest, path)
             faults += missing
-            assemblies.append(_assembly(manifest, files))
+            if not missing and periods[manifest.start] == 1:
+                assemblies.append(_assembly(manifest, files))
     except OSError as error:
         named = place(Path(str(error.filename or path)))
         raise SourceError(fault(named, f"cannot be read ({error.strerror or error})", "a readable report")) from error
-    if faults:
-        raise SourceError(faults)
-    return assemblies
+    return assemblies, faults
 
 
 def _assembly(manifest: _Manifest, files: tuple[Path, ...]) -> Assembly:

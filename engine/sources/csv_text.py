@@ -27,6 +27,9 @@ RECORD = "record"
 """The name of the column that counts the records of a scan from 0, where it is asked for."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_GZIP_BITS = 31
+"""How zlib is told to expect gzip."""
+_BLOCK_BYTES = 1 << 20
 _ABSENT_BYTE = "\x1f"
 _WELL_FORMED = "comma-separated fields, quoted where they hold quotes, commas or line breaks"
 
@@ -137,6 +140,7 @@ def _malformed(path: Path, width: int, reason: str) -> ProrataError:
     """What is wrong with a file that Polars refused: the records that are too long or short, else Polars' own words."""
     try:
         faults = limited(_width_faults(path, width))
+        _check_members(path)
     except ProrataError as error:
         return error
     first_line = reason.strip().split("\n", maxsplit=1)[0]
@@ -153,6 +157,21 @@ def _check_compression(path: Path) -> None:
         raise SourceError(fault(place(path), "not gzip", "what the name ends in"))
     if path.suffix != ".gz" and magic == _GZIP_MAGIC:
         raise SourceError(fault(place(path), "gzip", "plain text, or a name that ends in .gz"))
+
+
+def _check_members(path: Path) -> None:
+    """Raise SourceError if what follows gzip data is something else, if only zeros, which Python passes over."""
+    if path.suffix != ".gz":
+        return
+    with _reading(path), path.open("rb") as file:
+        member = zlib.decompressobj(wbits=_GZIP_BITS)
+        while block := file.read(_BLOCK_BYTES):
+            while block:
+                if member.eof:
+                    member = zlib.decompressobj(wbits=_GZIP_BITS)
+                # Bounded, since a block of zeros unpacks to a thousand times its size.
+                member.decompress(block, _BLOCK_BYTES)
+                block = member.unconsumed_tail or member.unused_data
 
 
 @contextmanager

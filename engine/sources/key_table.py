@@ -47,11 +47,24 @@ def read_key_table(path: Path, tenant_id: str) -> pl.DataFrame:
     fault for each wrong column or row (of many the first are shown, the rest is counted).
     """
     path = path.absolute()
+    rows, places = _rows(path)
+    return _usage(rows, tenant_id, path, places)
+
+
+def first_row(path: Path, identities: Sequence[str]) -> str:
+    """How a message names the first row of any of these identities; the file is read again for it."""
+    path = path.absolute()
+    rows, places = _rows(path)
+    found = rows.filter(pl.col("identity").str.strip_chars().is_in(identities))[RECORD].head(1)
+    return next(iter(places(found.to_list()).values()), place(path))
+
+
+def _rows(path: Path) -> tuple[pl.DataFrame, Places]:
+    """The texts of a key table, with RECORD, and how its rows are named."""
     if path.suffix == ".parquet":
-        rows = _parquet_rows(path)
-        return _usage(rows, tenant_id, path, lambda numbers: _row_places(path, numbers))
+        return _parquet_rows(path), lambda numbers: _row_places(path, numbers)
     if path.name.endswith((".csv", ".csv.gz")):
-        return _usage(_csv_rows(path), tenant_id, path, lambda numbers: line_places(path, numbers))
+        return _csv_rows(path), lambda numbers: line_places(path, numbers)
     raise SourceError(
         fault(place(path), "neither CSV nor Parquet by its name", "a name that ends in .csv, .csv.gz or .parquet")
     )

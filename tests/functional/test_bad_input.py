@@ -145,7 +145,7 @@ def test_all_bad_values_of_all_parts_at_once(place: Place) -> None:
         rf"{q(first)}:2: column lineItem/UnblendedCost: value 'abc'; .*",
         rf"{q(first)}:4: column lineItem/UnblendedCost: value 'NaN'; .*",
         rf"{q(first)}:4: column lineItem/UsageStartDate: value 'yesterday'; expected a UTC time such as .*",
-        rf"{q(first)}:5: column lineItem/CurrencyCode: value ''; expected a text that is not blank",
+        rf"{q(first)}:5: column lineItem/CurrencyCode: value ''; expected three capital letters, such as USD",
         rf"{q(second)}:2: column lineItem/UnblendedCost: value '1e309'; .*",
     )
 
@@ -471,21 +471,94 @@ def test_a_month_without_a_file_is_not_empty_but_wrong(place: Place) -> None:
 # One bill is wrong, others are not
 
 
-def test_a_bad_bill_leaves_every_bill_as_it_was(place: Place) -> None:
-    """Bills are read in the order of their periods; the good one before the bad one is read in full, or not at all."""
+def billed(place: Place) -> dict[str, Decimal]:
+    """Amounts of billing by day."""
+    stored = pl.read_parquet(place.root / "lake/billing/tenant_id=acme/**/*.parquet", hive_partitioning=False)
+    return dict(stored.group_by(pl.col("charge_date").cast(str)).agg(pl.col("amount").sum()).iter_rows())
+
+
+def charged(place: Place) -> dict[str, Decimal]:
+    """Amounts of chargeback by day."""
+    return dict(charges(place).group_by(pl.col("charge_date").cast(str)).agg(pl.col("amount").sum()).iter_rows())
+
+
+BAD_NOVEMBER = [line(1, "x", time="2025-11-01T00:00:00Z")]
+
+
+def test_a_bad_bill_keeps_no_other_from_being_calculated(place: Place) -> None:
+    """The good bill before the bad one is stored, calculated, checked and emitted; only then is the bad one told of."""
     write_bill(place.cur, [*GOOD, line(4, "1", "ants")], assembly="a2")
-    write_bill(place.cur, [line(1, "x", time="2025-11-01T00:00:00Z")], month=NOVEMBER)
+    write_bill(place.cur, BAD_NOVEMBER, month=NOVEMBER)
     done = place.run()
     assert done.returncode == DATA_WRONG
-    assert len(faults(done)) == 1
+    (told,) = faults(done)
+    assert "cur-1.csv:2: column lineItem/UnblendedCost: value 'x'; expected a decimal number" in told
     found = place.store()
     assert not [path for path in found.lake if "month=2025-11" in path]
     assert found.state["running"] == []
-    # Whatever was read of October is whole.
     assert {load[7] for load in found.state["loads"]} <= {"loaded", "replaced"}
+    assert billed(place) == charged(place)
+    assert charged(place)["2025-10-04"] == 1
+    emitted = {tuple(row[:4]): row[4:6] for row in found.results["totals"]}
+    assert emitted["acme", "2025-10", "ants", "USD"] == (15, 0)
+    checked = place.run("check")
+    assert checked.returncode == DATA_WRONG
+    assert faults(checked) == [f"acme: {told}"]
     write_bill(place.cur, [line(1, "1", "bees", time="2025-11-01T00:00:00Z")], month=NOVEMBER, assembly="a2")
     place.runs()
     assert totals(place) == {"USD": Decimal("21.5")}
+
+
+def test_what_is_wrong_with_several_bills_is_told_at_once(place: Place) -> None:
+    """A file that is missing hides neither a bad value nor a missing column of other bills."""
+    december = "20251201-20260101"
+    (bad,) = write_bill(place.cur, [line(1, "x")], assembly="a2")
+    (other,) = write_bill(place.cur, report_text(GOOD, without=["cost"]), month=NOVEMBER)
+    _, missing = write_bill(place.cur, GOOD, GOOD, month=december)
+    missing.unlink()
+    patterns = (
+        rf"{q(place.cur / december / 'cur-Manifest.json')}: reportKeys: file '.*cur-2\.csv' is missing; expected .*",
+        rf"{q(bad)}:2: column lineItem/UnblendedCost: value 'x'; expected .*",
+        rf"{q(other)} .*: column lineItem/UnblendedCost .* is missing; expected .*",
+    )
+    refused(place, SOURCE_WRONG, *patterns)
+    checked = place.run("check")
+    assert len(faults(checked)) == 3, checked.stderr
+    for text, pattern in zip(faults(checked), patterns, strict=True):
+        assert re.fullmatch(f"acme: {pattern}", text)
+
+
+def test_a_bad_table_keeps_every_new_bill_out(place: Place) -> None:
+    """Without its tables no day can be calculated: the bills of the lake stay those that its chargeback is of."""
+    (place.folder / "keys.csv").write_text("identity,date,key,value\nants,2025-10-01,gb,x\n")
+    (place.folder / "more.csv").write_text("identity,date,key,value\nants,2025-10-01,gb,-1\n")
+    (place.folder / "tags.csv").write_text("identity,key,value\n,team,one\n")
+    tables = {"keys": [Path("keys.csv"), Path("more.csv")], "teams": {"tags": ["tags.csv"]}}
+    write_config(place.config, root=Path("out"), cur=Path("cur"), pools=POOLS, **tables)
+    write_bill(place.cur, [*GOOD, line(1, "100")], assembly="a2")
+    write_bill(place.cur, BAD_NOVEMBER, month=NOVEMBER)
+    refused(
+        place,
+        DATA_WRONG,
+        r".*keys\.csv:2: column value: value 'x'; expected .*",
+        r".*more\.csv:2: column value: value '-1'; expected .*",
+        r".*tags\.csv:2: column identity: value ''; expected .*",
+        r".*cur-1\.csv:2: column lineItem/UnblendedCost: value 'x'; expected .*",
+    )
+    assert billed(place) == charged(place)
+
+
+def test_what_was_wrong_before_is_told_with_what_ends_the_run(place: Place) -> None:
+    """A day whose billing is lost cannot be calculated; that the bill could not be read again is why."""
+    (place.root / "lake/billing/tenant_id=acme/month=2025-10/2025-10-01.parquet").unlink()
+    write_bill(place.cur, [line(1, "x")], assembly="a2")
+    config = place.config.read_text()
+    place.config.write_text(config.replace("operator: platform", "operator: boss"))
+    done = place.run()
+    assert done.returncode == DATA_WRONG, done.stderr
+    bad, lost = faults(done)
+    assert "value 'x'" in bad
+    assert "2025-10-01.parquet" in lost
 
 
 def test_a_tenant_that_fails_does_not_keep_others_from_their_work(tmp_path: Path) -> None:
@@ -546,13 +619,47 @@ def test_other_mistakes_in_the_configuration(place: Place, change: tuple[str, st
     refused(place, SOURCE_WRONG if "nowhere" in pattern else CONFIG_WRONG, pattern)
 
 
+def test_a_value_that_cannot_be_read_hides_no_rule_that_cannot_work(place: Place) -> None:
+    last = {"basis": "unallocated"}
+    pools = [
+        {"name": "a", "match": {}, "ladder": [{"basis": "fixed", "percentages": {"ants": "50", "bees": "49,5"}}, last]},
+        {
+            "name": "b",
+            "match": {"service": "X"},
+            "ladder": [{"basis": "fixed", "percentages": {"platform": "100"}}, last],
+        },
+        {"name": "c", "match": {"service": "Y"}, "parts": [{"share": "all", "ladder": [last]}]},
+    ]
+    write_config(place.config, root=Path("out"), cur=Path("cur"), pools=pools, ladders={"mine": [{"basis": "evenly"}]})
+    where = r"prorata\.yaml:\d+: tenants\[0\]"
+    refused(
+        place,
+        CONFIG_WRONG,
+        rf"{where}\.ladders\.mine\[0\]\.basis: value 'evenly'; expected .*",
+        rf"{where}\.pools\[0\]\.ladder\[0\]\.percentages\.bees: value '49,5'; expected a decimal number",
+        rf"{where}\.pools\[2\]\.parts\[0\]\.share: value 'all'; expected a decimal number",
+        rf"{where}\.pools\[1\].*'platform'.*; expected .*",
+        rf"{where}\.pools\[1\].*'a'.*; expected .*",
+        rf"{where}\.pools\[2\].*'a'.*; expected .*",
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "code", "pattern"),
     [
         ("identity,date,key,value\nants,2025-10-01,gb,x\n", DATA_WRONG, r":2: column value: value 'x'; expected .*"),
         ("identity,date,key,value\nants,2025-10-01,gb,-1\n", DATA_WRONG, r":2: column value: value '-1'; expected .*"),
         ("identity,date,value\nants,2025-10-01,1\n", DATA_WRONG, r": column key is missing; expected .*"),
-        ("identity,date,key,value\nplatform,2025-10-01,gb,1\n", DATA_WRONG, r".*'platform'.*; expected .*"),
+        (
+            "identity,date,key,value\nants,2025-10-01,gb,1\n Platform ,2025-10-01,gb,1\n",
+            DATA_WRONG,
+            r":3: column identity: 1 row\(s\) of 'Platform'; expected .*",
+        ),
+        (
+            "identity,date,key,value\n" + f"ants,2025-10-01,gb,{'9' * 26}\n" * 12,
+            DATA_WRONG,
+            r": column value: .*; expected .*",
+        ),
         (None, SOURCE_WRONG, r": cannot be read \(No such file or directory\); expected .*"),
     ],
 )

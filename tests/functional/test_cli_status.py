@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,29 @@ def test_check_of_a_store_that_is_in_order(once: Path) -> None:
     assert "acme: store: 3 days of 1 bill, all checks pass" in said
 
 
+def test_days_that_wait_are_no_fault_of_the_ledger(tmp_path: Path) -> None:
+    """Their billing is stored and their chargeback is not, or is that of an older bill."""
+    write_all(tmp_path)
+    ran(tmp_path, "run", "--from", "2026-01-01")
+    assert ("warning", "store: 3 days more to calculate") in findings(tmp_path)
+    ran(tmp_path, "run", "--from", "2025-10-01", "--to", "2025-10-02")
+    said = findings(tmp_path)
+    assert ("ok", "store: 1 day of 1 bill, all checks pass") in said
+    assert ("warning", "store: 2 days more to calculate") in said
+    # As after a run that died before its checks: the next one checks from the first day to the last, and one waits.
+    with closing(sqlite3.connect(tmp_path / "out" / "state.db")) as database:
+        database.execute("UPDATE pipeline_state SET checked_digest = NULL")
+        database.commit()
+    ran(tmp_path, "run", "--from", "2025-10-03")
+    write_bill(tmp_path / "cur", [*OCTOBER, line("1", team="search"), line("2", day="2025-10-02")], assembly="second")
+    ran(tmp_path, "run", "--from", "2026-01-01")
+    said = findings(tmp_path)
+    assert ("ok", "store: 1 day of 1 bill, all checks pass") in said
+    assert ("warning", "store: 2 days more to calculate") in said
+    ran(tmp_path, "run")
+    assert ("ok", "store: 3 days of 1 bill, all checks pass") in findings(tmp_path)
+
+
 def test_check_finds_a_bad_value_in_the_last_line(tmp_path: Path) -> None:
     write_all(tmp_path, lines=[*OCTOBER, line("1e309")])
     done = prorata(tmp_path, "check")
@@ -151,6 +176,24 @@ def test_check_warns_of_pools_and_keys_that_do_nothing(calculated: Path) -> None
         "pool 'queues': key 'cores' is in no key table",
         "pool 'queues' matches no line of any bill yet",
     ]
+    # A run says so once it has looked at all days, as after a change of rules; when nothing is to do it does not know.
+    for day, told in (("2025-10-03", False), ("2025-10-01", True)):
+        text = CONFIG.rstrip().replace("operator: platform", f"operator: {'boss' if told else 'chief'}") + extra
+        (calculated / "prorata.yaml").write_text(text, encoding="utf-8")
+        done = prorata(calculated, "run", "--from", day)
+        assert done.returncode == 0, done.stderr
+        assert ("warning: pool 'queues' matches no line of any bill yet" in done.stderr) == told
+    assert "queues" not in prorata(calculated, "run").stderr
+
+
+@pytest.mark.parametrize("root", ["taken", "taken/below"])
+def test_a_root_that_is_a_file(tmp_path: Path, root: str) -> None:
+    write_all(tmp_path, config=CONFIG.replace("./out", root))
+    (tmp_path / "taken").write_text("")
+    for command in ("run", "status", "check"):
+        done = prorata(tmp_path, command)
+        assert done.returncode == 14, f"{command}: {done.stdout} {done.stderr}"
+        assert f"{tmp_path / 'taken'}" in done.stderr
 
 
 def test_check_of_a_store_that_is_no_store(calculated: Path) -> None:

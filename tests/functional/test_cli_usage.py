@@ -200,7 +200,7 @@ def test_a_bug_is_one_line_and_a_traceback_only_if_asked_for(tmp_path: Path) -> 
     assert (done.returncode, done.stdout) == (70, "")
     assert done.stderr == (
         "prorata: internal error, a bug in prorata (RuntimeError: out of\\nducks);"
-        " `prorata --debug …` or PRORATA_DEBUG=1 says where\n"
+        " `prorata --debug ...` or PRORATA_DEBUG=1 says where\n"
     )
     for words, variables in ((["--debug"], {}), ([], {"PRORATA_DEBUG": "1"})):
         told = subprocess.run(

@@ -13,12 +13,15 @@ from collections import defaultdict
 from collections.abc import Iterator
 from decimal import ROUND_HALF_EVEN, Decimal
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from engine.frames import BILLING, check_rows
 from engine.sources.aws_cur import Load, discover, load
+from tests.functional.bills import ran
+from tests.integration.reports import write_config
 
 STATIC_REPORT = """
 ---
@@ -174,3 +177,89 @@ def test_a_larger_report_adds_up(big_data: Path) -> None:
     assert [month.billing["billing_period"][0] for month in full] == ["2025-09", "2025-10"]
     assert (empty.lines, empty.billing.height, empty.amounts) == (0, 0, {})
     assert sums(pl.concat(month.billing for month in full)) == expected_sums(folder)
+
+
+UNALLOCATED = {"basis": "unallocated"}
+OF_EVERY_BASIS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+    "even": ({"service": "AmazonVPC"}, [{"basis": "even"}, UNALLOCATED]),
+    "operator": ({"service": "AmazonRoute53"}, [{"basis": "operator"}]),
+    "resource": ({"tag": {"app": "svc5"}}, [{"basis": "resource"}]),
+    "fixed": (
+        {"tag": {"app": "svc4"}},
+        [{"basis": "fixed", "percentages": {"payments": "50", "mobile": "33.3", "search": "16.7"}}, UNALLOCATED],
+    ),
+    "weighted": (
+        {"service": "AmazonS3", "tag": {"app": "logs"}},
+        [{"basis": "weighted", "keys": {"runner_hours": "0.3", "ingested_gb": "0.7"}}, UNALLOCATED],
+    ),
+    "unallocated": ({"account": "1111111111111", "tag": {"app": "svc0"}}, [UNALLOCATED]),
+    "regional": (
+        {"service": "AmazonEC2", "usage_type": "*Regional-Bytes"},
+        [{"basis": "cost", "scope": "account"}, UNALLOCATED],
+    ),
+    "usage": ({"usage_type": "*-Bytes"}, [{"basis": "usage", "key": "transfer_gb"}, UNALLOCATED]),
+    "rest": ({"service": "AmazonEC2"}, [{"basis": "cost", "scope": "all"}, UNALLOCATED]),
+}
+"""Pool -> which lines without an owner are in it, and who pays for them."""
+KEYS = """identity,period,key,value
+payments,2025-09,transfer_gb,1200.5
+search,2025-09,transfer_gb,33.25
+mobile,2025-10,transfer_gb,7
+payments,2025-10,transfer_gb,3
+payments,2025-09,runner_hours,10
+data-platform,2025-10,runner_hours,11
+search,2025-09,ingested_gb,0.125
+mobile,2025-10,ingested_gb,99
+"""
+
+
+def stored(folder: Path, table: str) -> pl.DataFrame:
+    return pl.read_parquet(folder / "out" / "lake" / table / "tenant_id=acme/**/*.parquet", hive_partitioning=False)
+
+
+def totals(rows: pl.DataFrame, *keys: str) -> dict[Any, Decimal]:
+    found = rows.group_by(keys).agg(pl.col("amount").sum()).rows()
+    return {key[0] if len(keys) == 1 else tuple(key): amount for *key, amount in found}
+
+
+@pytest.mark.big_data
+def test_every_cent_of_a_larger_report_has_a_payer(big_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "keys.csv").write_text(KEYS)
+    write_config(
+        tmp_path / "prorata.yaml",
+        root=Path("out"),
+        cur=big_data / "aws" / "acme" / "cur",
+        keys=[Path("keys.csv")],
+        owner={"tags": ["team"], "identities": ["data-platform", "mobile", "payments", "search"]},
+        pools=[{"name": name, "match": match, "ladder": ladder} for name, (match, ladder) in OF_EVERY_BASIS.items()],
+    )
+    ran(tmp_path, "run")
+    billing, chargeback = stored(tmp_path, "billing"), stored(tmp_path, "chargeback")
+    assert totals(billing, "currency") == {"USD": Decimal("31653.3143998848")}
+    for keys in (["currency"], ["charge_date", "currency"], ["billing_period", "charge_date", "line_id", "currency"]):
+        assert totals(chargeback, *keys) == totals(billing, *keys)
+    direct = chargeback.filter(pl.col("allocation_method") == "direct")
+    assert totals(direct, "identity_id") == {
+        "data-platform": Decimal("17731.454399976"),
+        "payments": Decimal("2289.470399904"),
+        "search": Decimal("1011.7048000608"),
+        "mobile": Decimal("861.660799944"),
+    }
+    untagged = chargeback.filter(pl.col("allocation_method") != "direct")
+    by_method = totals(untagged, "allocation_method")
+    assert by_method == {
+        "even_split": Decimal("219.6"),
+        "operator": Decimal(732),
+        "to_resource": Decimal("140.544"),
+        "fixed": Decimal("368.928"),
+        "weighted": Decimal(1464),
+        "usage_ratio": Decimal("3205.44"),
+        "cost_ratio": Decimal("3583.584"),
+        "unallocated": Decimal("44.928"),
+    }
+    assert sum(by_method.values()) == Decimal("9759.024")
+    nobody = totals(chargeback, "identity_id")["UNALLOCATED"]
+    assert nobody == by_method["unallocated"]
+    assert nobody * 100 < Decimal("9759.024")
+    assert totals(untagged, "rule_id").keys() == {f"pool:{name}" for name in OF_EVERY_BASIS}
+    ran(tmp_path, "check")

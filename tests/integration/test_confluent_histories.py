@@ -122,7 +122,7 @@ class Root:
         tenant = self.tenants[f"h{seed}"]
         assert isinstance(tenant, ConfluentTenant)
         hooks = Hooks(lambda: f"{step.today}T12:00:00Z", lambda _: None, lambda *_: None, threading.Event())
-        work = Work(self.config.root, tenant, Request("run"), hooks, self.store, 1, [], [], [])
+        work = Work(self.config.root, tenant, Request("run"), hooks, self.store, 1, [], [], [], set())
         lake.create(work.root, tenant.id)
         server.organization = replace(step.organization, costs=step.organization.costs if costs else {})
         one = gather.open_gather(work, tenant, wanted.window(tenant, step.today))

@@ -461,7 +461,8 @@ def test_hours_pool_to_days(tmp_path: Path) -> None:
     ],
 )
 def test_each_key_column_makes_a_line_of_its_own(tmp_path: Path, name: str) -> None:
-    result = load_lines(tmp_path, line(), line(), line({name: "other"}))
+    other = "EUR" if name == CURRENCY else "other"
+    result = load_lines(tmp_path, line(), line(), line({name: other}))
     assert sorted(result.billing["amount"]) == [Decimal("0.1"), Decimal("0.2")]
     assert result.billing["line_id"].n_unique() == 2
 
@@ -868,7 +869,22 @@ def test_a_bad_time(tmp_path: Path, start: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", [ACCOUNT, TYPE, CURRENCY])
+@pytest.mark.parametrize("value", ["", "  ", "usd", "USD ", "../x", "=1", "USDT", "USD\n"])
+def test_a_currency_that_is_none(tmp_path: Path, value: str) -> None:
+    month = write_report(tmp_path, csv_text([line(), line({CURRENCY: value})]), suffix=".csv")
+    assert load_faults(ContractError, tmp_path) == [
+        f"{month}/a1/cur-1.csv:3: column {CURRENCY}: value {value!r}; expected three capital letters, such as USD"
+    ]
+
+
+@pytest.mark.parametrize("tail", [b"\0" * 512, b"junk", b"\0junk"])
+def test_something_behind_gzip_data(tmp_path: Path, tail: bytes) -> None:
+    write_report(tmp_path, gzip.compress(csv_text([line()]).encode()) + tail)
+    (said,) = load_faults(SourceError, tmp_path)
+    assert "cur-1.csv.gz: the gzip data are damaged (" in said
+
+
+@pytest.mark.parametrize("name", [ACCOUNT, TYPE])
 @pytest.mark.parametrize("value", ["", "  "])
 def test_a_blank_in_a_required_column(tmp_path: Path, name: str, value: str) -> None:
     month = write_report(tmp_path, csv_text([line(), line({name: value})]), suffix=".csv")
@@ -1047,11 +1063,28 @@ def test_parts_in_both_dialects(tmp_path: Path) -> None:
     assert "... and 28 more" in said
 
 
-def test_broken_files_come_before_bad_values(tmp_path: Path) -> None:
+def test_broken_files_and_bad_values_are_told_together(tmp_path: Path) -> None:
+    """File by file, as an error of the kind of the first."""
     packed = gzip.compress(csv_text([line()] * 5_000).encode())
-    write_report(tmp_path, gzip.compress(csv_text([line(cost="x")]).encode()), packed[:-9], packed[:-9])
+    bad = gzip.compress(csv_text([line(cost="x")]).encode())
+    write_report(tmp_path / "value", bad, packed[:-9], packed[:-9])
+    faults = load_faults(ContractError, tmp_path / "value")
+    assert [fault.partition("cur-")[2][:1] for fault in faults] == ["1", "2", "3"]
+    write_report(tmp_path / "file", packed[:-9], bad)
+    faults = load_faults(SourceError, tmp_path / "file")
+    assert ["too soon" in faults[0], "value 'x'" in faults[1], len(faults)] == [True, True, 2]
+
+
+def test_another_header_hides_no_bad_value_and_no_broken_file(tmp_path: Path) -> None:
+    packed = gzip.compress(csv_text([line()] * 5_000).encode())
+    other = csv_text([line()]).replace("lineItem/Operation", "lineItem/Other")
+    assert other != csv_text([line()])
+    bad = csv_text([line(cost="x")])
+    write_report(tmp_path, packed[:-9], *(gzip.compress(text.encode()) for text in (other, bad)), b"")
     faults = load_faults(SourceError, tmp_path)
-    assert ["cur-2" in faults[0], "cur-3" in faults[1], len(faults)] == [True, True, 2]
+    assert [fault.partition("cur-")[2][:1] for fault in faults] == ["1", "2", "3", "4"]
+    told = ["too soon", "its header differs", "value 'x'", "the file is empty"]
+    assert [text in fault for text, fault in zip(told, faults, strict=True)] == [True] * 4
 
 
 # --- files that change while they are read
