@@ -294,6 +294,9 @@ def _well_formed(organization: Organization) -> list[tuple[date, Record]]:
     ]
 
 
+_LAST = "nothing, since nothing would be left"
+
+
 def _any_record(organization: Organization, random: Random) -> tuple[date, Record]:
     return random.choice(_well_formed(organization))
 
@@ -310,6 +313,8 @@ def _revise_amount(organization: Organization, random: Random) -> str:
 
 def _withdraw(organization: Organization, random: Random) -> str:
     _, record = _any_record(organization, random)
+    if len(_well_formed(organization)) == 1:
+        return _LAST
     organization.withdraw(record["id"])
     return str(record["id"])
 
@@ -334,6 +339,8 @@ def _retier(organization: Organization, random: Random) -> str:
 
 def _empty_day(organization: Organization, random: Random) -> str:
     day = random.choice(sorted(organization.costs))
+    if all(other == day for other, _ in _well_formed(organization)):
+        return _LAST
     organization.empty_day(day)
     return day.isoformat()
 
