@@ -6,21 +6,23 @@ gone and one is new; so a run does everything that runs do. `killing/victim.py` 
 
 from __future__ import annotations
 
+import atexit
 import json
 import random
 import re
 import shutil
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from tests.integration.killing.forks import Forks
 from tests.integration.killing.stores import Store, differences, digests, queried, store
 from tests.integration.reports import Line, line, write_bill, write_config
 
@@ -186,34 +188,22 @@ class Victim(NamedTuple):
     seconds: float
 
 
+@cache
+def forks() -> Forks:
+    """Where victims come from, for as long as there are tests of this module in a process."""
+    made = Forks()
+    atexit.register(made.close)
+    return made
+
+
 def victim(
     config: Path, root: Path, *, before_event: int = 0, after_seconds: float | None = None, today: date | None = None
 ) -> Victim:
     """Run the command line until its n-th event, or until so many seconds after its start, or to its end."""
+    code, seconds = forks().run(config, root, today, before_event=before_event, after_seconds=after_seconds)
     log = config.with_suffix(".events")
-    command = [
-        *(sys.executable, "-m", "tests.integration.killing.victim"),
-        *map(str, (log, before_event, root, "run", "-c", config)),
-        *(["--today", str(today)] if today else []),
-    ]
-    said = (config.with_suffix(".out"), config.with_suffix(".err"))
-    with said[0].open("wb") as out, said[1].open("wb") as err:
-        child = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=err)
-        assert child.stdout is not None
-        try:
-            assert child.stdout.readline() == b"ready\n", said[1].read_text()
-            started = time.monotonic()
-            if after_seconds is not None:
-                time.sleep(after_seconds)
-                child.kill()
-            out.write(child.stdout.read())
-            code = child.wait(PATIENCE)
-        finally:
-            child.kill()
-            child.wait()
-            child.stdout.close()
     events = log.read_text().splitlines() if log.exists() else []
-    return Victim(code, tuple(events), time.monotonic() - started)
+    return Victim(code, tuple(events), seconds)
 
 
 @pytest.fixture(scope="module")

@@ -21,13 +21,19 @@ class Forks:
         )  # fmt: skip
 
     def run(
-        self, config: Path, root: Path, today: date, *, before_event: int = 0, after_seconds: float | None = None
+        self,
+        config: Path,
+        root: Path,
+        today: date | None = None,
+        *,
+        before_event: int = 0,
+        after_seconds: float | None = None,
     ) -> tuple[int, float]:
         """Exit code (SIGKILL if killed) and seconds of one run of the command line."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         places = [str(config.with_suffix(suffix)) for suffix in (".events", ".out", ".err")]
-        words = ["run", "-c", str(config), "--today", str(today)]
+        words = ["run", "-c", str(config), *(["--today", str(today)] if today else [])]
         asked = [places[0], before_event, str(root), after_seconds, *places[1:], words]
         self.process.stdin.write(f"{json.dumps(asked)}\n")
         self.process.stdin.flush()
