@@ -293,8 +293,9 @@ def test_usage_that_is_lost_from_the_lake_is_fetched_again(tenant: Tenant, serve
     assert tenant.files() == before
 
 
-@pytest.mark.parametrize("metrics", [True, False])
-@pytest.mark.parametrize("again", ["run", "recalculate", "replay"])
+@pytest.mark.parametrize(
+    ("again", "metrics"), [("run", True), ("run", False), ("recalculate", True), ("replay", False)]
+)
 def test_statements_that_ran_on_a_day_are_read_again_when_its_usage_is_lost(
     tenant: Tenant, again: str, metrics: bool
 ) -> None:
