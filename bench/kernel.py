@@ -145,6 +145,7 @@ def _duckdb(folder: Path, view: str) -> DuckDBPyConnection:
 
 def _python(folder: Path, watch: Watch) -> Answer:
     case = _case(folder)
+    # A loop over rows is what the kernel is compared with here.
     lines, rules, weights = (frame.to_dicts() for frame in (case.lines.head(SAMPLE_LINES), case.rules, case.weights))
     with watch.timed():
         rows = list(charges(lines, Ladders(rules, weights)))

@@ -308,6 +308,7 @@ def _python(folder: Path, watch: Watch) -> Answer:
     """The first lines of the first day: read, matched, split and written row by row."""
     day, target = _days(folder)[0], _fresh(folder / "root") / "chargeback.parquet"
     connection = _duckdb(folder, [day])
+    # A loop over rows is what prorata is compared with here.
     ladders = Ladders(
         pl.read_parquet(folder / "rules.parquet").to_dicts(), duck.frame(connection, "FROM weights").to_dicts()
     )

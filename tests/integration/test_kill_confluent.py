@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -23,7 +23,7 @@ from tests.doubles.confluent_metrics import Metrics
 from tests.doubles.organization import Organization
 from tests.doubles.prometheus import Row, prometheus
 from tests.integration.confluent import VARIABLES, Tenant
-from tests.integration.killing.forks import Forks
+from tests.integration.killing.forks import Forks, fatal
 from tests.integration.killing.stores import Store, differences, queried, store
 from tests.integration.test_kill import SIGKILL, victim
 
@@ -159,19 +159,11 @@ PHASES = {
     r"commit state.db DELETE custom_tags, INSERT tenant_teams": "teams: commit",
 }
 """Events -> the phase of the run that they belong to; what comes after them is the same for every tenant."""
-OF_SQLITE = re.compile(r"(write|truncate|unlink) (state|results)[.]db.*")
-"""Inside of commits; `test_kill` tears SQLite's logs."""
 
 
 def phase(event: str) -> str:
     """Which phase an event belongs to; the event itself if to none."""
     return next((name for pattern, name in PHASES.items() if re.fullmatch(pattern, event)), event)
-
-
-def fatal(events: Sequence[str]) -> list[int]:
-    """The numbers, from 1, of the events before which a run is killed: all up to the SQL checks."""
-    end = next(number for number, event in enumerate(events) if event == "commit state.db UPDATE pipeline_runs check")
-    return [number for number, event in enumerate(events[:end], start=1) if not OF_SQLITE.fullmatch(event)]
 
 
 @pytest.fixture(scope="module")

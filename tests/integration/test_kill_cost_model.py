@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ import pytest
 from tests.doubles.exporter import HOUR, Cluster
 from tests.doubles.prometheus import prometheus
 from tests.integration.cost_tenants import FIRST, Between, Root, kafka
-from tests.integration.killing.forks import Forks
+from tests.integration.killing.forks import Forks, fatal
 from tests.integration.killing.stores import Store, differences, queried, store
 from tests.integration.test_kill import SIGKILL, victim
 from tests.unit.scripted import Script
@@ -118,19 +118,11 @@ PHASES = {
     r"commit state.db DELETE custom_tags, INSERT tenant_teams": "teams: commit",
 }
 """Events -> the phase of the run that they belong to; what comes after them is the same for every tenant."""
-OF_SQLITE = re.compile(r"(write|truncate|unlink) (state|results)[.]db.*")
-"""Inside of commits; `test_kill` tears SQLite's logs."""
 
 
 def phase(event: str) -> str:
     """Which phase an event belongs to; the event itself if to none."""
     return next((name for pattern, name in PHASES.items() if re.fullmatch(pattern, event)), event)
-
-
-def fatal(events: Sequence[str]) -> list[int]:
-    """The numbers, from 1, of the events before which a run is killed: all up to the SQL checks."""
-    end = next(number for number, event in enumerate(events) if event == "commit state.db UPDATE pipeline_runs check")
-    return [number for number, event in enumerate(events[:end], start=1) if not OF_SQLITE.fullmatch(event)]
 
 
 def wrong_after(start: Start, made: Root) -> list[str]:

@@ -26,9 +26,14 @@ import engine.metrics
 import engine.pipeline  # noqa: F401
 from tests.integration.killing import victim
 
+PATIENCE = 300
+"""Seconds after which a victim counts as hung; none takes a hundredth of it."""
+
 
 def child(log: str, fatal: int, root: str, out: str, err: str, words: list[str]) -> None:
     """Never returns."""
+    # Who hangs is ended, and has another exit code than those who were to be killed.
+    signal.alarm(PATIENCE)
     for number, file in ((1, out), (2, err)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
     sys.argv = ["victim", log, str(fatal), root, *words]

@@ -1,14 +1,25 @@
-"""Where victims come from that share the time it takes to import everything; see `forked`."""
+"""Where victims come from that share the time it takes to import everything; see `forked`. And before what they die."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[3]
+
+OF_SQLITE = re.compile(r"(write|truncate|unlink) (state|results)[.]db.*")
+"""Inside of commits; `test_kill` tears SQLite's logs."""
+
+
+def fatal(events: Sequence[str]) -> list[int]:
+    """The numbers, from 1, of the events before which a run is killed: all up to the SQL checks."""
+    end = next(number for number, event in enumerate(events) if event == "commit state.db UPDATE pipeline_runs check")
+    return [number for number, event in enumerate(events[:end], start=1) if not OF_SQLITE.fullmatch(event)]
 
 
 class Forks:

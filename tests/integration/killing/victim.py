@@ -1,6 +1,6 @@
 """Runs the command line and ends it, with SIGKILL, right before the n-th time it would change the store.
 
-    python victim.py LOG N ROOT run -c CONFIG        (N counts from 1; 0: never)
+`forked` calls it with the arguments LOG N ROOT run -c CONFIG        (N counts from 1; 0: never)
 
 What changes the store (an *event*) is written to LOG, one line each, before it happens; so the last line of a run that
 was killed says what did not happen any more:
@@ -180,22 +180,13 @@ def _watched(events: Events, kind: str, original: Callable[..., int]) -> Callabl
 
 
 def main() -> None:
-    """The command line, watched; `ready` is printed once everything that takes long to import is there."""
+    """The command line, watched. Whatever it imports is imported by the process that is to be killed, if not before."""
     log, fatal, root, *words = sys.argv[1:]
-    # Imported here so that `ready` comes after it, and only in the process that is to be killed.
-    import duckdb  # noqa: F401, PLC0415
-
-    import cli  # noqa: PLC0415
-    import engine.pipeline  # noqa: F401, PLC0415
+    import cli  # noqa: PLC0415  # not by those who only want to know what an event is
 
     events = Events(Path(log), int(fatal), Path(root).resolve())
     watch_python(events)
     watch_connections(events)
     watch_sqlite(events)
-    print("ready", flush=True)  # noqa: T201
     sys.argv = ["prorata", *words]
     cli.main()
-
-
-if __name__ == "__main__":
-    main()
