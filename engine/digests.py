@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from typing import NamedTuple, NoReturn
 
 import polars as pl
 import pyarrow as pa
@@ -37,155 +39,194 @@ class Digest:
     """
 
     def __init__(self, table: Table) -> None:
-        self._columns = {
-            name: _kind(dtype)(name, nullable=name in table.nullable, varied=name in table.varied)
-            for name, dtype in table.schema.items()
-            if name not in UNDIGESTED
+        self._schema = {name: dtype for name, dtype in table.schema.items() if name not in UNDIGESTED}
+        self._nullable = self._schema.keys() & table.nullable
+        self._streams: dict[str, _Rows | _Runs] = {
+            **{_nulls(name): _Runs() for name in self._nullable},
+            **{_values(name): _Rows() if name in table.varied else _Runs() for name in self._schema},
+            **{_high(name): _Runs() for name, dtype in self._schema.items() if _is_wide(dtype)},
         }
+        self._texts: dict[str, _Texts] = {}
         self._rows = 0
 
     def update(self, chunk: pl.DataFrame) -> None:
-        """Add the rows of a chunk."""
+        """Add the rows of a chunk. Columns are looked at together: a small day has more of them than rows."""
         self._rows += chunk.height
-        for name, column in self._columns.items():
-            column.update(chunk[name].rechunk())
+        given: dict[str, pl.Series] = {}
+        wide: dict[str, pl.Series] = {}
+        for name, dtype in self._schema.items():
+            column = chunk[name].rechunk()
+            if name in self._nullable:
+                given[_nulls(name)], column = _without_nulls(column)
+            if is_text(dtype):
+                given[_values(name)] = self._codes(name, column)
+            elif _is_wide(dtype):
+                wide[name] = column
+            else:
+                given[_values(name)] = column.cast(pl.UInt8) if dtype == pl.Boolean else column
+        for low, high in _halves(wide):
+            given.update({_values(column.name): column for column in low})
+            given.update({_high(column.name): column for column in high})
+        self._feed(given)
+
+    def _codes(self, name: str, column: pl.Series) -> pl.Series:
+        """The places of a text column's values among those of all chunks."""
+        texts = categories(column)
+        if name not in self._texts:
+            if not texts.is_sorted():
+                _refuse(name, "an encoding that is not in byte order", "`frames.encoded`")
+            self._texts[name] = _Texts(texts, pl.Series([0], dtype=pl.UInt8).new_from_index(0, texts.len()))
+        elif not self._texts[name].values.equals(texts):
+            _refuse(name, "chunks with different encodings", "one encoding for all chunks")
+        return column.to_physical().cast(_width(texts.len()))
+
+    def _feed(self, given: dict[str, pl.Series]) -> None:
+        """Streams by name -> their hashes."""
+        hashed = {name: values for name, values in given.items() if isinstance(self._streams[name], _Rows)}
+        for name, values in hashed.items():
+            self._streams[name].update(_Run(values, None, values.len()))
+        for name, run in _runs({name: values for name, values in given.items() if name not in hashed}):
+            self._streams[name].update(run)
+            hashed[name] = run.values
+        for name, texts in self._texts.items():
+            if (codes := hashed.get(_values(name))) is not None and not texts.is_tight():
+                texts.present.scatter(codes, 1)
 
     def hexdigest(self) -> str | None:
         """The digest; None if an Enum had values that no row has."""
-        hashes = {name: column.hexdigests() for name, column in self._columns.items()}
-        if None in hashes.values():
+        if not all(texts.is_tight() for texts in self._texts.values()):
             return None
-        lines = [f"rows={self._rows}\n", *(f"{name}={found}\n" for name, found in hashes.items())]
+        lines = [f"rows={self._rows}\n", *(f"{name}={self._hashes(name)}\n" for name in self._schema)]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def _hashes(self, name: str) -> str:
+        """The hashes of a column's streams."""
+        streams = (self._streams.get(stream(name)) for stream in (_nulls, _values, _high))
+        found = "".join(stream.hexdigests() for stream in streams if stream is not None)
+        return found + self._texts_of(name).hexdigest() if is_text(self._schema[name]) else found
+
+    def _texts_of(self, name: str) -> _Texts:
+        return self._texts.get(name) or _Texts(pl.Series(dtype=pl.String), pl.Series(dtype=pl.UInt8))
+
+
+def _nulls(name: str) -> str:
+    return f"nulls of {name}"
+
+
+def _values(name: str) -> str:
+    return f"values of {name}"
+
+
+def _high(name: str) -> str:
+    return f"high of {name}"
+
+
+def _refuse(name: str, seen: str, expected: str) -> NoReturn:
+    raise LedgerError(fault(f"column {name}", seen, expected))
+
+
+class _Texts(NamedTuple):
+    """The distinct values of a text column, and of each whether a row has it (1) or not (0)."""
+
+    values: pl.Series
+    present: pl.Series
+
+    def is_tight(self) -> bool:
+        """Whether every value is in a row."""
+        return self.present.min() != 0
+
+    def hexdigest(self) -> str:
+        texts = self.values.cast(pl.String).to_list()
+        return hashlib.sha256("".join(f"{len(text.encode())}:{text}" for text in texts).encode()).hexdigest()
+
+
+class _Run(NamedTuple):
+    """Of some rows: the values to hash, and of runs the rows that they stand in (None: one value a row)."""
+
+    values: pl.Series
+    starts: pl.Series | None
+    rows: int
 
 
 class _Rows:
     """A stream of the values of all rows."""
 
     def __init__(self) -> None:
-        self._values = hashlib.sha256()
+        self._hash = hashlib.sha256()
 
-    def update(self, values: pl.Series) -> pl.Series:
-        """Add rows; the values that were hashed, which are all that there are."""
-        self._values.update(_bytes(values))
-        return values
+    def update(self, given: _Run) -> None:
+        """Add rows."""
+        self._hash.update(_bytes(given.values))
 
     def hexdigests(self) -> str:
-        return self._values.hexdigest()
+        return self._hash.hexdigest()
 
 
 class _Runs:
     """The two streams of runs. A run goes on across chunks."""
 
     def __init__(self) -> None:
-        self._values, self._starts = hashlib.sha256(), hashlib.sha256()
+        self._hash, self._starts = hashlib.sha256(), hashlib.sha256()
         self._rows, self._last = 0, None
 
-    def update(self, values: pl.Series, *, times: int = 1) -> pl.Series:
-        """Add rows, or one value so many times; the values that were hashed, which are all that there are."""
-        if not values.len():
-            return values
-        starts = _starts(values)
-        if self._rows and values[0] == self._last:
-            starts = starts.slice(1)
-        found = values.gather(starts)
-        self._values.update(_bytes(found))
-        self._starts.update(_bytes(starts.cast(pl.Int64) + self._rows))
-        self._rows, self._last = self._rows + values.len() * times, values[-1]
-        return found
+    def update(self, given: _Run) -> None:
+        """Add rows."""
+        values, starts, rows = given
+        goes_on = self._rows and values[0] == self._last
+        if goes_on:
+            values, starts = values.slice(1), starts.slice(1)
+        if values.len():
+            self._hash.update(_bytes(values))
+            self._starts.update(_bytes(starts.cast(pl.Int64) + self._rows))
+            self._last = values[-1]
+        self._rows += rows
 
     def hexdigests(self) -> str:
-        return self._values.hexdigest() + self._starts.hexdigest()
+        return self._hash.hexdigest() + self._starts.hexdigest()
 
 
-def _starts(values: pl.Series) -> pl.Series:
-    """The rows at which a run begins. Neighbours are compared as two views of the same memory; nothing is copied."""
-    first = pl.Series([0], dtype=pl.get_index_type())
-    changes = values.slice(1) != values.head(values.len() - 1)
-    # Most columns of a chunk are one run, which is found out faster than listed.
-    return first.append(changes.arg_true() + 1) if changes.any() else first
+def _runs(given: dict[str, pl.Series]) -> Iterator[tuple[str, _Run]]:
+    """Columns by name -> the rows of each at which a run begins, and their values; a column without rows has none.
+
+    Neighbours are compared as two views of the same memory; nothing is copied. Most columns of a chunk are one run,
+    which is found out faster than listed.
+    """
+    for frame in _by_length(given):
+        rows = frame.height
+        differs = frame.select((pl.all().slice(1) != pl.all().head(rows - 1)).any()).row(0)
+        varied = [name for name, several in zip(frame.columns, differs, strict=True) if several]
+        after, before = pl.col(varied).slice(1), pl.col(varied).head(rows - 1)
+        places = frame.select(((after != before).arg_true() + 1).implode())
+        starts = {name: _FIRST.clone().append(places[name][0]) for name in varied}
+        found = frame.select(pl.col(name).gather(starts[name]).implode() for name in varied)
+        for name in frame.columns:
+            if name in starts:
+                yield name, _Run(found[name][0], starts[name], rows)
+            else:
+                yield name, _Run(frame[name].head(1), _FIRST, rows)
 
 
-class _Column:
-    """The streams of a column of numbers, dates or flags."""
-
-    def __init__(self, name: str, *, nullable: bool, varied: bool) -> None:
-        self._name = name
-        self._nulls = _Runs() if nullable else None
-        self._values = _Rows() if varied else _Runs()
-
-    def update(self, values: pl.Series) -> None:
-        if self._nulls is not None:
-            nulls = values.null_count()
-            same = nulls in (0, values.len())
-            flags = (values.head(1) if same else values).is_null().cast(pl.UInt8)
-            self._nulls.update(flags, times=values.len() if same else 1)
-            values = values.drop_nulls() if nulls else values
-        self._update(values)
-
-    def _update(self, values: pl.Series) -> None:
-        self._values.update(values.cast(pl.UInt8) if values.dtype == pl.Boolean else values)
-
-    def hexdigests(self) -> str | None:
-        """The hashes of all streams."""
-        return (self._nulls.hexdigests() if self._nulls is not None else "") + self._values.hexdigests()
+_FIRST = pl.Series([0], dtype=pl.get_index_type())
 
 
-class _Decimals(_Column):
-    """The streams of a column of decimals, or of integers as wide."""
-
-    def __init__(self, name: str, *, nullable: bool, varied: bool) -> None:
-        super().__init__(name, nullable=nullable, varied=varied)
-        self._high = _Runs()
-
-    def _update(self, values: pl.Series) -> None:
-        low, high = _halves(values)
-        self._values.update(low)
-        self._high.update(high)
-
-    def hexdigests(self) -> str | None:
-        return f"{super().hexdigests()}{self._high.hexdigests()}"
+def _by_length(given: dict[str, pl.Series]) -> Iterator[pl.DataFrame]:
+    """Columns by name -> frames of those that are equally long, but for those of no rows."""
+    for length in {column.len() for column in given.values()} - {0}:
+        yield pl.DataFrame([column.alias(name) for name, column in given.items() if column.len() == length])
 
 
-class _Text(_Column):
-    """The streams of a column of text, which comes as an Enum."""
-
-    def __init__(self, name: str, *, nullable: bool, varied: bool) -> None:
-        super().__init__(name, nullable=nullable, varied=varied)
-        self._texts: pl.Series | None = None
-        self._present = pl.Series(dtype=pl.UInt8)
-
-    def _update(self, values: pl.Series) -> None:
-        texts = categories(values)
-        if self._texts is None and not texts.is_sorted():
-            self._refuse("an encoding that is not in byte order", "`frames.encoded`")
-        if self._texts is None:
-            self._texts, self._present = texts, pl.zeros(texts.len(), dtype=pl.UInt8, eager=True)
-        elif not self._texts.equals(texts):
-            self._refuse("chunks with different encodings", "one encoding for all chunks")
-        codes = self._values.update(values.to_physical().cast(_width(texts.len())))
-        if not self._is_tight():
-            self._present.scatter(codes, 1)
-
-    def _is_tight(self) -> bool:
-        """Whether every value of the Enum is in a row."""
-        return not (self._present == 0).any()
-
-    def _refuse(self, seen: str, expected: str) -> None:
-        raise LedgerError(fault(f"column {self._name}", seen, expected))
-
-    def hexdigests(self) -> str | None:
-        if not self._is_tight():
-            return None
-        texts = self._texts.to_list() if self._texts is not None else []
-        values = "".join(f"{len(text.encode())}:{text}" for text in texts)
-        return f"{super().hexdigests()}{hashlib.sha256(values.encode()).hexdigest()}"
+def _without_nulls(column: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """Of every row 1 for null and 0 for a value; and the values."""
+    nulls, rows = column.null_count(), column.len()
+    if nulls in (0, rows):
+        flags = pl.Series([int(nulls > 0)], dtype=pl.UInt8).new_from_index(0, rows)
+        return flags, column.head(0) if nulls else column
+    return column.is_null().cast(pl.UInt8), column.drop_nulls()
 
 
-def _kind(dtype: pl.DataType) -> type[_Column]:
-    if is_text(dtype):
-        return _Text
-    return _Decimals if dtype == pl.Int128 or isinstance(dtype, pl.Decimal) else _Column
+def _is_wide(dtype: pl.DataType) -> bool:
+    """Whether values have 16 bytes."""
+    return dtype == pl.Int128 or isinstance(dtype, pl.Decimal)
 
 
 def _width(values: int) -> type[pl.DataType]:
@@ -193,15 +234,21 @@ def _width(values: int) -> type[pl.DataType]:
     return pl.UInt8 if values <= 2**8 else pl.UInt16 if values <= 2**16 else pl.UInt32
 
 
-def _halves(column: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """The low and the high 8 bytes of each value of 16, as integers."""
+def _halves(given: dict[str, pl.Series]) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """Columns by name -> frames of the low and the high 8 bytes of each value of 16, as integers."""
+    for frame in _by_length({name: _pairs(column) for name, column in given.items()}):
+        yield frame.select(pl.all().gather_every(2)), frame.select(pl.all().gather_every(2, 1))
+
+
+def _pairs(column: pl.Series) -> pl.Series:
+    """The low and the high 8 bytes of each value in turn, as they lie in memory."""
     if column.dtype == pl.Int128:
         # Arrow has no such integer, but decimals are just that in memory.
         column = column.to_frame().select(to_amount(pl.all())).to_series()
     array = column.rechunk().to_arrow()
-    halves = pa.Array.from_buffers(pa.int64(), 2 * len(array), [None, array.buffers()[1]], offset=2 * array.offset)
-    pairs = pl.Series(halves)
-    return pairs.gather_every(2), pairs.gather_every(2, 1)
+    return pl.Series(
+        pa.Array.from_buffers(pa.int64(), 2 * len(array), [None, array.buffers()[1]], offset=2 * array.offset)
+    )
 
 
 def _bytes(column: pl.Series) -> memoryview:
