@@ -48,7 +48,7 @@ run: $(VENV)/run.stamp
 
 test: check $(PROMETHEUS)
 	@echo 'tests'
-	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 check: $(VENV)/dev.stamp
 	$(call step,format,$(BIN)/ruff format --check .)

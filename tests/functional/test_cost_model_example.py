@@ -10,13 +10,10 @@ from decimal import Decimal
 from pathlib import Path
 
 import polars as pl
-import pytest
 
 from tests.doubles import recorded
 from tests.doubles.exporter import example_rows
 from tests.doubles.prometheus import prometheus
-
-pytestmark = pytest.mark.xdist_group("cost_models")
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "data" / "fixtures" / "cost_models"

@@ -34,8 +34,6 @@ from tests.functional.bills import prorata
 from tests.integration.cost_tenants import FIRST, RATES, Between, Root, kafka, metrics
 from tests.unit.scripted import Reply
 
-pytestmark = pytest.mark.xdist_group("cost_models")
-
 DAYS = 30
 COMPUTE, STORAGE, INGRESS, EGRESS = (
     f"SELF_KAFKA_{name}" for name in ("COMPUTE", "STORAGE", "NETWORK_INGRESS", "NETWORK_EGRESS")

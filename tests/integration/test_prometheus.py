@@ -42,8 +42,6 @@ from tests.doubles.left_open import left_open
 from tests.doubles.prometheus import Row, prometheus
 from tests.unit.scripted import client
 
-pytestmark = pytest.mark.xdist_group("prometheus")
-
 DAY, HOUR, MINUTE = 86_400_000, 3_600_000, 60_000
 FIRST = date(2025, 10, 1)
 START = 1_759_276_800_000

@@ -18,9 +18,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# One worker, so that one build serves all tests.
-pytestmark = pytest.mark.xdist_group("packaging")
-
 
 def ran(command: Sequence[str | Path], cwd: Path) -> str:
     """What a command printed; the test fails with all its output if the command did."""
