@@ -41,9 +41,11 @@ class Digest:
     def __init__(self, table: Table) -> None:
         self._schema = {name: dtype for name, dtype in table.schema.items() if name not in UNDIGESTED}
         self._nullable = self._schema.keys() & table.nullable
-        self._streams: dict[str, _Rows | _Runs] = {
+        varied = self._schema.keys() & table.varied
+        self._whole = {_values(name): _Rows() for name in varied}
+        self._runs = {
             **{_nulls(name): _Runs() for name in self._nullable},
-            **{_values(name): _Rows() if name in table.varied else _Runs() for name in self._schema},
+            **{_values(name): _Runs() for name in self._schema.keys() - varied},
             **{_high(name): _Runs() for name, dtype in self._schema.items() if _is_wide(dtype)},
         }
         self._texts: dict[str, _Texts] = {}
@@ -82,11 +84,11 @@ class Digest:
 
     def _feed(self, given: dict[str, pl.Series]) -> None:
         """Streams by name -> their hashes."""
-        hashed = {name: values for name, values in given.items() if isinstance(self._streams[name], _Rows)}
+        hashed = {name: given[name] for name in self._whole if name in given}
         for name, values in hashed.items():
-            self._streams[name].update(_Run(values, None, values.len()))
-        for name, run in _runs({name: values for name, values in given.items() if name not in hashed}):
-            self._streams[name].update(run)
+            self._whole[name].update(values)
+        for name, run in _runs({name: given[name] for name in self._runs if name in given}):
+            self._runs[name].update(run)
             hashed[name] = run.values
         for name, texts in self._texts.items():
             if (codes := hashed.get(_values(name))) is not None and not texts.is_tight():
@@ -101,8 +103,10 @@ class Digest:
 
     def _hashes(self, name: str) -> str:
         """The hashes of a column's streams."""
-        streams = (self._streams.get(stream(name)) for stream in (_nulls, _values, _high))
-        found = "".join(stream.hexdigests() for stream in streams if stream is not None)
+        streams: dict[str, _Rows | _Runs] = {**self._whole, **self._runs}
+        found = "".join(
+            streams[key].hexdigests() for key in (_nulls(name), _values(name), _high(name)) if key in streams
+        )
         return found + self._texts_of(name).hexdigest() if is_text(self._schema[name]) else found
 
     def _texts_of(self, name: str) -> _Texts:
@@ -141,10 +145,10 @@ class _Texts(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """Of some rows: the values to hash, and of runs the rows that they stand in (None: one value a row)."""
+    """The runs of so many rows: their values, and the rows in which these stand first."""
 
     values: pl.Series
-    starts: pl.Series | None
+    starts: pl.Series
     rows: int
 
 
@@ -154,9 +158,9 @@ class _Rows:
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
 
-    def update(self, given: _Run) -> None:
+    def update(self, values: pl.Series) -> None:
         """Add rows."""
-        self._hash.update(_bytes(given.values))
+        self._hash.update(_bytes(values))
 
     def hexdigests(self) -> str:
         return self._hash.hexdigest()
