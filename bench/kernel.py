@@ -203,9 +203,6 @@ CASE = Case(
         Target(
             "the same, if all rows are kept", "prorata, rows kept", "seconds", "DuckDB float, rows kept", at_most=1.2
         ),
-        Target(
-            "the same, if only sums are made", "prorata, sums only", "seconds", "DuckDB float, sums only", at_most=1.2
-        ),
         Target("at least 3x faster than exact DuckDB", "prorata", "seconds", "DuckDB exact", at_most=1 / 3),
     ),
 )
