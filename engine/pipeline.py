@@ -210,6 +210,7 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
         from engine import gather, metrics  # noqa: PLC0415  # see above
 
         gather.restore_usage(work, tenant)
+        metrics.restore(work, tenant)
         return settle(work, metrics.gather(work, tenant, given(), summary))
 
     def pass_over(work: Work, summary: Summary) -> Summary:
@@ -224,9 +225,10 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
         return summary
 
     def restore(work: Work, summary: Summary) -> Summary:
-        from engine import gather  # noqa: PLC0415  # see above
+        from engine import gather, metrics  # noqa: PLC0415  # see above
 
         gather.restore_usage(work, tenant)
+        metrics.restore(work, tenant)
         return settle(work, summary)
 
     def replay(work: Work, summary: Summary) -> Summary:
@@ -234,6 +236,7 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
 
         summary = gather.replay(work, tenant, summary)
         gather.restore_usage(work, tenant)
+        metrics.restore(work, tenant)
         metrics.replay(work, tenant)
         return settle(work, summary)
 
@@ -399,7 +402,7 @@ def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
     changed = _changed(work.root, work.tenant, days, causes)
     due = [key for key in days if work.request.covers(key[1]) and (work.request.force or key in changed)]
     kept = _kept(work)
-    ready = [key for key in due if is_ready(days[key]) and not (key[1] in kept and days[key].output_digest)]
+    ready = [key for key in due if is_ready(days[key]) and key[1] not in kept]
     if len(ready) < len(due):
         work.log(f"{counted(len(due) - len(ready), 'day')} wait for inventory or metrics")
     summary = summary._replace(days_pending=len(due) - len(ready))
@@ -427,8 +430,7 @@ def _kept(work: Work) -> set[str]:
     """Days whose usage is lost: what was calculated with it must not be calculated again without it."""
     if not isinstance(work.tenant, ConfluentTenant):
         return set()
-    asked = work.root, work.store, work.tenant.id
-    return wanted.lost_usage(*asked) | wanted.irreplaceable(*asked)
+    return wanted.charged_of_lost(work.root, work.store, work.tenant.id)
 
 
 def idle_pools(tenant: AwsTenant, matched: Collection[str]) -> list[str]:
