@@ -139,8 +139,11 @@ def _fetch_all(
             try:
                 if unreachable:
                     raise SourceError(unreachable)
-                answered.append(_fetched(work, tenant, given, client, question, version))
-                _tell_warnings(work, answered[-1])
+                answer = _fetched(work, tenant, given, client, question, version)
+                _tell_warnings(work, answer)
+                whole, failures = _without_unmended(work, tenant, answer)
+                answered.append(whole)
+                failed += failures
             except (SourceError, ContractError) as error:
                 of_days = [ask.need for ask in question.asks]
                 failed.append(_record_failure(work, tenant, of_days, "; ".join(error.faults)))
@@ -161,7 +164,7 @@ def _server(client: Client) -> tuple[prometheus.Version, str]:
 class _Answered(NamedTuple):
     """A question's answer: USAGE, for each day what was dropped, and for each day and resource what is lacking.
 
-    `unmended`: days of which a point is dropped although most of its samples may be numbers.
+    `unmended`: days of which a point is dropped although most of its samples may be numbers, with the reason.
     """
 
     question: _Question
@@ -171,7 +174,7 @@ class _Answered(NamedTuple):
     gaps: dict[tuple[str, str], int]
     fetched_at: str
     warnings: tuple[str, ...]
-    unmended: frozenset[str]
+    unmended: Mapping[str, str]
 
     def usage_of(self, day: str, ids: Collection[str]) -> pl.DataFrame:
         """USAGE of some resources on a day."""
@@ -205,9 +208,9 @@ def _fetched(
                 ids_per_query=given.ids_per_query,
             )
 
-    def ask_again(found: prometheus.Samples) -> None:
+    def ask_again(found: prometheus.Samples) -> dict[str, str]:
         days = (question.first, question.end)
-        prometheus.fetch_samples(client, landing, asked.values, asked.series, days, version, found)
+        return prometheus.fetch_samples(client, landing, asked.values, asked.series, days, version, found)
 
     return _read(landing, tenant, question, fetch_id, work.hooks.now(), ask_again)
 
@@ -223,21 +226,20 @@ def _read(
     question: _Question,
     fetch_id: int,
     at: str = "",
-    ask_again: Callable[[prometheus.Samples], None] | None = None,
+    ask_again: Callable[[prometheus.Samples], dict[str, str]] | None = None,
 ) -> _Answered:
     """What was landed for a question; days that one sample made no number are asked for again, sample by sample."""
     asked, days = METRICS[question.metric], (question.first, question.end)
     samples = prometheus.parse_days(landing.read(prometheus.landed_name(asked.values, days)), asked.values, days)
-    unmended = frozenset[str]()
+    unmended = dict[str, str]()
     if samples.dropped.height:
-        if ask_again is not None:
-            ask_again(samples)
+        unmended = ask_again(samples) if ask_again is not None else {}
         raw = prometheus.samples_name(asked.values, days)
         # What was landed by older versions has none.
         if landing.has(raw):
             samples = prometheus.mended(samples, landing.read(raw), asked.values, asked.series, days)
-        else:
-            unmended = frozenset(samples.dropped["window"])
+    if ask_again is None:
+        unmended = dict.fromkeys(samples.unseen, "not landed")
     found = confluent_metrics.measured(samples, question.metric, tenant.id)
     gaps, warnings = dict[tuple[str, str], int](), found.warnings
     if asked.counts is not None and tenant.metrics is not None:
@@ -248,6 +250,35 @@ def _read(
     return _Answered(question, fetch_id, found.usage, dict(found.dropped.rows()), gaps, at, warnings, unmended)
 
 
+def _without_unmended(work: Work, tenant: ConfluentTenant, answer: _Answered) -> tuple[_Answered, list[_Failed]]:
+    """An answer without the days whose samples could not be had: they fail, and at the limit are taken as they are."""
+    asks, metric = answer.question.asks, answer.question.metric
+    known = gather_state.day_metrics(work.store, tenant.id)
+    failed, left_out = dict[str, list[Need]](), list[str]()
+    for need, _ in asks:
+        day = need.charge_date
+        if day not in answer.unmended:
+            continue
+        if _attempts(need, known.get((day, metric))) < tenant.allocation_retry_limit:
+            failed.setdefault(answer.unmended[day], []).append(need)
+        else:
+            left_out.append(day)
+    for day in left_out:
+        work.warn(
+            f"metric {metric}, {day}: values of the day that are no numbers"
+            f" ({answer.dropped.get(day, 0)}) are left out, since their samples cannot be had: {answer.unmended[day]}"
+        )
+    gone = {need for needs_ in failed.values() for need in needs_}
+    whole = answer.question._replace(asks=tuple(ask for ask in asks if ask.need not in gone))
+    return answer._replace(question=whole), [_record_failure(work, tenant, *one[::-1]) for one in failed.items()]
+
+
+def _attempts(need: Need, before: DayMetric | None) -> int:
+    """How often the same question failed, once it does so again."""
+    again = before is not None and before.status != "fetched" and need.is_the_question_of(before)
+    return before.attempts + 1 if before is not None and again else 1
+
+
 def _record_failure(work: Work, tenant: ConfluentTenant, failed: Sequence[Need], error: str) -> _Failed:
     """Count the failure on each of the days. What was answered before stays."""
     known = gather_state.day_metrics(work.store, tenant.id)
@@ -255,8 +286,7 @@ def _record_failure(work: Work, tenant: ConfluentTenant, failed: Sequence[Need],
     rows = list[DayMetric]()
     for need in failed:
         before = known.get((need.charge_date, need.metric))
-        again = before is not None and before.status != "fetched" and need.is_the_question_of(before)
-        attempts = before.attempts + 1 if before is not None and again else 1
+        attempts = _attempts(need, before)
         # A day that is charged as it should be, and only lost its usage, loses nothing by waiting.
         is_last = attempts >= tenant.allocation_retry_limit and need.charge_date not in kept
         found = DayMetric(*need[:2], "given_up" if is_last else "failed", *need[2:], attempts=attempts, error=error)

@@ -14,6 +14,7 @@ from engine.work import Summary
 from tests.doubles.bundled import bundled
 from tests.doubles.confluent_cloud import Server, served
 from tests.doubles.confluent_metrics import Metrics
+from tests.doubles.front import front
 from tests.doubles.prometheus import Row, prometheus
 from tests.integration.confluent import FIRST, Tenant, day
 from tests.integration.confluent import prometheus as metrics_at
@@ -311,3 +312,43 @@ def test_another_bill_is_charged_without_statements_of_which_nobody_knows_any_mo
     done = tenant.run(TODAY, hour=6)
     assert (seen(done), [text for text in done.warnings if "lost" in text]) == ((0, 0, 0), [])
     assert tenant.run(TODAY, "recalculate", hour=7).days_calculated == DAYS
+
+
+# Samples that are no numbers, and whose others cannot be had
+
+
+def test_samples_that_cannot_be_had_hold_back_their_own_day_and_are_left_out_at_the_limit(
+    tenant: Tenant, server: Server, measured: str
+) -> None:
+    with front(measured, None, refused=["query="]) as url:
+        ask(tenant, url)
+        done = tenant.run(TODAY, hour=1)
+        assert seen(done) == (11, DAYS - 1, 1)
+        assert [text.partition(": bytes_in, ")[0] for text in done.faults] == [
+            f"metrics bytes_in, {LOST} to {LOST}",
+        ]
+        assert "would load too many samples" in done.faults[0]
+        done = tenant.run(TODAY, hour=2)
+        assert seen(done) == (0, 1, 0)
+        told = [text for text in done.warnings if "no numbers" in text]
+        assert [text.partition(":")[0] for text in told] == [f"metric bytes_in, {LOST}"]
+        done = tenant.run(TODAY, hour=3)
+        assert (seen(done), done.warnings) == ((0, 0, 0), ())
+    # Of one principal nothing is known on the day, and of all others all.
+    rows = tenant.table("usage").filter(window=str(LOST), metric="bytes_in")
+    assert "u-alice" not in set(rows.filter(resource_id="lkc-prod1")["principal"])
+    assert (split(tenant, when=2), tenant.total()) == ({"usage_ratio_allocation"}, server.organization.total())
+    assert tenant.table("chargeback").filter(allocation_method="allocation_failed").height == 0
+    files = tenant.files()
+    tenant.run(TODAY, "recalculate", {}, hour=4, replay=True)
+    assert tenant.files() == files
+
+
+def test_samples_that_come_later_are_not_left_out(tenant: Tenant, measured: str) -> None:
+    with front(measured, None, refused=["query="]) as url:
+        ask(tenant, url)
+        assert tenant.run(TODAY, hour=1).days_pending == 1
+    ask(tenant, measured)
+    assert seen(tenant.run(TODAY, hour=2)) == (0, 1, 0)
+    rows = tenant.table("usage").filter(window=str(LOST), metric="bytes_in", resource_id="lkc-prod1")
+    assert "u-alice" in set(rows["principal"])
