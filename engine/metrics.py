@@ -32,10 +32,11 @@ from engine.work import Summary, Work, clock_of, publish_usage, raw_folder, secr
 
 
 class Ask(NamedTuple):
-    """What is asked for a day: some of the resources of what it needs."""
+    """What is asked for a day: some of the resources of what it needs; `anew`, though it was answered."""
 
     need: Need
     ids: tuple[str, ...]
+    anew: bool = False
 
 
 def gather(work: Work, tenant: ConfluentTenant, given: Inputs, summary: Summary) -> Summary:
@@ -54,16 +55,19 @@ def gather(work: Work, tenant: ConfluentTenant, given: Inputs, summary: Summary)
 
 
 def _asked(work: Work, tenant: ConfluentTenant, given: Inputs) -> list[Ask]:
-    wanted = needs(work.root, work.store, tenant, given)
+    """What days ask for and have not; if that is forced, what was given up, and what may be a part only, too."""
     known = gather_state.day_metrics(work.store, tenant.id)
+    warned = {number for number, one in gather_state.metric_fetches(work.store, tenant.id).items() if one.warned}
     found = list[Ask]()
-    for key, need in sorted(wanted.items()):
+    for key, need in sorted(needs(work.root, work.store, tenant, given).items()):
         one = known.get(key)
-        ids = need.open_ids(one)
-        if one is not None and work.request.lift:
-            ids = tuple(name for name in need.ids if name in ids or name not in one.fetches)
-        found += [Ask(need, ids)] if ids else []
-    return found
+        if one is None or not work.request.lift:
+            found.append(Ask(need, need.open_ids(one)))
+        else:
+            found.append(Ask(need, tuple(name for name in need.ids if name not in one.fetches)))
+            partly = tuple(name for name in need.ids if one.fetches.get(name) in warned)
+            found.append(Ask(need, partly, anew=True))
+    return [ask for ask in found if ask.ids]
 
 
 def endpoint(work: Work, tenant: ConfluentTenant | CostModelTenant, given: Prometheus) -> Endpoint:
@@ -255,7 +259,7 @@ def _without_unmended(work: Work, tenant: ConfluentTenant, answer: _Answered) ->
     asks, metric = answer.question.asks, answer.question.metric
     known = gather_state.day_metrics(work.store, tenant.id)
     failed, left_out = dict[str, list[Need]](), list[str]()
-    for need, _ in asks:
+    for need in (ask.need for ask in asks):
         day = need.charge_date
         if day not in answer.unmended:
             continue
@@ -358,26 +362,32 @@ def _merged(
     is_asked = (pl.col("metric") == need.metric) & pl.col("resource_id").is_in(list(ask.ids))
     stored, others = usage.filter(is_asked), usage.filter(~is_asked)
     found = one.usage_of(need.charge_date, ask.ids)
-    if not is_lost and _says_less(found, stored):
-        fetches = {name: AS_STORED for name in ask.ids if before is None or name not in before.fetches}
-        kept = _with_answers(need, before, stored.height, fetches) if fetches else None
-        return usage, kept, _Less(need, found.height, stored.height, is_stored=True)
     rows = found.height + others.filter(pl.col("metric") == need.metric).height
     if is_lost and before is not None and rows < before.rows:
         return usage, None, _Less(need, rows, before.rows, is_stored=False)
-    after = _with_answers(need, before, rows, dict.fromkeys(ask.ids, one.fetch_id))
+    kept = [] if is_lost else _less_known(found, stored)
+    is_kept = pl.col("resource_id").is_in(kept)
+    usage = pl.concat([others, found.filter(~is_kept), stored.filter(is_kept)])
+    known = before.fetches if before is not None else {}
+    fetches = {name: known.get(name, AS_STORED) if name in kept else one.fetch_id for name in ask.ids}
+    after = _with_answers(need, before, usage.filter(pl.col("metric") == need.metric).height, fetches)
     # A resource that has no lines on the day may not have been there, and lacks nothing.
     dropped, gaps = one.dropped.get(need.charge_date, 0), one.gaps_of(need.charge_date, ask.ids)
-    if before is not None and set(after.ids) - set(ask.ids):
+    if kept:
+        dropped, gaps = (before.dropped, before.gaps) if before is not None else (0, 0)
+    elif before is not None and set(after.ids) - set(ask.ids):
         dropped, gaps = dropped + before.dropped, gaps + before.gaps
-    return pl.concat([others, found]), after._replace(dropped=dropped, gaps=gaps), None
+    less = _Less(need, found.filter(is_kept).height, stored.filter(is_kept).height, is_stored=True) if kept else None
+    return usage, after._replace(dropped=dropped, gaps=gaps), less
 
 
-def _says_less(found: pl.DataFrame, stored: pl.DataFrame) -> bool:
-    """Whether one answer has fewer principals than another, or less of them: samples are never negative."""
-    if not stored.height:
-        return False
-    return found.height < stored.height or found["value"].sum() < stored["value"].sum()
+def _less_known(found: pl.DataFrame, stored: pl.DataFrame) -> list[str]:
+    """The resources of which an answer has fewer principals than are stored, or less of them in all."""
+    sums = (pl.len().alias("principals"), pl.col("value").sum())
+    new, old = (one.group_by("resource_id").agg(*sums) for one in (found, stored))
+    both = old.join(new, on="resource_id", how="left", suffix="_found", validate="1:1")
+    is_less = (pl.col("principals_found") < pl.col("principals")) | (pl.col("value_found") < pl.col("value"))
+    return sorted(both.filter(is_less.fill_null(value=True))["resource_id"])
 
 
 def _with_answers(need: Need, before: DayMetric | None, rows: int, fetches: Mapping[str, int]) -> DayMetric:
@@ -392,9 +402,9 @@ def _with_answers(need: Need, before: DayMetric | None, rows: int, fetches: Mapp
 
 
 def _record(work: Work, tenant: ConfluentTenant, one: _Answered) -> None:
-    asked = one.question
+    asked, warned = one.question, int(bool(one.warnings or one.unmended))
     fetch = gather_state.MetricFetch(
-        one.fetch_id, asked.metric, str(asked.first), str(asked.end), asked.ids, one.fetched_at, bool(one.warnings)
+        one.fetch_id, asked.metric, str(asked.first), str(asked.end), asked.ids, one.fetched_at, warned
     )
     gather_state.record_fetch(work.store, tenant.id, fetch)
 
@@ -493,7 +503,8 @@ def _kept_answer(work: Work, tenant: ConfluentTenant, fetch: gather_state.Metric
 
 def _landed_answers(work: Work, tenant: ConfluentTenant, asked: Sequence[Ask]) -> tuple[list[_Answered], list[Ask]]:
     """What landed answers have of what is asked, oldest first; and what they have nothing of, or not all."""
-    found, rest = list[_Answered](), {(ask.need.charge_date, ask.need.metric): ask for ask in asked}
+    found = list[_Answered]()
+    rest = {(ask.need.charge_date, ask.need.metric): ask for ask in asked if not ask.anew}
     for fetch in gather_state.metric_fetches(work.store, tenant.id).values():
         covered = {
             key: tuple(one for one in ask.ids if one in fetch.ids)
@@ -514,7 +525,7 @@ def _landed_answers(work: Work, tenant: ConfluentTenant, asked: Sequence[Ask]) -
             found.append(answer._replace(question=answer.question._replace(asks=asks)))
         for key, ids in taken.items():
             rest[key] = rest[key]._replace(ids=tuple(one for one in rest[key].ids if one not in ids))
-    return found, [ask for ask in rest.values() if ask.ids]
+    return found, sorted([*(ask for ask in rest.values() if ask.ids), *(ask for ask in asked if ask.anew)])
 
 
 def _landed_usage(

@@ -352,3 +352,40 @@ def test_samples_that_come_later_are_not_left_out(tenant: Tenant, measured: str)
     assert seen(tenant.run(TODAY, hour=2)) == (0, 1, 0)
     rows = tenant.table("usage").filter(window=str(LOST), metric="bytes_in", resource_id="lkc-prod1")
     assert "u-alice" in set(rows["principal"])
+
+
+# Answers that may be a part only
+
+
+def test_answers_that_prometheus_warned_of_are_asked_for_again_when_forced(
+    tenant: Tenant, server: Server, measured: str, expired: str, tmp_path: Path
+) -> None:
+    some = (one for one in METRICS.samples() if one.labels.get("principal_id") != "u-alice")
+    rows = (Row(one.name, one.labels, one.milliseconds, one.value) for one in some)
+    with prometheus(rows, tmp_path / "part") as part, front(part, None, ["1 of 2 stores is down"]) as url:
+        ask(tenant, url)
+        assert seen(tenant.run(TODAY, hour=1)) == (0, DAYS, 0)
+    files = tenant.files()
+    ask(tenant, measured)
+    assert seen(tenant.run(TODAY, hour=2)) == (0, 0, 0)
+    # Who has less to say, or cannot be had, changes nothing.
+    ask(tenant, expired)
+    done = tenant.run(TODAY, hour=3, lift=True)
+    assert (seen(done), tenant.files() == files) == ((0, 0, 0), True)
+    assert len([text for text in done.warnings if "says less" in text]) == 3
+    ask(tenant, NOWHERE["url"])
+    done = tenant.run(TODAY, hour=4, lift=True)
+    assert (seen(done), tenant.files() == files) == ((11, 0, 0), True)
+    ask(tenant, measured)
+    done = tenant.run(TODAY, hour=5, lift=True)
+    assert (done.exit_code, done.days_calculated > 0, tenant.total()) == (0, True, server.organization.total())
+    assert "u-alice" in set(tenant.table("usage")["principal"])
+    whole = Tenant(tmp_path / "whole", server, measured, lookback_days="10")
+    whole.tenant["metrics"]["scrape_seconds"] = "21600"
+    whole.write()
+    whole.run(TODAY, hour=5)
+    assert tenant.files(["usage"]) == whole.files(["usage"])
+    # They are whole now.
+    server.forget()
+    done = tenant.run(TODAY, hour=6, lift=True)
+    assert (seen(done), done.requests) == ((0, 0, 0), server.counted())
