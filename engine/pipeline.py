@@ -207,10 +207,10 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
         return Inputs(tenant, rules.resolve(tenant), empty(USAGE))
 
     def fetch(work: Work, summary: Summary) -> Summary:
-        from engine import gather, metrics  # noqa: PLC0415  # see above
+        from engine import gather, metered, metrics  # noqa: PLC0415  # see above
 
         gather.restore_usage(work, tenant)
-        metrics.restore(work, tenant)
+        metered.restore(work, tenant)
         return settle(work, metrics.gather(work, tenant, given(), summary))
 
     def pass_over(work: Work, summary: Summary) -> Summary:
@@ -219,25 +219,25 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
         return gather.gather(work, tenant, summary)
 
     def settle(work: Work, summary: Summary) -> Summary:
-        from engine import metrics  # noqa: PLC0415  # see above
+        from engine import metered  # noqa: PLC0415  # see above
 
-        metrics.settle(work, tenant, given())
+        metered.settle(work, tenant, given())
         return summary
 
     def restore(work: Work, summary: Summary) -> Summary:
-        from engine import gather, metrics  # noqa: PLC0415  # see above
+        from engine import gather, metered  # noqa: PLC0415  # see above
 
         gather.restore_usage(work, tenant)
-        metrics.restore(work, tenant)
+        metered.restore(work, tenant)
         return settle(work, summary)
 
     def replay(work: Work, summary: Summary) -> Summary:
-        from engine import gather, metrics  # noqa: PLC0415  # see above
+        from engine import gather, metered  # noqa: PLC0415  # see above
 
         summary = gather.replay(work, tenant, summary)
         gather.restore_usage(work, tenant)
-        metrics.restore(work, tenant)
-        metrics.replay(work, tenant)
+        metered.restore(work, tenant)
+        metered.replay(work, tenant)
         return settle(work, summary)
 
     def decisions(work: Work, given: Inputs, _billing_period: str) -> _Decide:

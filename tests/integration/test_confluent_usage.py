@@ -389,3 +389,34 @@ def test_answers_that_prometheus_warned_of_are_asked_for_again_when_forced(
     server.forget()
     done = tenant.run(TODAY, hour=6, lift=True)
     assert (seen(done), done.requests) == ((0, 0, 0), server.counted())
+
+
+def test_less_than_was_known_is_not_taken_from_what_was_landed_of_it_either(
+    tenant: Tenant, measured: str, tmp_path: Path
+) -> None:
+    tenant.run(TODAY)
+    files = tenant.files()
+    lose_usage(tenant, answers=True)
+    some = (one for one in METRICS.samples() if one.labels.get("principal_id") != "u-alice")
+    rows = (Row(one.name, one.labels, one.milliseconds, one.value) for one in some)
+    with prometheus(rows, tmp_path / "part") as part:
+        ask(tenant, part)
+        done = tenant.run(TODAY, hour=1)
+        assert any("says less of 1 day (2025-09-03)" in text for text in done.warnings)
+    ask(tenant, measured)
+    assert (tenant.run(TODAY, hour=2).exit_code, tenant.files() == files) == (0, True)
+
+
+def test_an_answer_that_cannot_be_understood_is_a_failure_each_time_and_then_given_up(
+    tenant: Tenant, tmp_path: Path
+) -> None:
+    good = [Row(one.name, one.labels, one.milliseconds, one.value) for one in METRICS.samples()]
+    huge = next(one for one in good if one.name == "confluent_kafka_server_request_bytes")
+    with prometheus(
+        [*good, huge._replace(labels={**huge.labels, "principal_id": "huge"}, value=1e30)], tmp_path / "huge"
+    ) as url:
+        ask(tenant, url)
+        assert seen(tenant.run(TODAY, hour=1)) == (11, 0, DAYS)
+        assert seen(tenant.run(TODAY, hour=2)) == (11, DAYS, 0)
+        done = tenant.run(TODAY, hour=3)
+        assert (seen(done), done.warnings) == ((0, 0, 0), ())
