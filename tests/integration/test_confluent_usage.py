@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from engine import pipeline, plan
 from engine.work import Summary
 from tests.doubles.bundled import bundled
 from tests.doubles.confluent_cloud import Server, served
@@ -420,3 +421,14 @@ def test_an_answer_that_cannot_be_understood_is_a_failure_each_time_and_then_giv
         assert seen(tenant.run(TODAY, hour=2)) == (11, DAYS, 0)
         done = tenant.run(TODAY, hour=3)
         assert (seen(done), done.warnings) == ((0, 0, 0), ())
+
+
+def test_the_plan_says_that_usage_is_lost(tenant: Tenant) -> None:
+    tenant.run(TODAY)
+    lose_usage(tenant)
+    config = pipeline.configured(tenant.file)
+    [found] = plan.plan(config, config.tenants, TODAY)
+    assert {one.calculate_reason for one in found.days if one.charge_date == str(LOST)} == {"usage_lost"}
+    tenant.run(TODAY, "recalculate", {}, hour=3)
+    [found] = plan.plan(config, config.tenants, TODAY)
+    assert "usage_lost" not in {one.calculate_reason for one in found.days}
