@@ -8,6 +8,7 @@ the next one does not put right.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
@@ -811,6 +812,10 @@ def _teams_cause(work: Work) -> str:
     return hashlib.sha256("\n".join(content).encode()).hexdigest()
 
 
+_CHECKING = threading.Lock()
+"""A DuckDB takes up to a gigabyte and all cores: tenants that run side by side are checked one after the other."""
+
+
 def _check(work: Work, summary: Summary) -> Summary:
     """`sql/checks` over the days whose stored chargeback has not passed them yet; LedgerError with what offends.
 
@@ -828,7 +833,7 @@ def _check(work: Work, summary: Summary) -> Summary:
     covered = (min(periods), max(periods)), (min(dates), max(dates))
     # Between two days that are calculated there may be one that waits, for metrics or to be asked for.
     waiting = [key for key, day in days.items() if not day.chargeback_calculated]
-    with warehouse.open_lake(work.root) as connection:
+    with _CHECKING, warehouse.open_lake(work.root) as connection:
         warehouse.check(connection, work.tenant.id, *covered, file_log(work.store, work.tenant.id), waiting)
     state.mark_checked(work.store, work.tenant.id, keys)
     return summary
