@@ -31,7 +31,7 @@ GATHER = {
     "bill_unfinished": "not all days of its bill were published",
     "bill_unchanged": "its bill is the one that was read",
     "bill_absent": "its bill is no longer among the reports; what is stored stays",
-    "bills_unreadable": "the reports cannot be read",
+    "bills_unreadable": "among the reports is one that cannot be read, maybe its own",
 }
 """Why the billing of a day is gathered or not: codes and their words."""
 CALCULATE = {
@@ -112,16 +112,14 @@ def _of_bills(config: Config, tenant: AwsTenant, store: state.State) -> TenantPl
 def _bills(tenant: AwsTenant, store: state.State) -> tuple[dict[str, str], list[str]]:
     """Billing period -> why it is read or not; `else` for those that are not on disk. And what cannot be read."""
     loaded, half = state.loaded_assemblies(store, tenant.id), state.half_published(store, tenant.id)
-    found = {"else": "bill_absent"}
-    try:
-        for one in aws_cur.discover(tenant.source.path, tenant.source.report):
-            known = loaded.get(one.billing_period)
-            same = known is not None and known.fingerprint == aws_cur.fingerprint(one)
-            reason = "bill_new" if known is None else "bill_unchanged" if same else "bill_changed"
-            found[one.billing_period] = "bill_unfinished" if one.billing_period in half else reason
-    except ProrataError as error:
-        return {"else": "bills_unreadable"}, list(error.faults)
-    return found, []
+    delivered, faults = aws_cur.delivered(tenant.source.path, tenant.source.report)
+    found = {"else": "bills_unreadable" if faults else "bill_absent"}
+    for period, one in delivered.items():
+        known = loaded.get(period)
+        same = known is not None and known.fingerprint == one.fingerprint
+        reason = "bill_new" if known is None else "bill_unchanged" if same else "bill_changed"
+        found[period] = "bill_unfinished" if period in half else reason
+    return found, faults
 
 
 _Reason = tuple[str, str]
