@@ -282,7 +282,7 @@ class Outcome(NamedTuple):
 @click.option(
     "--force",
     is_flag=True,
-    help="Gather tenants that are suspended, and ask again for what was given up or is incomplete.",
+    help="Gather tenants that are suspended, and ask again for what was given up, or lacks samples in a cost model.",
 )
 @_BY
 @_JSON

@@ -452,7 +452,7 @@ def _settle(work: Work, tenant: CostModelTenant, known: Known, days: Iterable[st
     """Say of every day whether it has what it is calculated from, and if not, why it waits; and which are kept."""
     charged = [day for day in days if known.has_charges(day)]
     gather_state.set_metrics_gathered(work.store, tenant.id, [_flag(known, day) for day in charged])
-    kept = {day for day in charged if known.keeps(day) is not None}
+    kept = {day for day in charged if known.has_changed(day) and known.keeps(day) is not None}
     for text in told_incomplete(incomplete(tenant, known.day_metrics, {*charged} - kept)):
         work.warn(text)
     for text in told_kept(known, charged):
