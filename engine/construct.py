@@ -7,7 +7,7 @@ touches, and no others. A day that has lines is not made of less than it was mad
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from fractions import Fraction
@@ -19,7 +19,17 @@ from pydantic import SecretStr
 
 from engine import gather_state, lake, metrics, state
 from engine.config import CostModelTenant, KafkaTenant
-from engine.cost_days import Known, incomplete, landed_in, share_came, told_incomplete, told_kept, told_span, window
+from engine.cost_days import (
+    QUANTITIES,
+    Known,
+    incomplete,
+    landed_in,
+    share_came,
+    told_incomplete,
+    told_kept,
+    told_span,
+    window,
+)
 from engine.errors import ContractError, SourceError, StoreError, fault
 from engine.frames import BILLING, RESOURCES, USAGE, Table
 from engine.gather_state import ConstructedDay, DayMetric, MetricFetch, MetricsFlag
@@ -168,7 +178,7 @@ def _fetch(work: Work, tenant: CostModelTenant, known: Known, days: Sequence[dat
     given = tenant.metrics
     if not asked or given is None:
         return 0
-    failed = dict[str, None]()
+    failed, less = dict[str, None](), set[str]()
     with Client(metrics.endpoint(work, tenant, given), Clock(*clock_of(work)), work.hooks.stop) as client:
         try:
             version, unreachable = prometheus.buildinfo(client), ""
@@ -184,7 +194,7 @@ def _fetch(work: Work, tenant: CostModelTenant, known: Known, days: Sequence[dat
                 try:
                     if unreachable:
                         raise SourceError(unreachable)
-                    _land(work, tenant, known, client, version, piece)
+                    less |= _land(work, tenant, known, client, version, piece, less)
                     answered, unheard = answered + 1, 0
                 except (SourceError, ContractError) as error:
                     failed[_told(piece, error, unreachable)] = None
@@ -220,9 +230,19 @@ def _stretches(asked: Sequence[Open], days_per_query: int) -> list[tuple[Window,
 
 
 def _land(
-    work: Work, tenant: CostModelTenant, known: Known, client: Client, version: prometheus.Version, piece: Open
-) -> None:
-    """Ask one question for some days, land the answers, and record what came, but for less than came before."""
+    work: Work,
+    tenant: CostModelTenant,
+    known: Known,
+    client: Client,
+    version: prometheus.Version,
+    piece: Open,
+    less: Set[str],
+) -> set[str]:
+    """Ask one question for some days, land the answers, and record what came, but for less than came before.
+
+    The days on which less came. `less`: those on which less came to questions before, quantities first. Who is in what
+    is left of their samples is not everybody, however many there are.
+    """
     question, days = piece.question, (piece.days[0], piece.days[-1] + timedelta(days=1))
     fetch_id = gather_state.next_fetch_id(work.store, tenant.id)
     landing = _landing(work, tenant, fetch_id)
@@ -234,15 +254,19 @@ def _land(
     for text in samples.warnings:
         work.warn(f"{question.name}: {text}")
 
-    def before(day: str) -> DayMetric | None:
-        found = known.metric(day, question.name)
-        return found if known.is_kept(found) else None
+    def takes_away(one: DayMetric) -> bool:
+        before = known.metric(one.charge_date, question.name)
+        if before is None or not known.is_kept(before):
+            return False
+        left = one.charge_date in less and question.use not in QUANTITIES and before.rows > 0
+        return left or _is_less(one, before)
 
+    worse = {one.charge_date for one in rows if takes_away(one)}
     with work.store.transaction():
         gather_state.record_fetch(work.store, tenant.id, fetch)
-        better = [one for one in rows if not _is_less(one, before(one.charge_date))]
-        gather_state.save_day_metrics(work.store, tenant.id, better)
+        gather_state.save_day_metrics(work.store, tenant.id, [one for one in rows if one.charge_date not in worse])
         _fold_resources(work, tenant, cost_model.resources(tenant, {question.name: samples}))
+    return worse
 
 
 def _answered(

@@ -210,6 +210,21 @@ def test_an_answer_with_less_does_not_take_the_place_of_one_to_the_same_question
         assert billed(root) == charged(root) == WHOLE
 
 
+def test_a_day_of_which_half_is_forgotten_keeps_its_principals_too(tmp_path: Path) -> None:
+    rows = [row for row in Cluster("eu", 1, step=5 * MINUTE).rows() if row.milliseconds != START + 5 * MINUTE]
+    left = [row for row in rows if row.milliseconds > START + DAY // 2 and row.labels.get("principal") != "User:bob"]
+    root = Root(tmp_path / "root")
+    with prometheus(rows, tmp_path / "whole") as found:
+        root.write(eu(found, days=1))
+        root.run(day(1))
+    before = lake(root)
+    with prometheus(left, tmp_path / "left") as found:
+        root.write(eu(found, days=1))
+        assert root.run(day(1), lift=True).requests > 1
+    assert lake(root) == before
+    assert {payer for _, payer, _ in payers(root, day(0))} == {"User:alice", "User:bob"}
+
+
 # What comes late.
 
 
