@@ -32,7 +32,8 @@ WHOLE = Decimal("9.60")
 WITHOUT_EGRESS = {name: price for name, price in RATES.items() if "egress" not in name}
 NOTHING = Reply(200, json.dumps({"status": "success", "data": {"resultType": "matrix", "result": []}}))
 REFUSED = Reply(422, '{"status": "error", "errorType": "execution", "error": "too many samples"}')
-TYPO = {"selector": 'cluster=~"e["'}
+TYPO = {"selector": 'cluster="ue"'}
+"""Prometheus is made to refuse it, as it does what is no regular expression (see `mistyped`)."""
 
 
 def day(number: int) -> date:
@@ -70,6 +71,10 @@ def answering_nothing(between: Between, *words: str) -> None:
         return NOTHING if asked and (not words or any(word in asked for word in words)) else between.passed(request)
 
     between.reply = reply
+
+
+def mistyped(between: Between) -> None:
+    between.failing('cluster="ue"', REFUSED)
 
 
 def eu(url: str, *, days: int = 4, rates: Any = RATES, **settings: Any) -> dict[str, Any]:
@@ -123,6 +128,7 @@ def test_a_change_that_is_taken_back_finds_its_answers(between: Between, tmp_pat
         root = Root(tmp_path, eu(script.url))
         root.run(day(6))
         before = lake(root)
+        mistyped(between)
         root.write(eu(script.url, source=TYPO))
         assert root.run(day(6)).exit_code == 11
         root.write(eu(script.url))
@@ -133,31 +139,35 @@ def test_a_change_that_is_taken_back_finds_its_answers(between: Between, tmp_pat
         assert {one.metrics_gathered for one in root.days("eu").values()} == {1}
 
 
-def test_a_recalculation_finds_them_too(url: str, tmp_path: Path) -> None:
-    root = Root(tmp_path, eu(url))
-    root.run(day(6))
-    root.write(eu(url, source=TYPO))
-    root.run(day(6))
-    root.write(eu(url, rates={**RATES, "compute_hourly_rate": "0.2"}))
-    assert root.run(day(6), "recalculate").days_calculated == 4
+def test_a_recalculation_finds_them_too(between: Between, tmp_path: Path) -> None:
+    mistyped(between)
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url))
+        root.run(day(6))
+        root.write(eu(script.url, source=TYPO))
+        assert root.run(day(6)).exit_code == 11
+        root.write(eu(script.url, rates={**RATES, "compute_hourly_rate": "0.2"}))
+        assert root.run(day(6), "recalculate").days_calculated == 4
     assert billed(root) == charged(root) == 4 * (WHOLE + Decimal("7.2"))
 
 
-def test_days_keep_what_they_were_made_of_when_questions_are_given_up(url: str, tmp_path: Path) -> None:
-    root = Root(tmp_path, eu(url))
-    root.run(day(6))
-    before = lake(root)
-    root.write(eu(url, source=TYPO))
-    codes = [root.run(day(6)).exit_code for _ in range(4)]
-    assert codes == [11, 11, 11, 0]
-    assert lake(root) == before
-    [told] = set(warned(root, "4 days", "left as made before"))
-    assert "storage was given up" in told
-    assert "`prorata run --force`" in told
-    assert root.plan(day(6))[str(day(2))].gather_reason == "answers_poorer"
-    # Rules still reach them, with the usage that they have.
-    root.write(eu(url, source=TYPO, ladders={"kafka_presence": [{"basis": "unallocated"}]}))
-    root.run(day(6))
+def test_days_keep_what_they_were_made_of_when_questions_are_given_up(between: Between, tmp_path: Path) -> None:
+    mistyped(between)
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url))
+        root.run(day(6))
+        before = lake(root)
+        root.write(eu(script.url, source=TYPO))
+        codes = [root.run(day(6)).exit_code for _ in range(4)]
+        assert codes == [11, 11, 11, 0]
+        assert lake(root) == before
+        [told] = set(warned(root, "4 days", "left as made before"))
+        assert "storage was given up" in told
+        assert "`prorata run --force`" in told
+        assert root.plan(day(6))[str(day(2))].gather_reason == "answers_poorer"
+        # Rules still reach them, with the usage that they have.
+        root.write(eu(script.url, source=TYPO, ladders={"kafka_presence": [{"basis": "unallocated"}]}))
+        root.run(day(6))
     assert {payer for product, payer, _ in payers(root, day(3)) if product == STORAGE} == {"UNALLOCATED"}
     assert {payer for product, payer, _ in payers(root, day(3)) if product == INGRESS} == {"User:alice", "User:bob"}
 
