@@ -280,7 +280,7 @@ def _of_cost_model(tenant: CostModelTenant) -> _Recipe:
         return construct.rebuild(work, tenant, summary, redo=work.request.force)
 
     def decisions(work: Work, given: Inputs, _billing_period: str) -> _Decide:
-        failed = cost_days.failed_metrics(tenant, gather_state.day_metrics(work.store, tenant.id))
+        failed = cost_days.failed_metrics(work.store, tenant)
         # Who there is on a day is said by its usage: what was found on other days changes nothing.
         facts = DayFacts(empty(RESOURCES), empty(IDENTITIES), empty(USAGE), frozenset())
 
@@ -401,9 +401,11 @@ def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
     due = [key for key in days if work.request.covers(key[1]) and (work.request.force or key in changed)]
     kept = _kept(work)
     ready = [key for key in due if is_ready(days[key]) and not (key[1] in kept and days[key].output_digest)]
-    if len(ready) < len(due):
-        work.log(f"{counted(len(due) - len(ready), 'day')} wait for inventory or metrics")
-    summary = summary._replace(days_pending=len(due) - len(ready))
+    # A day that is calculated may wait, too, for what it is to be made anew of.
+    waiting = {key for key in days if work.request.covers(key[1]) and not is_ready(days[key])} | {*due} - {*ready}
+    if waiting:
+        work.log(f"{counted(len(waiting), 'day')} wait for inventory or metrics")
+    summary = summary._replace(days_pending=len(waiting))
     if not ready:
         return summary
     given = recipe.inputs()
@@ -518,7 +520,7 @@ def _causes_of_cost_model(
     """A day's billing, usage, and metrics that were given up, under the rules."""
     common = _common_cause(tenant, rules.resolve(tenant))
     usage = gather_state.usage_days(store, tenant.id)
-    failed = cost_days.failed_metrics(tenant, gather_state.day_metrics(store, tenant.id))
+    failed = cost_days.failed_metrics(store, tenant)
     causes = {}
     for key, day in days.items():
         measured = usage[day.charge_date].digest if day.charge_date in usage else ""

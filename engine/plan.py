@@ -25,6 +25,7 @@ GATHER = {
     "suspended": "gathering is suspended",
     "model_changed": "its cost model changed, or the answers it is made of",
     "made": "is made of what its cost model and the answers say",
+    "answers_poorer": "less is known of it now than it was made of; what is stored stays",
     "answers_gone": "its answers are no longer kept; what is stored stays",
     "bill_new": "its bill has not been read yet",
     "bill_changed": "its bill is another than the one that was read",
@@ -207,21 +208,24 @@ def _of_cost_model(config: Config, tenant: CostModelTenant, store: state.State, 
     days, notes = state.days(store, tenant.id), list[str]()
     first, end = cost_days.window(tenant, today)
     reasons = {key[1]: reason for key, reason in _calculations(config, tenant, store, days, notes).items()}
-    known = cost_days.Known(config.root, store, tenant)
+    known = cost_days.Known(config.root, store, tenant, (first, end))
     window = {str(first + timedelta(days=number)) for number in range((today - first).days + 1)}
 
     def making(day: str) -> str:
         if day >= str(end):
             return "too_recent"
-        is_open = any(known.is_open(one, day) for one in known.questions.values())
-        if day >= str(first) and is_open:
+        if day >= str(first) and any(known.is_open(one, day) for one in known.questions.values()):
             return "in_window"
-        if not known.can_be_made(day):
-            return "answers_gone"
-        return "model_changed" if known.has_changed(day) and (day >= str(first) or day in known.made) else "made"
+        if not known.has_changed(day):
+            return "made"
+        if kept := known.keeps(day):
+            return kept.code
+        # Of a day before the window that was never made nothing is known, and nobody is asked.
+        made = known.can_be_made(day) and (day >= str(first) or day in known.made)
+        return "model_changed" if made else "before_window"
 
     def calculating(day: str) -> _Reason:
-        waits = known.waits(day) if day >= str(first) and day < str(end) else None
+        waits = known.waits(day) if day < str(end) else None
         return waits or reasons.get(day, ("no_billing", ""))
 
     plans = [DayPlan(day[:7], day, making(day), *calculating(day)) for day in sorted({*window, *reasons, *known.made})]

@@ -146,11 +146,11 @@ def _tenant_status(root: Path, tenant: Tenant, store: state.State) -> TenantStat
 def _gathers(store: state.State, tenant: ProductTenant, days: dict[state.DayKey, state.Day]) -> Gathers:
     last = gather_state.last_gather(store, tenant.id)
     windows = gather_state.windows(store, tenant.id, last.gather_id) if last else []
-    fetched = gather_state.day_metrics(store, tenant.id).values()
+    known = gather_state.day_metrics(store, tenant.id)
+    fetched = known.values() if isinstance(tenant, ConfluentTenant) else cost_days.asked_now(tenant, known)
     open_ = [one for one in fetched if one.status != "fetched"]
     residues = [window.rounding_residue for window in windows]
     residues += [one.rounding_residue for one in gather_state.constructed_days(store, tenant.id).values()]
-    known = gather_state.day_metrics(store, tenant.id)
     incomplete = () if isinstance(tenant, ConfluentTenant) else cost_days.incomplete(tenant, known)
     return Gathers(
         last,

@@ -148,7 +148,11 @@ def _billing(rows: Sequence[tuple[object, ...]], where: str) -> pl.DataFrame:
 
 
 def usage(tenant: CostModelTenant, days: Sequence[date], answers: Answers) -> pl.DataFrame:
-    """USAGE of some days: what principals sent or received, or weigh by; and who there is, with a value of 1."""
+    """USAGE of some days: what principals sent or received, or weigh by; and who there is, with a value of 1.
+
+    `answers` are those to the questions of these days' own lines (`cost_days.asker`): whom only a cost type of another
+    time names is nobody here.
+    """
     source = tenant.source
     asked = [one for one in questions(tenant) if one.name in answers]
     found = [_usage_rows(answers[one.name], one.values.by[0], one.metrics[0]) for one in asked if one.use == "weights"]

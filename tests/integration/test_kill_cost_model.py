@@ -104,7 +104,7 @@ PHASES = {
     r"open tmp/k/billing-.*": "billing: write",
     r"link history/billing/.*": "billing: history",
     r"rename lake/billing/.*": "billing: rename",
-    r"commit state.db INSERT pipeline_state, (DELETE usage_days, )?INSERT OR": "days made: commit",
+    r"commit state.db (INSERT pipeline_state, )?(DELETE usage_days, )?INSERT OR": "days made: commit",
     r"(link history|remove lake)/(chargeback|billing)/.*2025-10-01.*": "withdraw",
     r"commit state.db DELETE pipeline_state": "withdraw: commit",
     r"commit state.db ": "nothing new",
