@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import shutil
@@ -104,6 +105,18 @@ def test_what_was_billed_is_charged_and_what_was_measured_is_stored(tenant: Tena
     assert found == {key: value for key, value in expected.items() if key in found}
     # Everything that a line may weigh by is there.
     assert {(key[1], key[2]) for key in expected} == {(key[1], key[2]) for key in found}
+
+
+def test_a_password_that_is_a_part_of_answers_changes_none_of_them(tenant: Tenant, measured: str) -> None:
+    tenant.run(TODAY)
+    before = tenant.files()
+    shutil.rmtree(tenant.root)
+    with front(measured, f"Basic {base64.b64encode(b'reader:kafka').decode()}") as url:
+        tenant.tenant["metrics"] |= {"url": url, "username": "${WHO}", "password": "${WHAT}"}
+        tenant.write()
+        done = tenant.run(TODAY, environment=VARIABLES | {"WHO": "reader", "WHAT": "kafka"})
+    assert (done.exit_code, done.days_pending) == (0, 0)
+    assert tenant.files() == before
 
 
 def test_few_questions_are_asked_of_the_metrics(tenant: Tenant, server: Server) -> None:
