@@ -279,6 +279,7 @@ def _publish(work: Work, tenant: ConfluentTenant, one: gather_state.Gather, land
     known = known_days(work)
     changed = removed = 0
     errors = list[ProrataError]()
+    whole = not one.inventory_errors if one.folded else None
     for days in _windows(one):
         work.stop_if_asked()
         if not landing.has(confluent.costs_name(days)):
@@ -299,7 +300,7 @@ def _publish(work: Work, tenant: ConfluentTenant, one: gather_state.Gather, land
             work.warn(text)
         covered = {key for key in known if first <= key[1] < end}
         billing = _without_stored(work, costs.billing, days)
-        done = _publish_days(work, billing, covered, resources_gathered=one.folded)
+        done = _publish_days(work, billing, covered, whole=whole)
         changed, removed = changed + done.changed, removed + done.removed
         gather_state.record_window(
             work.store,
@@ -344,9 +345,13 @@ def _published_before(work: Work, one: gather_state.Gather) -> dict[tuple[str, s
 
 
 def _publish_days(
-    work: Work, billing: pl.DataFrame, covered: Iterable[state.DayKey], *, resources_gathered: int = 0
+    work: Work, billing: pl.DataFrame, covered: Iterable[state.DayKey], *, whole: bool | None
 ) -> _Published:
-    """BILLING of some days -> the lake; what else there was of the days that it covers is withdrawn."""
+    """BILLING of some days -> the lake; what else there was of the days that it covers is withdrawn.
+
+    `whole`: whether the inventory that was folded last is whole; None if the one that goes with these costs is not
+    folded yet, and days wait for it. A day that is known waits, or does not, as it did.
+    """
     stored = state.days(work.store, work.tenant.id)
     found, changed = set[state.DayKey](), 0
     for (charge_date,), lines in billing.partition_by("charge_date", as_dict=True, maintain_order=True).items():
@@ -355,7 +360,8 @@ def _publish_days(
         day = publish_billing(work, key, lines)
         known = stored.get(key)
         if known is None or (known.billing_digest, known.billing_bytes) != (day.billing_digest, day.billing_bytes):
-            day = day._replace(resources_gathered=resources_gathered, metrics_gathered=0)
+            ready = 0 if whole is None else int(whole) if known is None else known.resources_gathered
+            day = day._replace(resources_gathered=ready, metrics_gathered=0)
             changed += state.upsert_billing_days(work.store, [day])
     return _Published(changed, withdraw(work, sorted(set(covered) - found)))
 
@@ -537,8 +543,10 @@ def _remove(folder: Path) -> None:
 def replay(work: Work, tenant: ConfluentTenant, summary: Summary) -> Summary:
     """Read all landed costs and inventories again, as the gathers did, without asking anybody."""
     done = _Published()
+    folded_before = [one for one in gather_state.gathers(work.store, tenant.id) if one.folded]
+    whole = bool(folded_before) and not folded_before[-1].inventory_errors
     for billing, covered in _replayed_costs(work, tenant):
-        published = _publish_days(work, billing, covered, resources_gathered=1)
+        published = _publish_days(work, billing, covered, whole=whole)
         done = _Published(done.changed + published.changed, done.removed + published.removed)
     _replay_inventories(work, tenant)
     work.log(f"answers read again: {counted(done.changed, 'day')} changed, {done.removed} withdrawn")

@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 
 from engine import pipeline, state, status
-from engine.errors import ConfigError, StoreError
+from engine.errors import ConfigError, StoppedError, StoreError
 from engine.sources import confluent
 from engine.sources.landing import Landing
 from tests.doubles import confluent_cloud as faults
@@ -581,6 +581,50 @@ def test_landed_answers_that_could_not_be_read_are_read_again(two_months: tuple[
     done = tenant.run(OCTOBER, "recalculate", {}, replay=True)
     server.organization.revise(record["id"], amount=Decimal("12.50"))
     assert (done.exit_code, tenant.total()) == (0, server.organization.total())
+
+
+def flags(tenant: Tenant) -> list[int]:
+    """Of each day, whether it has a whole inventory."""
+    return [one.resources_gathered for one in tenant.days().values()]
+
+
+COSTS_LANDED = f"costs {FIRST} to before {TODAY} landed"
+
+
+def test_a_replay_of_a_gather_without_inventory_calculates_no_day(tmp_path: Path, server: Server) -> None:
+    tenant = Tenant(tmp_path / "conf", server, lookback_days="10")
+    with pytest.raises(StoppedError):
+        tenant.run(TODAY, stop_at=COSTS_LANDED)
+    done = tenant.run(TODAY, "recalculate", {}, replay=True)
+    assert (done.days_gathered, done.days_calculated, done.days_pending) == (DAYS, 0, DAYS)
+    done = tenant.run(TODAY)
+    assert (done.exit_code, done.days_calculated, tenant.total()) == (0, DAYS, server.organization.total())
+
+
+def test_a_replay_after_a_partial_inventory_calculates_no_day_that_is_new(tmp_path: Path, server: Server) -> None:
+    tenant = Tenant(tmp_path / "conf", server, lookback_days="10", gather_failure_threshold="9")
+    record = server.organization.find(day(3), "KAFKA_STORAGE", "lkc-prod1")[0]
+    server.organization.revise(record["id"], amount="12.50 USD")
+    server.organization.denied["api_keys"] = 500
+    assert tenant.run(TODAY).exit_code == 12
+    name = confluent.costs_name((FIRST, TODAY))
+    landing = Landing(tenant.root / "raw/confluent_cloud/conf/gathers/000001")
+    landing.write(name, [page._replace(text=page.text.replace("12.50 USD", "12.50")) for page in landing.read(name)])
+    done = tenant.run(TODAY, "recalculate", {}, replay=True)
+    assert (done.exit_code, done.days_gathered, done.days_calculated, flags(tenant)) == (0, DAYS, 0, [0] * DAYS)
+
+
+def test_a_replay_leaves_days_waiting_that_a_partial_inventory_touched(tenant: Tenant, server: Server) -> None:
+    tenant.run(TODAY)
+    body = {"id": "sa-new", "display_name": "new", "metadata": {"created_at": f"{day(3)}T00:00:00Z"}}
+    server.organization.add("service_accounts", Entity("sa-new", (), body))
+    server.organization.denied["api_keys"] = 500
+    tenant.run(TODAY, hour=5)
+    assert flags(tenant) == [1] * 3 + [0] * 5
+    tenant.write(source=tenant.tenant["source"] | {"currency": "EUR"})
+    done = tenant.run(TODAY, "recalculate", {}, replay=True)
+    assert (done.days_gathered, done.days_calculated, done.days_pending) == (DAYS, 3, 5)
+    assert flags(tenant) == [1] * 3 + [0] * 5
 
 
 def test_failures_in_a_row_suspend_the_tenant_until_it_is_forced(tenant: Tenant, server: Server) -> None:
