@@ -378,7 +378,8 @@ def _complete(
 
     `failed` are the kinds of the inventory that it lacks, `problems` what was wrong with costs.
     """
-    inventory = confluent_inventory.parse_inventory(confluent_inventory.read_inventory(landing))
+    landed = confluent_inventory.read_inventory(landing)
+    inventory = confluent_inventory.parse_inventory(landed)
     for text in inventory.warnings:
         work.warn(text)
     known = Known(
@@ -391,7 +392,8 @@ def _complete(
     after = folded(tenant, known, inventory, one.started_at, seen_before)
     _tell_changes(work, after)
     touched = _touched(work, known, after) if failed else []
-    running = _publish_running(work, tenant, one.started_at[:10], inventory)
+    has_statements = "flink_statements" in landed
+    running = _publish_running(work, tenant, one.started_at[:10], inventory) if has_statements else ([], [])
     errors = [*(text for problem in problems for text in problem.faults), *failed.values()]
     with work.store.transaction():
         _store_known(work, tenant, after)
@@ -467,20 +469,20 @@ def _tell_changes(work: Work, known: Known) -> None:
 def _publish_running(
     work: Work, tenant: ConfluentTenant, day: str, inventory: Inventory
 ) -> tuple[list[gather_state.UsageDay], list[str]]:
-    """The statements that run on the day of the gather -> its usage; the last gather of a day counts."""
-    if "flink_statement" not in inventory.gathered:
-        return [], []
-    others = usage_left(work, day).filter(pl.col("metric") != RUNNING)
-    published = publish_usage(work, day, pl.concat([others, _running(tenant, day, inventory)]))
+    """The statements that run on the day of the gather -> its usage."""
+    published = publish_usage(work, day, _with_running(usage_left(work, day), tenant, day, inventory))
     return ([published], []) if published else ([], [day])
 
 
-def _running(tenant: ConfluentTenant, day: str, inventory: Inventory) -> pl.DataFrame:
-    """USAGE of the statements that run on the day of a gather."""
-    return inventory.running.select(
+def _with_running(usage: pl.DataFrame, tenant: ConfluentTenant, day: str, inventory: Inventory) -> pl.DataFrame:
+    """USAGE of a day with the statements that one of its gathers saw run; of a pool, the last that asked counts."""
+    stays = (pl.col("metric") != RUNNING) | pl.col("resource_id").is_in(list(inventory.not_asked))
+    running = inventory.running.select(
         tenant_id=pl.lit(tenant.id), window=pl.lit(day), resource_id="resource_id", metric=pl.lit(RUNNING),
         principal="principal", value="value",
     ).select(USAGE.columns)  # fmt: skip
+    # A statement names its pool, which may be another than those of the place where it was asked for.
+    return pl.concat([usage.filter(stays), running]).unique(USAGE.key, keep="last", maintain_order=True)
 
 
 def restore_usage(work: Work, tenant: ConfluentTenant) -> None:
@@ -492,7 +494,7 @@ def restore_usage(work: Work, tenant: ConfluentTenant) -> None:
     for day in sorted(lost_usage(work.root, work.store, tenant.id)):
         left = usage_left(work, day)
         if not left.filter(pl.col("metric") == RUNNING).height:
-            left = pl.concat([left, _landed_running(work, tenant, day)])
+            left = _with_landed_running(work, tenant, day, left)
         one = publish_usage(work, day, left) if left.height else None
         # Without metrics nobody else takes care of the day.
         if one is not None and tenant.metrics is None and (day not in published or one.rows >= published[day].rows):
@@ -505,15 +507,14 @@ def restore_usage(work: Work, tenant: ConfluentTenant) -> None:
         )
 
 
-def _landed_running(work: Work, tenant: ConfluentTenant, day: str) -> pl.DataFrame:
-    """USAGE of the statements that ran on a day, as its last gather landed them; no rows if none is kept."""
-    for one in reversed(gather_state.gathers(work.store, tenant.id)):
+def _with_landed_running(work: Work, tenant: ConfluentTenant, day: str, usage: pl.DataFrame) -> pl.DataFrame:
+    """USAGE of a day with the statements that ran, as far as its gathers landed them."""
+    for one in gather_state.gathers(work.store, tenant.id):
         landing = landing_of(work.root, tenant, one.gather_id)
         if one.folded and one.started_at[:10] == day and landing.has("flink_statements"):
             inventory = confluent_inventory.parse_inventory(confluent_inventory.read_inventory(landing))
-            if "flink_statement" in inventory.gathered:
-                return _running(tenant, day, inventory)
-    return empty(USAGE)
+            usage = _with_running(usage, tenant, day, inventory)
+    return usage
 
 
 def _forget_old(work: Work, tenant: ConfluentTenant) -> None:

@@ -498,6 +498,52 @@ def test_a_new_statement_is_there_since_it_was_seen_where_a_region_has_no_key(tm
     assert tenant.query(since) == [(str(day(4)),)]
 
 
+def ran_on(tenant: Tenant, when: date) -> set[tuple[str, str]]:
+    """Pool and name of each statement that ran on a day."""
+    rows = tenant.table("usage").filter(metric="running_statements", window=str(when))
+    return set(rows.select("resource_id", "principal").rows())
+
+
+EUROPE = "lfcp-test1"
+"""The pool of the region whose key may be missing."""
+
+
+def test_what_runs_is_known_of_the_regions_that_have_a_key(tmp_path: Path, server: Server) -> None:
+    def bearers(tenant: Tenant) -> list[tuple[object, ...]]:
+        rows = tenant.table("chargeback").filter(
+            pl.col("product_type").str.starts_with("FLINK"), resource_id="lfcp-prod1"
+        )
+        return sorted(rows.filter(charge_date=day(6)).select("line_id", "identity_id", "rung", "amount").rows())
+
+    both, one = (Tenant(tmp_path / name, server, lookback_days="10") for name in ("both", "one"))
+    del one.tenant["source"]["flink"]["keys"]["europe-west1"]
+    one.write()
+    for tenant in (both, one):
+        for when in (day(6), day(7)):
+            tenant.run(when, hour=1)
+    assert ran_on(one, day(6)) == {found for found in ran_on(both, day(6)) if found[0] != EUROPE} != set()
+    assert ran_on(one, day(6)) != ran_on(both, day(6))
+    assert bearers(one) == bearers(both) != []
+
+
+def test_what_ran_in_a_region_stays_when_its_key_is_gone_later_that_day(tmp_path: Path, server: Server) -> None:
+    tenant = Tenant(tmp_path / "conf", server, lookback_days="10")
+    tenant.run(day(6), hour=1)
+    before = ran_on(tenant, day(6))
+    statements = server.organization.inventory["flink_statements"].values()
+    stopping = next(one for one in statements if one.body["name"] == "enrich-orders")
+    stopping.body["status"]["phase"] = "STOPPED"
+    del tenant.tenant["source"]["flink"]["keys"]["europe-west1"]
+    tenant.write()
+    tenant.run(day(6), hour=5)
+    assert before - ran_on(tenant, day(6)) == {("lfcp-prod1", "enrich-orders")}
+    # What is lost is read again from the answers of both gathers.
+    files = tenant.files(["usage"])
+    shutil.rmtree(tenant.root / "lake" / "usage")
+    tenant.run(day(7), hour=1)
+    assert tenant.files(["usage"]).items() >= files.items()
+
+
 # Gathers that fail
 
 
