@@ -28,7 +28,7 @@ from engine.sources.confluent_inventory import Inventory
 from engine.sources.http import Client, Clock, Endpoint
 from engine.sources.landing import Landing
 from engine.text import counted
-from engine.wanted import RUNNING, goes_on, irreplaceable, lost_usage, suspension, variables, window
+from engine.wanted import RUNNING, RUNNING_FROM, goes_on, irreplaceable, lost_usage, suspension, variables, window
 from engine.work import (
     Summary,
     Work,
@@ -502,18 +502,21 @@ def restore_usage(work: Work, tenant: ConfluentTenant) -> None:
     gather_state.save_usage_days(work.store, tenant.id, found)
     if gone := sorted(irreplaceable(work.root, work.store, tenant.id)):
         work.warn(
-            f"usage of {counted(len(gone), 'day')} ({', '.join(gone)}) is lost, and no answer is kept that says which"
-            " statements ran: what was charged for them stays as it is"
+            f"usage of {counted(len(gone), 'day')} ({', '.join(gone)}) is lost, and no whole answer is kept that says"
+            " which statements ran: what was charged for them stays as it is"
         )
 
 
 def _with_landed_running(work: Work, tenant: ConfluentTenant, day: str, usage: pl.DataFrame) -> pl.DataFrame:
-    """USAGE of a day with the statements that ran, as far as its gathers landed them."""
+    """USAGE of a day with the statements that its gathers saw run; an answer that cannot be read is as if not kept."""
     for one in gather_state.gathers(work.store, tenant.id):
         landing = landing_of(work.root, tenant, one.gather_id)
         if one.folded and one.started_at[:10] == day and landing.has("flink_statements"):
-            inventory = confluent_inventory.parse_inventory(confluent_inventory.read_inventory(landing))
-            usage = _with_running(usage, tenant, day, inventory)
+            try:
+                landed = {name: landing.read(name) for name in RUNNING_FROM}
+                usage = _with_running(usage, tenant, day, confluent_inventory.parse_inventory(landed))
+            except (StoreError, ContractError) as error:
+                work.warn(f"which statements ran on {day} is not read again: {'; '.join(error.faults)}")
     return usage
 
 
@@ -574,6 +577,11 @@ def _replayed_costs(work: Work, tenant: ConfluentTenant) -> Iterator[tuple[pl.Da
                 # As when it was gathered: its days are what an older gather says of them.
                 work.problems.append(_of_window(error, days))
                 continue
+            except StoreError as error:
+                # It was whole when it was published: what is stored of its days is newer than any older answer.
+                work.problems.append(error)
+                covered.update(open_days)
+                continue
             wanted = pl.col("charge_date").dt.to_string("%Y-%m-%d").is_in(open_days)
             billing = _without_stored(work, costs.billing, days)
             yield billing.filter(wanted), [key for key in known_days(work) if key[1] in set(open_days)]
@@ -590,7 +598,12 @@ def _replay_inventories(work: Work, tenant: ConfluentTenant) -> None:
         return
     known = Known(empty(RESOURCES), empty(IDENTITIES), {})
     for number, (one, landing) in enumerate(zip(ended, landings, strict=True)):
-        inventory = confluent_inventory.parse_inventory(confluent_inventory.read_inventory(landing))
+        try:
+            inventory = confluent_inventory.parse_inventory(confluent_inventory.read_inventory(landing))
+        except (StoreError, ContractError) as error:
+            work.problems.append(error)
+            work.warn("inventories are not read again: one of them cannot be read")
+            return
         known = folded(tenant, known, inventory, one.started_at, _told_of(*ended[:number]))
     with work.store.transaction():
         _store_known(work, tenant, known)

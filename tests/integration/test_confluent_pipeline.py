@@ -544,6 +544,91 @@ def test_what_ran_in_a_region_stays_when_its_key_is_gone_later_that_day(tmp_path
     assert tenant.files(["usage"]).items() >= files.items()
 
 
+def torn(tenant: Tenant, gather_id: int, name: str) -> None:
+    """Cut an answer that a gather landed."""
+    file = tenant.root / f"raw/confluent_cloud/conf/gathers/{gather_id:06}/{name}.jsonl.zst"
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+@pytest.fixture
+def lost(tenant: Tenant) -> Tenant:
+    """A tenant that was run on the last days, and has lost the usage of one of them."""
+    for number in (6, 7, 8):
+        tenant.run(day(number), hour=2)
+    (tenant.root / f"lake/usage/tenant_id=conf/month=2025-09/{day(6)}.parquet").unlink()
+    return tenant
+
+
+def gather_on(tenant: Tenant, when: date) -> int:
+    [(found,)] = tenant.query(f"SELECT max(gather_id) FROM gathers WHERE started_at LIKE '{when}%'")
+    return int(found)
+
+
+def test_lost_usage_is_restored_though_another_answer_of_its_day_is_torn(lost: Tenant) -> None:
+    before = outputs(lost)
+    torn(lost, gather_on(lost, day(6)), "users")
+    assert (lost.run(TODAY, hour=4).exit_code, changed(before, outputs(lost))) == (0, [])
+    assert ran_on(lost, day(6)) != set()
+
+
+def test_lost_usage_is_restored_from_another_gather_of_its_day(tmp_path: Path, server: Server) -> None:
+    tenant = Tenant(tmp_path / "conf", server, lookback_days="10")
+    for hour in (1, 5):
+        tenant.run(day(6), hour=hour)
+    before = tenant.files(["usage"])
+    shutil.rmtree(tenant.root / "lake" / "usage")
+    torn(tenant, 2, "flink_statements")
+    done = tenant.run(day(7))
+    assert tenant.files(["usage"]).items() >= before.items()
+    told = [text for text in done.warnings if f"which statements ran on {day(6)} is not read again: " in text]
+    assert [text for text in told if "000002/flink_statements.jsonl.zst: " not in text] == []
+    assert (done.exit_code, len(told)) == (0, 1)
+
+
+@pytest.mark.parametrize("name", ["flink_statements", "flink_pools"])
+def test_a_day_whose_lost_usage_is_torn_in_the_answers_too_stays_as_it_was_charged(
+    lost: Tenant, server: Server, name: str
+) -> None:
+    before = outputs(lost)
+    torn(lost, gather_on(lost, day(6)), name)
+    record = server.organization.find(day(2), "KAFKA_STORAGE", "lkc-prod1")[0]
+    server.organization.revise(record["id"], amount=Decimal(77))
+    for hour in (4, 5):
+        done = lost.run(TODAY, hour=hour)
+        assert (done.exit_code, done.days_pending) == (0, 0)
+        assert len([text for text in done.warnings if str(day(6)) in text and "stays as it is" in text]) == 1
+    assert changed(before, outputs(lost)) == [str(day(2))]
+
+
+def test_a_replay_keeps_what_is_stored_of_an_answer_that_is_torn(two_months: tuple[Tenant, Server]) -> None:
+    tenant, server = two_months
+    record = server.organization.find(date(2025, 9, 29), "KAFKA_STORAGE", "lkc-prod1")[0]
+    server.organization.revise(record["id"], amount=Decimal(77))
+    tenant.run(OCTOBER, hour=3)
+    torn(tenant, 2, confluent.costs_name((date(2025, 9, 27), date(2025, 10, 1))))
+    tenant.write(source=tenant.tenant["source"] | {"currency": "EUR"})
+    done = tenant.run(OCTOBER, "recalculate", {}, replay=True)
+    assert (done.exit_code, done.days_gathered, len(done.faults)) == (14, 2, 1)
+    assert "costs-2025-09-27-2025-10-01.jsonl.zst: " in done.faults[0]
+    assert tenant.total() == server.organization.total()
+    assert tenant.table("billing").group_by("currency").agg(pl.col("charge_date").n_unique()).sort(
+        "currency"
+    ).rows() == [
+        ("EUR", 2),
+        ("USD", 2),
+    ]
+
+
+def test_a_replay_keeps_the_entities_it_cannot_read_again(two_months: tuple[Tenant, Server]) -> None:
+    tenant, _ = two_months
+    entities = tenant.query("SELECT * FROM identities ORDER BY id, valid_from")
+    torn(tenant, 1, "users")
+    tenant.write(source=tenant.tenant["source"] | {"currency": "EUR"})
+    done = tenant.run(OCTOBER, "recalculate", {}, replay=True)
+    assert (done.exit_code, done.days_gathered, len(done.faults)) == (14, 4, 1)
+    assert tenant.query("SELECT * FROM identities ORDER BY id, valid_from") == entities
+
+
 # Gathers that fail
 
 
