@@ -324,15 +324,23 @@ def _without_stored(work: Work, billing: pl.DataFrame, days: Window) -> pl.DataF
 
     They are booked on the first day of their window; when that begins within a month, it once began before.
     """
-    first = days[0]
-    dateless = (pl.col("charge_date") == first) & pl.col("resource_id").str.starts_with(confluent.MALFORMED)
-    found = billing.filter(dateless)["resource_id"]
-    if first.day == 1 or not found.len():
+    found = _may_be_stored(billing, days)
+    if not found:
         return billing
+    first = days[0]
     stored = lake.scan(work.root, BILLING, work.tenant.id, str(first)[:7])
-    before = stored.filter(pl.col("charge_date") < first, pl.col("resource_id").is_in(found.to_list()))
+    before = stored.filter(pl.col("charge_date") < first, pl.col("resource_id").is_in(found))
     booked = before.select(pl.col("resource_id").unique()).collect()["resource_id"]
-    return billing.filter(~(dateless & pl.col("resource_id").is_in(booked.to_list())))
+    return billing.filter((pl.col("charge_date") != first) | ~pl.col("resource_id").is_in(booked.to_list()))
+
+
+def _may_be_stored(billing: pl.DataFrame, days: Window) -> list[str]:
+    """Under which resources a window that begins within a month books records that may have no date."""
+    first = days[0]
+    if first.day == 1:
+        return []
+    malformed = pl.col("resource_id").str.starts_with(confluent.MALFORMED)
+    return billing.filter(malformed, pl.col("charge_date") == first)["resource_id"].to_list()
 
 
 def _published_before(work: Work, one: gather_state.Gather) -> dict[tuple[str, str], gather_state.LandedWindow]:
@@ -549,8 +557,8 @@ def replay(work: Work, tenant: ConfluentTenant, summary: Summary) -> Summary:
     done = _Published()
     folded_before = [one for one in gather_state.gathers(work.store, tenant.id) if one.folded]
     whole = bool(folded_before) and not folded_before[-1].inventory_errors
-    for billing, covered in _replayed_costs(work, tenant):
-        published = _publish_days(work, billing, covered, whole=whole)
+    for one in _booked_once(work, _replayed_costs(work, tenant)):
+        published = _publish_days(work, one.billing, one.covered, whole=whole)
         done = _Published(done.changed + published.changed, done.removed + published.removed)
     _replay_inventories(work, tenant)
     work.log(f"answers read again: {counted(done.changed, 'day')} changed, {done.removed} withdrawn")
@@ -559,8 +567,31 @@ def replay(work: Work, tenant: ConfluentTenant, summary: Summary) -> Summary:
     )
 
 
-def _replayed_costs(work: Work, tenant: ConfluentTenant) -> Iterator[tuple[pl.DataFrame, list[state.DayKey]]]:
-    """Costs as they were landed last for every day, newest gathers first: BILLING, and the known days it covers."""
+class _Replayed(NamedTuple):
+    """BILLING of a landed window, of the days that no later gather covers, and those of them that are known."""
+
+    days: Window
+    billing: pl.DataFrame
+    covered: list[state.DayKey]
+
+
+def _booked_once(work: Work, replayed: Iterable[_Replayed]) -> Iterator[_Replayed]:
+    """The same, each to be published before the next is asked for; a record without a date is in one of them only.
+
+    It is booked by the first window that has it, as when it was gathered, so such windows come last and in order.
+    """
+    late = list[_Replayed]()
+    for one in replayed:
+        if _may_be_stored(one.billing, one.days):
+            late.append(one)
+        else:
+            yield one
+    for one in sorted(late, key=lambda one: one.days):
+        yield one._replace(billing=_without_stored(work, one.billing, one.days))
+
+
+def _replayed_costs(work: Work, tenant: ConfluentTenant) -> Iterator[_Replayed]:
+    """Costs as they were landed last for every day, newest gathers first."""
     covered = set[str]()
     for one in reversed(gather_state.gathers(work.store, tenant.id)):
         landing = landing_of(work.root, tenant, one.gather_id)
@@ -583,8 +614,8 @@ def _replayed_costs(work: Work, tenant: ConfluentTenant) -> Iterator[tuple[pl.Da
                 covered.update(open_days)
                 continue
             wanted = pl.col("charge_date").dt.to_string("%Y-%m-%d").is_in(open_days)
-            billing = _without_stored(work, costs.billing, days)
-            yield billing.filter(wanted), [key for key in known_days(work) if key[1] in set(open_days)]
+            known = [key for key in known_days(work) if key[1] in set(open_days)]
+            yield _Replayed(days, costs.billing.filter(wanted), known)
             covered.update(open_days)
 
 

@@ -875,6 +875,24 @@ def test_landed_answers_are_read_again_by_another_parser(tenant: Tenant, server:
     assert tenant.total() == server.organization.total()
 
 
+def test_a_record_without_a_date_is_booked_once_by_a_replay(tmp_path: Path, server: Server) -> None:
+    tenant = Tenant(tmp_path / "conf", server, lookback_days="10")
+    tenant.run(TODAY)
+    tenant.write(lookback_days="5")
+    # Windows that begin on the fourth, fifth and sixth day.
+    for number in range(3):
+        tenant.run(TODAY + timedelta(days=number), hour=5)
+    booked = tenant.files(["billing"])
+    assert tenant.total("billing") == server.organization.total()
+    for lost in ("nothing", "the day of booking", "everything"):
+        if lost == "everything":
+            shutil.rmtree(tenant.root / "lake" / "billing")
+        elif lost == "the day of booking":
+            (tenant.root / f"lake/billing/tenant_id=conf/month=2025-09/{FIRST}.parquet").unlink()
+        done = tenant.run(TODAY, "recalculate", {}, hour=6, replay=True)
+        assert (lost, done.exit_code, tenant.files(["billing"])) == (lost, 0, booked)
+
+
 def test_answers_are_kept_for_as_long_as_they_may_be_needed(tenant: Tenant) -> None:
     tenant.write(retention_days="12", lookback_days="10")
     for number in (0, 1, 20):
