@@ -231,15 +231,18 @@ def _fetch(
 
     A window that fails does not keep the others, nor the inventory, from being asked for.
     """
-    template = tenant.source.flink.url if tenant.source.flink else ""
+    template, before = tenant.source.flink.url if tenant.source.flink else "", _landed_before(work, tenant, one)
     with ExitStack() as stack:
         clients = _Clients(stack, work, template, *endpoints)
         failed = list[ProrataError]()
         try:
             for days in _windows(one):
                 work.stop_if_asked()
+                name = confluent.costs_name(days)
                 try:
-                    if not landing.has(confluent.costs_name(days)):
+                    if before is not None and before.has(name) and not landing.has(name):
+                        landing.write(name, before.read(name))
+                    if not landing.has(name):
                         confluent.fetch_costs(clients.api, landing, days)
                         work.log(f"costs {days[0]} to before {days[1]} landed")
                 except (SourceError, ContractError) as error:
@@ -250,6 +253,17 @@ def _fetch(
             raise
         gather_state.update_gather(work.store, one, requests=clients.requests, inventory_errors=kinds)
         return Lacking(failed, kinds), clients.requests
+
+
+def _landed_before(work: Work, tenant: ConfluentTenant, one: gather_state.Gather) -> Landing | None:
+    """Where the gather before this one landed, if it failed in part, and its run was killed or stopped after that.
+
+    Then its run was to be gone on with: the windows that it landed are those of this gather, too.
+    """
+    found = [before for before in gather_state.gathers(work.store, tenant.id) if before.gather_id == one.gather_id - 1]
+    if not found or found[0].run_ended or (found[0].first_day, found[0].end_day) != (one.first_day, one.end_day):
+        return None
+    return landing_of(work.root, tenant, found[0].gather_id)
 
 
 def _of_window(error: SourceError | ContractError, days: Window) -> ProrataError:

@@ -822,6 +822,37 @@ def test_a_run_that_failed_after_its_gather_is_over_and_the_next_asks_again(tmp_
     assert (done.exit_code, server.counted() > 0, tenant.total()) == (0, True, server.organization.total())
 
 
+def test_a_recalculation_does_not_end_a_gather_that_was_stopped(tmp_path: Path, server: Server) -> None:
+    tenant = Tenant(tmp_path / "conf", server)
+    with pytest.raises(StoppedError):
+        tenant.run(TODAY, stop_at=COSTS_LANDED)
+    asked = server.windows()
+    tenant.run(TODAY, "recalculate", {})
+    assert tenant.query("SELECT gather_id, status, run_ended FROM gathers") == [(1, "open", 0)]
+    done = tenant.run(TODAY)
+    assert (done.exit_code, server.windows(), set(asked.values())) == (0, asked, {1})
+
+
+def test_no_window_is_asked_for_twice_when_a_gather_that_failed_in_part_is_stopped(
+    tmp_path: Path, server: Server
+) -> None:
+    tenant = Tenant(tmp_path / "conf", server, "http://127.0.0.1:9", gather_failure_threshold="9")
+    server.organization.denied["api_keys"] = 500
+    server.script(f"{COSTS}?start_date=2025-08-01", faults.status(500))
+    for hour in (1, 2):
+        with pytest.raises(StoppedError):
+            tenant.run(TODAY, hour=hour, stop_at="inventory: ")
+    assert tenant.query("SELECT status, folded, run_ended FROM gathers") == [("failed", 1, 0)] * 2
+    server.organization.denied.clear()
+    tenant.write(metrics=None)
+    done = tenant.run(TODAY, hour=3)
+    assert (done.exit_code, tenant.total()) == (0, server.organization.total())
+    assert set(server.whole_windows().values()) == {1}
+    # A run that ended is over: the next one asks anew.
+    tenant.run(TODAY, hour=4)
+    assert set(server.whole_windows().values()) == {2}
+
+
 @pytest.mark.parametrize("kept", ["older state", "no state"])
 def test_answers_of_gathers_that_the_state_does_not_know_do_not_pass_for_those_of_today(
     tmp_path: Path, server: Server, kept: str
