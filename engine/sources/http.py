@@ -7,6 +7,7 @@ say our own secrets do not leave this module: errors are without them, and an an
 from __future__ import annotations
 
 import base64
+import html.entities
 import logging
 import re
 import ssl
@@ -382,28 +383,44 @@ _BACKOFF = tenacity.wait_exponential_jitter(initial=1, max=_BACKOFF_MAX_SECONDS,
 
 
 def _secrets(endpoint: Endpoint) -> list[str]:
-    """What must not be in any text: secret and token, and what HTTP Basic makes of key and secret."""
+    """What must not be in any text: secret and token, and what HTTP Basic makes of key and secret, filled up or not."""
     found = [given.get_secret_value() for given in (endpoint.secret, endpoint.bearer) if given is not None]
     if endpoint.key is not None and endpoint.secret is not None:
         pair = f"{endpoint.key.get_secret_value()}:{endpoint.secret.get_secret_value()}"
-        found.append(base64.b64encode(pair.encode()).decode())
+        basic = base64.b64encode(pair.encode()).decode()
+        found += [basic, basic.rstrip("=")]
     return found
 
 
 def _spellings(secrets: list[str], length_min: int) -> re.Pattern[str]:
-    """What finds the secrets in a text: the longest first, as they are, in a string of JSON, or in a URL."""
+    """What finds the secrets in a text: the longest first, as they are, or written for JSON, a URL, HTML or a log."""
     long = sorted((secret for secret in secrets if len(secret) >= length_min), key=len, reverse=True)
-    return re.compile("|".join("".join(map(_spelling, secret)) for secret in long) or _NOTHING)
+    if not long:
+        return re.compile(_NOTHING)
+    begins = "".join(sorted({secret[0] for secret in long}))
+    # Answers are large, and where one of a few letters stands is found fast: a secret's first, or one that escapes it.
+    first = re.escape(f"{begins}{' ' if '+' in begins else ''}\\%&")
+    return re.compile(rf"(?=[{first}])(?:{'|'.join(''.join(map(_spelling, secret)) for secret in long)})")
 
 
 def _spelling(letter: str) -> str:
     """Each way to write a letter. What is escaped once more, such as JSON in a string of JSON, is found as well."""
     code = "".join(f"[{digit}{digit.upper()}]" for digit in f"{ord(letter):02x}")
-    # Each begins with one certain letter, by which the search finds where to look at all: answers are large.
-    ways = [re.escape(letter), rf"\\\\*u00{code}", rf"%(?:25)*{code}"]
+    in_html = rf"(?:amp;)*(?:{'|'.join([f'#0*{ord(letter)}', f'#[xX]0*{code}', *_HTML_NAMES.get(letter, ())])});"
+    ways = [re.escape(letter), rf"\\\\*(?:u00|x){code}", rf"%(?:25)*{code}", f"&{in_html}", rf"\\\\*u0026{in_html}"]
     if letter in '"\\/':
         ways.append(rf"\\\\*{re.escape(letter)}")
+    if letter == "+":
+        # It stands for one in forms.
+        ways.append(" ")
     return f"(?:{'|'.join(ways)})"
+
+
+_HTML_NAMES: dict[str, list[str]] = {}
+"""Letter -> its names in HTML."""
+for _name, _letter in html.entities.html5.items():
+    if _name.endswith(";") and _letter.isascii() and len(_letter) == 1:
+        _HTML_NAMES.setdefault(_letter, []).append(_name.removesuffix(";"))
 
 
 _NOTHING = "(?!)"

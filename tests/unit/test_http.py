@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
+import json
 import logging
 import socket
+import string
 import threading
 import time
 import traceback
@@ -371,11 +374,39 @@ def test_a_short_secret_may_be_a_part_of_a_word_in_answers() -> None:
         assert "repeats the credentials" in failure(server.url, key=SecretStr("reader"), secret=SecretStr("kafka_id"))
 
 
+def is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("sign", string.punctuation)
+def test_a_secret_of_ours_may_begin_with_any_sign(sign: str) -> None:
+    body = " ".join(f"<{way(f'{sign}canary')}>" for way in SPELLINGS.values())
+    with serving(Reply(400, body=body)) as server:
+        said = failure(server.url, bearer=SecretStr(f"{sign}canary"))
+    assert f"'{' '.join(['<***>'] * len(SPELLINGS))}'" in said
+
+
+@pytest.mark.parametrize("fill", ["", "x", "xx"])
+@pytest.mark.parametrize("way", SPELLINGS.values(), ids=SPELLINGS)
+def test_what_http_basic_makes_of_a_key_and_a_secret_is_known_without_its_filling(
+    way: Callable[[str], str], fill: str
+) -> None:
+    secret = f"{SECRET}/?>~{fill}"
+    credentials = {"key": SecretStr(KEY), "secret": SecretStr(secret)}
+    basic = base64.b64encode(f"{KEY}:{secret}".encode()).decode()
+    with serving(Reply(400, body=f"<{way(basic.rstrip('='))}> <{way(basic)}>")) as server:
+        assert "400 Bad Request '<***> <***>'" in failure(server.url, **credentials)
+
+
 @pytest.mark.parametrize("way", SPELLINGS.values(), ids=SPELLINGS)
 def test_a_secret_of_ours_is_known_in_every_spelling(way: Callable[[str], str]) -> None:
     secret = 'canary/"se+cr\\et=%~'
     credentials = {"key": SecretStr("CANARY/KEY+77"), "secret": SecretStr(secret)}
-    written = way(secret) if "\\" in way("/+") else way(secret).replace("\\", "\\\\").replace('"', '\\"')
+    written = way(secret) if is_json(f'"{way(secret)}"') else json.dumps(way(secret))[1:-1]
     with serving(Reply(body=f'{{"data": ["<{written}>"]}}')) as server:
         assert "repeats the credentials" in failure(server.url, **credentials)
     with serving(Reply(400, body=f"<{way(secret)}> <{way('CANARY/KEY+77')}>")) as server:
