@@ -23,7 +23,7 @@ from tests.doubles import confluent_cloud as faults
 from tests.doubles.bundled import bundled, planned_total
 from tests.doubles.confluent_cloud import COSTS, Server, served
 from tests.doubles.confluent_metrics import REQUEST_BYTES, Metrics, Used
-from tests.doubles.front import front
+from tests.doubles.front import WAYS, front, reader, told
 from tests.doubles.organization import Entity, Organization
 from tests.doubles.prometheus import Row, prometheus
 from tests.integration.confluent import FIRST, VARIABLES, Tenant, day
@@ -943,12 +943,29 @@ def test_principals_that_only_metrics_name_are_shown_as_such(tenant: Tenant) -> 
     )
 
 
-def test_no_secret_is_in_any_file_or_message(tenant: Tenant, server: Server) -> None:
-    server.script("/", faults.echoing(500), times=2)
-    said: list[object] = [tenant.run(TODAY)]
-    server.script(COSTS, faults.echoing(403))
-    said += [tenant.run(TODAY), tenant.run(TODAY, lift=True), *tenant.logged]
-    canaries = [*server.organization.canaries(), *VARIABLES.values()]
+@pytest.mark.parametrize("way", WAYS)
+def test_no_secret_is_in_any_file_or_message(tenant: Tenant, server: Server, measured: str, way: str) -> None:
+    right, wrong = reader(way, "right"), reader(way, "wrong")
+    metrics = tenant.tenant["metrics"] | right.settings
+    said = list[object]()
+    with (
+        front(measured, right.authorization) as refusing,
+        front(measured, right.authorization, [told(right.authorization)]) as repeating,
+    ):
+        server.script("/", faults.echoing(500), times=2)
+        tenant.write(metrics=metrics | {"url": refusing})
+        said.append(tenant.run(TODAY, environment=VARIABLES | wrong.environment))
+        server.script(COSTS, faults.echoing(403))
+        said.append(tenant.run(TODAY, environment=VARIABLES | wrong.environment))
+        tenant.write(metrics=metrics | {"url": repeating})
+        said.append(tenant.run(TODAY, environment=VARIABLES | right.environment, lift=True))
+        assert "401 Unauthorized" in str(said)
+        assert "repeats the credentials it was asked with" in str(said)
+        tenant.write(metrics=metrics | {"url": refusing})
+        done = tenant.run(TODAY, environment=VARIABLES | right.environment, lift=True)
+    assert (done.exit_code, done.days_pending) == (0, 0)
+    said += [done, *tenant.logged]
+    canaries = [*server.organization.canaries(), *VARIABLES.values(), *right.canaries, *wrong.canaries]
     # Keys are names: the API lists them. Secrets it does not.
     secret = [text for text in canaries if text not in {CLOUD_KEY, *FLINK_KEYS}]
     files = [file for file in tenant.folder.rglob("*") if file.is_file()]
