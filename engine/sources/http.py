@@ -394,7 +394,7 @@ def _secrets(endpoint: Endpoint) -> list[str]:
 
 def _spellings(secrets: list[str], length_min: int) -> re.Pattern[str]:
     """What finds the secrets in a text: the longest first, as they are, or written for JSON, a URL, HTML or a log."""
-    long = sorted((secret for secret in secrets if len(secret) >= length_min), key=len, reverse=True)
+    long = sorted({secret for secret in secrets if len(secret) >= length_min}, key=len, reverse=True)
     if not long:
         return re.compile(_NOTHING)
     begins = "".join(sorted({secret[0] for secret in long}))
