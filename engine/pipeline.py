@@ -335,7 +335,8 @@ def run_tenant(config: Config, tenant: Tenant, request: Request, hooks: Hooks, r
             status: state.Ending = "failed" if summary.faults else "done"
             told = "\n".join(summary.faults) or None
             with store.transaction():
-                gather_state.end_run(store, tenant.id)
+                if request.command == "run":
+                    gather_state.end_run(store, tenant.id)
                 state.finish_run(store, run_id, status, _counts(summary), ended_at=hooks.now(), error=told)
         except StoppedError as error:
             _log_failure(work, run_id, summary, error)
@@ -383,9 +384,9 @@ def _log_failure(work: Work, run_id: str, summary: Summary, error: BaseException
     text = "\n".join(error.faults) if isinstance(error, ProrataError) else f"{type(error).__name__}: {error}"
     try:
         with work.store.transaction():
-            # One that was stopped goes on, as one that was killed does. One that failed is over: when it is tried
-            # again, hours later, what it landed may be out of date.
-            if status == "failed":
+            # A gather that was stopped goes on, as one that was killed does. One whose run failed is over: when it is
+            # tried again, hours later, what it landed may be out of date.
+            if status == "failed" and work.request.command == "run":
                 gather_state.end_run(work.store, work.tenant.id)
             state.finish_run(work.store, run_id, status, _counts(summary), ended_at=work.hooks.now(), error=text)
     except StoreError as second:

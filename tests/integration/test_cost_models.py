@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from engine.sources.landing import Landing
 from tests.doubles.exporter import (
     BYTES_IN,
     BYTES_OUT,
@@ -28,7 +29,8 @@ from tests.doubles.exporter import (
     Cluster,
     gauge,
 )
-from tests.doubles.front import front
+from tests.doubles.front import WAYS, front, reader, told
+from tests.doubles.organization import Credential
 from tests.doubles.prometheus import Row, prometheus
 from tests.functional.bills import prorata
 from tests.integration.cost_tenants import FIRST, RATES, Between, Root, kafka, metrics
@@ -493,6 +495,41 @@ def test_credentials(url: str, tmp_path: Path, kind: str) -> None:
         assert (wrong.exit_code, wrong.days_pending, len(wrong.faults)) == (11, 1, 1)
         assert "wrong" not in wrong.faults[0]
         assert root.run(day(1), environment={"USER_": "me", "PASS_": "secret"}).days_calculated == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_secret_is_in_any_file_or_message(url: str, tmp_path: Path, way: str) -> None:
+    right, wrong = reader(way, "right"), reader(way, "wrong")
+    admin = Credential("CANARYADMIN", "CANARY-PASSWORD-admin/0123456789+abcd")
+    opened = {"ADMIN_NAME": admin.key, "ADMIN_PASSWORD": admin.secret}
+    asked = {"bootstrap_servers": ["127.0.0.1:9"], "security": "plaintext", "timeout_seconds": "0.2"}
+    source = {"admin": asked | {"username": "${ADMIN_NAME}", "password": "${ADMIN_PASSWORD}"}}
+
+    def tenant(behind: str) -> dict[str, Any]:
+        return kafka("minute", behind, lookback_days="1", source=source, metrics=right.settings)
+
+    with (
+        front(url, right.authorization) as refusing,
+        front(url, right.authorization, [told(right.authorization)]) as repeating,
+    ):
+        root = Root(tmp_path, tenant(refusing))
+        said = [root.run(day(1), environment=opened | wrong.environment)]
+        root.write(tenant(repeating))
+        said += [root.run(day(1), environment=opened | right.environment)]
+        assert "401 Unauthorized" in str(said)
+        assert "repeats the credentials it was asked with" in str(said)
+        root.write(tenant(refusing))
+        said += [root.run(day(1), environment=opened | right.environment, lift=True)]
+    assert (said[-1].days_calculated, said[-1].days_pending) == (1, 0)
+    files = {str(file): file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    texts = [f"{said}{root.logged}".encode(), *files.values()]
+    texts += [
+        f"{Landing(Path(file).parent).read(Path(file).name.removesuffix('.jsonl.zst'))}".encode()
+        for file in files
+        if file.endswith(".zst")
+    ]
+    canaries = [*right.canaries, *wrong.canaries, *admin.canaries]
+    assert [one for one in canaries if any(one.encode() in text for text in texts)] == []
 
 
 def test_a_run_that_is_stopped_goes_on_where_it_was(url: str, tmp_path: Path) -> None:
