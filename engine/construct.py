@@ -186,6 +186,9 @@ def _land(
     ]
     for text in samples.warnings:
         work.warn(f"{question.name}: {text}")
+    if dropped:
+        points = counted(sum(dropped.values()), "point")
+        work.warn(f"{question.name}: {points} left out, since they are no numbers, the first on {min(dropped)}")
     with work.store.transaction():
         gather_state.record_fetch(work.store, tenant.id, fetch)
         gather_state.save_day_metrics(work.store, tenant.id, rows)
@@ -216,7 +219,7 @@ def _came(
     days = date.fromisoformat(fetch.first_day), date.fromisoformat(fetch.end_day)
     landing = _landing(work, tenant, fetch.fetch_id)
     counts = cost_model.parse_counts(question, landing.read(prometheus.landed_name(question.counts, days)), days)
-    return {day: min(count, question.expected(scrape_seconds)) for day, count in counts.items()}
+    return cost_model.came(samples, counts, question.expected(scrape_seconds))
 
 
 def _record_failure(work: Work, tenant: CostModelTenant, piece: Open, error: str) -> None:

@@ -40,10 +40,23 @@ def parse(question: Question, pages: Iterable[Answer], window: Window) -> Sample
 
 
 def parse_counts(question: Question, pages: Iterable[Answer], window: Window) -> dict[str, int]:
-    """The landed answers to a question's query for counts: day -> how many samples came."""
+    """The landed answers to a question's query for counts: day -> how many samples came of whatever has fewest.
+
+    What has a name of its own (a broker) may have been scraped by one instance after the other; else each instance is
+    looked at for itself.
+    """
     assert question.counts is not None  # else nothing was landed
-    found = prometheus.parse_days(pages, question.counts, window)
-    return {day: int(value) for day, value in found.values.select("window", "value").rows()}
+    found = prometheus.parse_days(pages, question.counts, window).values
+    names = [pl.when(pl.col(label) != "").then(label) for label in question.counts.by]
+    of_each = found.group_by("window", pl.coalesce(*names, pl.lit("")).alias("_of")).agg(pl.col("value").sum())
+    fewest = of_each.group_by("window").agg(pl.col("value").min())
+    return {day: int(value) for day, value in fewest.rows()}
+
+
+def came(samples: Samples, counts: Mapping[str, int], expected: int) -> dict[str, int]:
+    """Day -> how many of the expected samples came: as many as were counted, and no more than of the hours answered."""
+    hours = dict(samples.values.select("window", "points").rows())
+    return {day: min(count, expected, expected * hours.get(day, 0) // HOURS) for day, count in counts.items()}
 
 
 class Bill(NamedTuple):

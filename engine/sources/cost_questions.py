@@ -27,7 +27,7 @@ Use: TypeAlias = Literal["mean", "sum", "weights", "identities", "resources"]
 class Question(NamedTuple):
     """One thing that Prometheus is asked of a cluster, for every day.
 
-    `counts` asks how many samples there were, if that is not to be known from how many points were answered. `metrics`:
+    `counts` asks of a quantity how many of its samples came, of each `by` for itself where it has labels. `metrics`:
     what USAGE lacks where there is no answer.
     """
 
@@ -44,10 +44,10 @@ class Question(NamedTuple):
         return hashlib.sha256(json.dumps([self.use, asked]).encode()).hexdigest()[:16]
 
     def expected(self, scrape_seconds: int) -> int:
-        """How many samples a whole day has; 0 where nobody counts them."""
-        if self.use not in {"mean", "sum"}:
+        """How many samples a whole day has, or hours where nobody knows how it is scraped; 0 where nobody counts."""
+        if self.counts is None:
             return 0
-        return DAY_SECONDS // scrape_seconds if self.counts else HOURS
+        return DAY_SECONDS // scrape_seconds if self.counts.by else HOURS
 
 
 def questions(tenant: CostModelTenant) -> tuple[Question, ...]:
@@ -62,16 +62,17 @@ def questions(tenant: CostModelTenant) -> tuple[Question, ...]:
 def _kafka_questions(source: KafkaCostModel) -> Iterator[Question]:
     named, chosen = source.series, f"{{{matchers(source.selector or '')}}}"
     log_size, bytes_in, bytes_out = (f"{name}{chosen}" for name in (named.log_size, named.bytes_in, named.bytes_out))
+    counted = tuple(dict.fromkeys((named.broker, named.instance)))
     asked_for = {name for rates in source.rates for name in priced(rates)}
     if "storage_per_gib_hourly" in asked_for:
-        yield Question("storage", "mean", _hourly("storage", _mean(log_size)), _counted("storage", log_size))
+        yield Question("storage", "mean", _hourly("storage", _mean(log_size)), _counted("storage", log_size, counted))
     if "network_ingress_per_gib" in asked_for:
-        yield Question("ingress", "sum", _hourly("ingress", _risen(bytes_in)), _counted("ingress", bytes_in))
+        yield Question("ingress", "sum", _hourly("ingress", _risen(bytes_in)), _counted("ingress", bytes_in, counted))
     if "network_egress_per_gib" in asked_for:
-        yield Question("egress", "sum", _hourly("egress", _risen(bytes_out)), _counted("egress", bytes_out))
+        yield Question("egress", "sum", _hourly("egress", _risen(bytes_out)), _counted("egress", bytes_out, counted))
     if source.identity_source != "static":
         for name, series in (("bytes_in", bytes_in), ("bytes_out", bytes_out)):
-            risen = f"sum by ({named.principal}) (increase({series}[1h]))"
+            risen = f"sum by ({named.principal}) ({_numbers(f'increase({series}[1h])')})"
             yield Question(name, "weights", _daily(name, risen, named.principal), metrics=(name,))
     for name, label in (("brokers", named.broker), ("topics", named.topic)):
         found = f"group by ({label}) (present_over_time({bytes_in}[{{range}}]))"
@@ -86,7 +87,7 @@ def priced(rates: KafkaPrices) -> set[str]:
 
 def _mean(series: str) -> str:
     """The mean over the scrapes of an hour of the sum of the series: one that is there in half of them counts half."""
-    return f"sum(sum_over_time({series}[{{range}}])) / max(count_over_time({series}[{{range}}]))"
+    return f"sum({_numbers(f'sum_over_time({series}[{{range}}])')}) / max(count_over_time({series}[{{range}}]))"
 
 
 def _risen(series: str) -> str:
@@ -95,15 +96,34 @@ def _risen(series: str) -> str:
     Points are asked for 1 ms before the end of an hour. A range that is closed at both ends, as in 2.x, has to look at
     the end itself, or what is counted from the last scrape to the one on the full hour is in no hour.
     """
-    return f"sum(increase({series}[1h] offset -1ms))"
+    return f"sum({_numbers(f'increase({series}[1h] offset -1ms)')})"
+
+
+def _numbers(expression: str) -> str:
+    """The series whose value is a number: in a sum, one NaN would make all of it none. `counts` knows of the others."""
+    return f"{expression} > -Inf < Inf"
 
 
 def _hourly(name: str, expression: str) -> Query:
     return Query(name, expression, (), step_seconds=3600)
 
 
-def _counted(name: str, series: str) -> Query:
-    return Query(f"{name}_samples", f"max(count_over_time({series}[{{range}}]))", ())
+def _counted(name: str, series: str, by: tuple[str, ...]) -> Query:
+    """How many samples of an hour came from each broker, by each instance of its exporter.
+
+    They are those of the series that has most, since a topic may be there for a part of an hour; of ten series of which
+    one has a sample that is no number, nine tenths. A broker that was there a day before or after has 0.
+    """
+    labels = ", ".join(by)
+    came = f"max by ({labels}) (count_over_time({series}[{{range}}]))"
+    numbers = f"avg by ({labels}) ({_are_numbers(f'sum_over_time({series}[{{range}}])')})"
+    known = f"0 * group by ({labels}) (present_over_time({series}[2d] offset -1d))"
+    return Query(f"{name}_samples", f"{came} * {numbers} or {known}", by, step_seconds=3600)
+
+
+def _are_numbers(expression: str) -> str:
+    """1 where a value is a number, 0 where it is none."""
+    return f"0 * {expression} == bool 0"
 
 
 def _daily(name: str, expression: str, label: str, *, every: str = "1h") -> Query:
@@ -124,7 +144,8 @@ def _generic_questions(source: GenericCostModel) -> Iterator[Question]:
         for use, asked in by_use:
             if asked is not None:
                 name = quantity_of(one.name)
-                yield Question(name, use, _hourly(_landed(name), f"sum({asked})"))
+                counts = _hourly(_landed(f"{name}_samples"), f"avg({_are_numbers(f'({asked})')})")
+                yield Question(name, use, _hourly(_landed(name), f"sum({_numbers(f'({asked})')})"), counts)
     if found.source != "static" and found.discovery_query is not None and found.label is not None:
         # Every five minutes, since that is how long Prometheus takes a sample for the present.
         asked = f"group by ({found.label}) ({_an_hour(found.discovery_query)})"
@@ -133,7 +154,7 @@ def _generic_questions(source: GenericCostModel) -> Iterator[Question]:
     for one in source.cost_types:
         if one.allocation_query is not None and one.allocation_label is not None:
             name = f"allocation-{one.name}"
-            asked = f"sum by ({one.allocation_label}) ({_an_hour(one.allocation_query)})"
+            asked = f"sum by ({one.allocation_label}) ({_numbers(f'({_an_hour(one.allocation_query)})')})"
             query = _daily(_landed(name), asked, one.allocation_label)
             yield Question(name, "weights", query, metrics=(one.name, IDENTITIES_SEEN))
 

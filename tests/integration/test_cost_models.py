@@ -25,6 +25,7 @@ from tests.doubles.exporter import (
     LOG_SIZE,
     MINUTE,
     SECOND,
+    START,
     Cluster,
     gauge,
 )
@@ -66,6 +67,34 @@ def strange_rows() -> Iterator[Row]:
             yield from gauge("pg_database_size_bytes", labels, [(moment, size * GIB)])
 
 
+def broken_rows() -> Iterator[Row]:
+    """Three days of clusters of two brokers of which one has trouble on the second."""
+    # One of two exporters is down all day.
+    for row in Cluster("half", 3).rows():
+        if row.labels["broker"] == "1" or not START + DAY <= row.milliseconds < START + 2 * DAY:
+            yield row
+    # The same where series do not say which broker they are of, only what was scraped.
+    for row in Cluster("plain", 3).rows():
+        if row.labels["broker"] == "1" or not START + DAY <= row.milliseconds < START + 2 * DAY:
+            labels = {name: text for name, text in row.labels.items() if name != "broker"}
+            yield row._replace(labels={**labels, "instance": f"kafka-{row.labels['broker']}:9404"})
+    # Broker 2 moves to another machine, and nothing is missing.
+    for row in Cluster("moved", 3).rows():
+        late = row.labels["broker"] == "2" and row.milliseconds >= START + DAY + 11 * HOUR
+        yield row._replace(labels={**row.labels, "instance": "10.0.0.9:9404" if late else "10.0.0.1:9404"})
+    # A small topic beside the others, with one sample that is no number.
+    yield from Cluster("spoilt", 3).rows()
+    for name in (BYTES_IN, LOG_SIZE):
+        labels = {"cluster": "spoilt", "broker": "1", "topic": "tiny"}
+        labels |= {"principal": "User:alice"} if name == BYTES_IN else {}
+        bad = DAY + 5 * HOUR
+        yield from gauge(name, labels, ((at, "NaN" if at == bad else 0) for at in range(0, 3 * DAY + MINUTE, MINUTE)))
+    for name, size in (("a", 75), ("b", 25)):
+        for moment in range(0, DAY, MINUTE):
+            bad = name == "b" and moment == 2 * HOUR - MINUTE
+            yield from gauge("spoilt_bytes", {"of": name}, [(moment, "NaN" if bad else size * GIB)])
+
+
 def not_there(moment: int) -> bool:
     return 2 * HOUR <= moment < 4 * HOUR
 
@@ -80,7 +109,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         Cluster("reset", 1, reset=11 * HOUR + 30 * MINUTE + 30 * SECOND),
         Cluster("gap", 1, missing=not_there),
     ]
-    rows = chain(strange_rows(), *(one.rows() for one in clusters))
+    rows = chain(strange_rows(), broken_rows(), *(one.rows() for one in clusters))
     with prometheus(rows, tmp_path_factory.mktemp("prometheus"), prefix="/some/where") as found:
         yield found
 
@@ -201,13 +230,93 @@ def test_an_incomplete_day_waits_if_it_is_to(url: str, tmp_path: Path) -> None:
     assert (summary.requests, summary.days_calculated, summary.days_pending) == (0, 1, 0)
 
 
+@pytest.mark.parametrize("cluster", ["half", "plain"])
+def test_an_exporter_that_is_down_is_told_though_another_is_whole(url: str, tmp_path: Path, cluster: str) -> None:
+    root = Root(tmp_path, kafka(cluster, url, lookback_days="3", incomplete_below="1"))
+    summary = root.run(day(3))
+    assert (summary.faults, summary.days_calculated, summary.days_pending) == ((), 2, 1)
+    assert [tuple(one) for one in root.incomplete()] == [
+        (str(day(1)), name, 0, 1440) for name in ("egress", "ingress", "storage")
+    ]
+    assert root.lines("quantity", product=INGRESS) == [(24,), (12,), (24,)]
+
+
+def test_an_exporter_that_is_down_on_the_first_day_is_told(url: str, tmp_path: Path) -> None:
+    """Whoever comes on the day after was there before, or there is one day to look at."""
+    root = Root(tmp_path, kafka("half", url, lookback_days="1", incomplete_below="1"))
+    assert root.run(day(2)).days_pending == 1
+    assert {one.came for one in root.incomplete()} == {0}
+
+
+def test_a_broker_that_moves_is_whole(url: str, tmp_path: Path) -> None:
+    root = Root(tmp_path, kafka("moved", url, lookback_days="3", incomplete_below="1"))
+    assert root.run(day(3)).days_calculated == 3
+    assert root.incomplete() == []
+
+
 def test_what_is_no_number_is_dropped_and_counted(url: str, tmp_path: Path) -> None:
     root = one_day(url, tmp_path, "nan")
     [[size, tags]] = root.lines("quantity", "tags", product=STORAGE)
     assert (size, json.loads(tags)["answers"]) == (240, "23")
-    [[rise]] = root.lines("quantity", product=INGRESS)
-    assert 0 < rise < Decimal(24 * 3600) / GIB
+    [[tags]] = root.lines("tags", product=INGRESS)
+    # The hour before sees the sample at its end, too.
+    assert json.loads(tags) == {"answers": "22", "bytes": str(22 * 3600), "rate": "0.01"}
     assert root.days("nan")[str(day(0))].chargeback_calculated
+    assert [tuple(one) for one in root.incomplete()] == [
+        *((str(day(0)), name, came, 1440) for name, came in (("egress", 0), ("ingress", 1320), ("storage", 1380)))
+    ]
+
+
+def test_one_sample_that_is_no_number_takes_nothing_else_with_it(url: str, tmp_path: Path) -> None:
+    root = Root(tmp_path, kafka("spoilt", url, lookback_days="3", incomplete_below="1"))
+    summary = root.run(day(3))
+    assert (summary.faults, summary.days_calculated, summary.days_pending) == ((), 2, 1)
+    assert root.lines("quantity", product=INGRESS) == [(24,), (24,), (24,)]
+    assert root.lines("quantity", product=STORAGE) == [(12000,), (12000,), (12000,)]
+    # An hour of one of three series of the broker that send, and of one of two that are stored.
+    assert [tuple(one) for one in root.incomplete()] == [
+        (str(day(1)), "ingress", 1420, 1440),
+        (str(day(1)), "storage", 1410, 1440),
+    ]
+    root.write(kafka("spoilt", url, lookback_days="3"))
+    assert root.run(day(3)).days_calculated == 1
+    charges = root.table("chargeback").filter(pl.col("product_type") == INGRESS, pl.col("charge_date") == day(1))
+    assert charges.sort("identity_id").select("identity_id", "amount").rows() == [
+        ("User:alice", Decimal("0.18")),
+        ("User:bob", Decimal("0.06")),
+    ]
+
+
+def test_a_series_of_a_query_that_is_no_number_is_told(url: str, tmp_path: Path) -> None:
+    cost_type = {
+        "name": "STORED",
+        "product_category": "store",
+        "rate": "1",
+        "quantity": {"storage_gib": "spoilt_bytes"},
+        "allocation": "usage_ratio",
+        "allocation_query": "spoilt_bytes",
+        "allocation_label": "of",
+    }
+    source = {"kind": "cost_model", "cluster_id": "spoilt", "cost_types": [cost_type]}
+    given = {"id": "spoilt", "ecosystem": "generic_metrics", "source": source, "metrics": metrics(url)}
+    root = Root(tmp_path, {**given, "lookback_days": "1", "cutoff_days": "0"})
+    assert root.run(day(1)).faults == ()
+    # For an hour there are 75 GiB instead of 100.
+    assert root.lines("quantity", product="STORED") == [(23 * 100 + 75,)]
+    assert [tuple(one) for one in root.incomplete()] == [(str(day(0)), "quantity-STORED", 23, 24)]
+
+
+def test_an_answer_that_is_no_number_is_no_whole_day(url: str, tmp_path: Path) -> None:
+    points = [[(START + hour * HOUR - 1) / 1000, "NaN" if hour < 24 else "5"] for hour in range(1, 25)]
+    body = {"status": "success", "data": {"resultType": "matrix", "result": [{"metric": {}, "values": points}]}}
+    between = Between(url)
+    with between.serving() as script:
+        root = Root(tmp_path, kafka("minute", script.url, lookback_days="1"))
+        between.failing("sum(increase(kafka_server_brokertopicmetrics_bytesin", Reply(200, json.dumps(body)))
+        assert root.run(day(1)).faults == ()
+    assert [tuple(one) for one in root.incomplete()] == [(str(day(0)), "ingress", 60, 1440)]
+    told = f"ingress: 23 points left out, since they are no numbers, the first on {day(0)}"
+    assert any(told in text for text in root.logged)
 
 
 def test_a_day_without_samples_costs_its_brokers(url: str, tmp_path: Path) -> None:

@@ -300,5 +300,39 @@ def test_resources_are_what_answers_name(configured: Configured) -> None:
     ]
 
 
+def answered(*series: tuple[dict[str, str], list[str]], first: date = date(2025, 11, 4)) -> list[Answer]:
+    """An answer with a value for each hour from the first day on."""
+    start = (first - date(1970, 1, 1)).days * 86400
+    result = [
+        {"metric": labels, "values": [[start + 3600 * hour - 0.001, text] for hour, text in enumerate(values, start=1)]}
+        for labels, values in series
+    ]
+    return [Answer("", 200, json.dumps({"status": "success", "data": {"resultType": "matrix", "result": result}}))]
+
+
+def test_the_broker_of_which_fewest_samples_came_counts(configured: Configured) -> None:
+    question = next(one for one in questions(configured(KAFKA)) if one.name == "ingress")
+    days = (date(2025, 11, 4), date(2025, 11, 6))
+    moved = [
+        ({"broker": "1", "instance": "a"}, ["60"] * 30 + ["0"] * 18),
+        ({"broker": "1", "instance": "b"}, ["0"] * 30 + ["60"] * 18),
+    ]
+    other = ({"broker": "2", "instance": "a"}, ["60"] * 24 + ["59.5"] * 24)
+    nameless = [({"instance": "c"}, ["60"] * 48), ({"instance": "d"}, ["60"] * 40 + ["0"] * 8)]
+    of = [[*moved], [*moved, other], [*moved, other, *nameless], []]
+    assert [cost_model.parse_counts(question, answered(*series), days) for series in of] == [
+        {"2025-11-04": 1440, "2025-11-05": 1440},
+        {"2025-11-04": 1440, "2025-11-05": 1428},
+        {"2025-11-04": 1440, "2025-11-05": 960},
+        {},
+    ]
+
+
+def test_no_more_samples_came_than_of_the_hours_answered() -> None:
+    answers = samples([("2025-11-04", "1", 24), ("2025-11-05", "1", 22)])
+    counts = {"2025-11-04": 1441, "2025-11-05": 1440, "2025-11-06": 1440}
+    assert cost_model.came(answers, counts, 1440) == {"2025-11-04": 1440, "2025-11-05": 1320, "2025-11-06": 0}
+
+
 def test_quoted_is_what_prometheus_reads() -> None:
     assert quoted('a"b\\') == r'"a\"b\\"'
