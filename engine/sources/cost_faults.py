@@ -71,6 +71,20 @@ class _Faults:
             queries += [one.quantity.storage_gib, one.quantity.network_gib, one.allocation_query]
         return any(query is not None for query in queries)
 
+    def _scrapes(self, source: KafkaCostModel) -> Iterator[str]:
+        """Whether an hour has the scrapes that it takes; samples that there never are would not be missed."""
+        prices = {name for rates in source.rates for name in priced(rates)}
+        counters = source.identity_source != "static" or prices & {"network_ingress_per_gib", "network_egress_per_gib"}
+        if counters:
+            seconds, reason = 1200, "the traffic of an hour is told from two scrapes in it"
+        elif "storage_per_gib_hourly" in prices:
+            seconds, reason = 3600, "what is stored is told from a scrape in each hour"
+        else:
+            return
+        if self.tenant.metrics is not None and self.tenant.metrics.scrape_seconds > seconds:
+            seen = f"value '{self.tenant.metrics.scrape_seconds}'"
+            yield fault(self.where("metrics", "scrape_seconds"), seen, f"at most {seconds}, since {reason}")
+
     def _kafka(self, source: KafkaCostModel) -> Iterator[str]:
         place = ("source", "rates")
         yield from self._dates(place, source.rates)
@@ -87,6 +101,7 @@ class _Faults:
             except ValueError as error:
                 seen = f"selector, from {shown(str(error))} on"
                 yield fault(self.where("source", "selector"), seen, 'matchers like cluster="eu", topic!=""')
+        yield from self._scrapes(source)
         yield from self._static(("source", "static_identities"), source.identity_source)
         labels = (source.series.broker, source.series.topic, source.series.principal)
         yield from self._labels([(("source", "series"), label) for label in labels])

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.doubles.exporter import HOUR, Cluster
+from tests.doubles.exporter import MINUTE, Cluster
 from tests.doubles.prometheus import prometheus
 from tests.integration.cost_tenants import FIRST, Between, Root, kafka
 from tests.integration.killing.forks import Forks, fatal
@@ -53,7 +53,7 @@ def tenant(url: str, *, changed: bool) -> dict[str, Any]:
     first = FIRST + timedelta(days=changed)
     rates = {"from": str(first), "compute_hourly_rate": "0.2" if changed else "0.1", "network_ingress_per_gib": "0.01"}
     members = [{"team": "after" if changed else "before", "id": "User:*"}]
-    settings = {"lookback_days": "3", "teams": {"members": members}, "metrics": {"scrape_seconds": "3600"}}
+    settings = {"lookback_days": "3", "teams": {"members": members}, "metrics": {"scrape_seconds": "1200"}}
     return kafka(TENANT, url, source={"rates": [rates]}, **settings)
 
 
@@ -73,7 +73,7 @@ def known(root: Path) -> dict[str, list[Any]]:
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     folder = tmp_path_factory.mktemp("start")
-    with prometheus(Cluster(TENANT, 3, step=HOUR).rows(), tmp_path_factory.mktemp("prometheus")) as url:
+    with prometheus(Cluster(TENANT, 3, step=20 * MINUTE).rows(), tmp_path_factory.mktemp("prometheus")) as url:
         between = Between(url)
         with between.serving() as script:
             built = case(folder, folder / "built", script.url, changed=False)

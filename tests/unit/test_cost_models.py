@@ -121,6 +121,8 @@ def test_a_plain_model_has_defaults(configured: Configured) -> None:
             "'UNALLOCATED' never weighs",
         ),
         ("metrics: {url: 'http://prometheus:9090'}", "operator: o", "to be measured, but no metrics"),
+        ("9090'", "9090', scrape_seconds: 1201", "metrics.scrape_seconds: value '1201'; expected at most 1200, since"),
+        ("9090'", "9090', scrape_seconds: 100000", "metrics.scrape_seconds: value '100000'; expected at most 1200"),
         ("metrics:", "incomplete_below: 1.1\n    metrics:", "value '1.1'; expected less than or equal to 1"),
         ("metrics:", "products: {X: {ladder: even}}\n    metrics:", "unknown ladder 'even'"),
         (
@@ -153,6 +155,14 @@ def test_what_a_generic_model_may_not_say(configured: Configured, old: str, new:
     assert old in GENERIC
     [fault] = faults(configured, GENERIC.replace(old, new))
     assert told in fault
+
+
+def test_stored_bytes_may_be_scraped_by_the_hour(configured: Configured) -> None:
+    stored = RATES.replace("network_ingress_per_gib", "storage_per_gib_hourly")
+    static = (RATES, f"{stored}\n      identity_source: static\n      static_identities: [a]")
+    assert configured(kafka(static, ("9090'", "9090', scrape_seconds: 3600"))).id == "t0"
+    [fault] = faults(configured, kafka(static, ("9090'", "9090', scrape_seconds: 3601")))
+    assert "value '3601'; expected at most 3600, since what is stored is told from a scrape in each hour" in fault
 
 
 def test_clusters_in_one_prometheus_need_selectors(configured: Configured) -> None:
