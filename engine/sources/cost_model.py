@@ -35,8 +35,8 @@ Answers: TypeAlias = Mapping[str, Samples]
 
 
 def parse(question: Question, pages: Iterable[Answer], window: Window) -> Samples:
-    """The landed answers to a question's query for values; ContractError if they are none."""
-    return prometheus.parse_days(pages, question.values, window)
+    """The landed answers to a question's query for values; ContractError if they are none, or a quantity below 0."""
+    return prometheus.parse_days(pages, question.values, window, negative=question.use not in {"mean", "sum"})
 
 
 def parse_counts(question: Question, pages: Iterable[Answer], window: Window) -> dict[str, int]:

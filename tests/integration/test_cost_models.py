@@ -307,12 +307,12 @@ def test_a_series_of_a_query_that_is_no_number_is_told(url: str, tmp_path: Path)
 
 
 def test_an_answer_that_is_no_number_is_no_whole_day(url: str, tmp_path: Path) -> None:
-    points = [[(START + hour * HOUR - 1) / 1000, "NaN" if hour < 24 else "5"] for hour in range(1, 25)]
-    body = {"status": "success", "data": {"resultType": "matrix", "result": [{"metric": {}, "values": points}]}}
     between = Between(url)
     with between.serving() as script:
         root = Root(tmp_path, kafka("minute", script.url, lookback_days="1"))
-        between.failing("sum(increase(kafka_server_brokertopicmetrics_bytesin", Reply(200, json.dumps(body)))
+        between.failing(
+            "sum(increase(kafka_server_brokertopicmetrics_bytesin", hourly(dict.fromkeys(range(1, 24), "NaN"))
+        )
         assert root.run(day(1)).faults == ()
     assert [tuple(one) for one in root.incomplete()] == [(str(day(0)), "ingress", 60, 1440)]
     told = f"ingress: 23 points left out, since they are no numbers, the first on {day(0)}"
@@ -570,6 +570,47 @@ def test_one_question_that_fails_leaves_the_rest_of_the_day_and_other_days(url: 
         assert root.run(day(1)).requests == 0
         assert root.run(day(1), lift=True).days_calculated == 1
         assert set(root.table("chargeback")["identity_id"]) == {"User:alice", "User:bob"}
+
+
+def hourly(values: dict[int, str]) -> Reply:
+    """An answer of one series with these values for the hours of the first day; 0 for the others."""
+    points = [[(START + hour * HOUR - 1) / 1000, values.get(hour, "0")] for hour in range(1, 25)]
+    body = {"status": "success", "data": {"resultType": "matrix", "result": [{"metric": {}, "values": points}]}}
+    return Reply(200, json.dumps(body))
+
+
+def test_a_quantity_below_zero_cannot_be_and_the_day_waits(url: str, tmp_path: Path) -> None:
+    between = Between(url)
+    with between.serving() as script:
+        root = Root(tmp_path, kafka("minute", script.url, lookback_days="1"))
+        # The day's sum is not below zero.
+        between.failing("sum(increase(kafka_server_brokertopicmetrics_bytesin", hourly({5: "-5", 6: "7"}))
+        summary = root.run(day(1))
+        [fault] = summary.faults
+        assert "ingress" in fault
+        assert "1 value(s) like '-5'; expected 0 or more, since there is no less than nothing" in fault
+        assert (summary.exit_code, summary.days_calculated, summary.days_pending) == (11, 0, 1)
+        assert INGRESS not in root.amounts(day(0))
+        between.reply = between.passed
+        assert root.run(day(1)).days_calculated == 1
+        assert root.amounts(day(0))[INGRESS] == Decimal("0.24")
+
+
+def test_a_query_for_less_than_nothing_costs_nothing(url: str, tmp_path: Path) -> None:
+    cost_type = {
+        "name": "LESS",
+        "product_category": "store",
+        "rate": "1",
+        "quantity": {"storage_gib": '-pg_database_size_bytes{server="pg"}'},
+        "allocation": "even_split",
+    }
+    source = {"kind": "cost_model", "cluster_id": "less", "cost_types": [cost_type]}
+    given = {"id": "less", "ecosystem": "generic_metrics", "source": source, "metrics": metrics(url)}
+    root = Root(tmp_path, {**given, "lookback_days": "1", "cutoff_days": "0"})
+    summary = root.run(day(1))
+    [fault] = summary.faults
+    assert "24 value(s) like '-107374182400'; expected 0 or more" in fault
+    assert (summary.days_calculated, root.table("billing").height) == (0, 0)
 
 
 def test_a_quantity_that_is_given_up_has_no_line(url: str, tmp_path: Path) -> None:
