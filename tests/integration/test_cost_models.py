@@ -89,6 +89,10 @@ def broken_rows() -> Iterator[Row]:
         labels |= {"principal": "User:alice"} if name == BYTES_IN else {}
         bad = DAY + 5 * HOUR
         yield from gauge(name, labels, ((at, "NaN" if at == bad else 0) for at in range(0, 3 * DAY + MINUTE, MINUTE)))
+    # 1 GiB comes in within the first seconds of each hour, between two scrapes.
+    labels = {"cluster": "burst", "broker": "1", "topic": "t", "principal": "p"}
+    moments = range(30 * SECOND, DAY + MINUTE, MINUTE)
+    yield from gauge(BYTES_IN, labels, ((moment, (moment // HOUR + 1) * GIB) for moment in moments))
     for name, size in (("a", 75), ("b", 25)):
         for moment in range(0, DAY, MINUTE):
             bad = name == "b" and moment == 2 * HOUR - MINUTE
@@ -189,6 +193,11 @@ def test_a_counter_that_is_set_back_is_neither_negative_nor_doubled(url: str, tm
     [[quantity]] = one_day(url, tmp_path, "reset").lines("quantity", product=INGRESS)
     # What came in between the last scrape before and the reset, half a minute of it, nobody has seen.
     assert Fraction(24) - Fraction(1, 60) <= Fraction(quantity) <= 24
+
+
+def test_what_rises_between_two_hours_is_in_neither(url: str, tmp_path: Path) -> None:
+    """As the page on cost models says: this is what extrapolation cannot know."""
+    assert one_day(url, tmp_path, "burst").lines("quantity", product=INGRESS) == [(0,)]
 
 
 def test_what_happens_at_midnight_counts_once(url: str, tmp_path: Path) -> None:
