@@ -182,7 +182,12 @@ _MATCHER = re.compile(
 
 def matchers(selector: str) -> str:
     """A selector's matchers in one form, each text quoted anew; ValueError if it is anything else."""
-    found, place = list[str](), 0
+    return ", ".join(f"{label}{how}{quoted(text)}" for label, how, text in matchers_of(selector))
+
+
+def matchers_of(selector: str) -> list[tuple[str, str, str]]:
+    """(label, operator, text) of each of a selector's matchers; ValueError, from where on it is anything else."""
+    found, place = list[tuple[str, str, str]](), 0
     while place < len(selector):
         match = _MATCHER.match(selector, place)
         if match is None:
@@ -193,10 +198,10 @@ def matchers(selector: str) -> str:
             raise ValueError(selector[place:]) from None
         if "{range}" in text or "{matcher}" in text:
             raise ValueError(selector[place:])
-        found.append(f"{match['label']}{match['is']}{quoted(text)}")
+        found.append((match["label"], match["is"], text))
         place = match.end()
         if place < len(selector):
             if selector[place] != "," or not selector[place + 1 :].strip():
                 raise ValueError(selector[place:])
             place += 1
-    return ", ".join(found)
+    return found
