@@ -133,7 +133,8 @@ def _fetch(work: Work, tenant: CostModelTenant, days: Sequence[date]) -> int:
                     # What was refused was answered; what was tried to the end was not.
                     unheard += client.requests - before >= max(given.attempts, 2)
                 if not unreachable and (unheard >= UNHEARD_MAX or (answered == 0 and piece is pieces[-1])):
-                    unreachable = f"not asked, since nothing was answered for {span[0]} to before {span[1]}"
+                    seen = f"nothing was answered for {span[0]} to before {span[1]}"
+                    unreachable = fault("not asked for the rest", seen, "an answer to one question at least")
             work.log(f"metrics {number} of {len(stretches)}: {span[0]} to before {span[1]}")
         requests = client.requests
     if failed:
@@ -144,7 +145,7 @@ def _fetch(work: Work, tenant: CostModelTenant, days: Sequence[date]) -> int:
 def _told(piece: Open, error: Exception, unreachable: str) -> str:
     """A failure for people: a line each, but one for all questions of a server that cannot be had at all."""
     what = "metrics" if unreachable else f"metrics: {piece.question.name}"
-    return fault(what, str(error).splitlines()[0], "an answer; the next run asks again")
+    return f"{what}: {str(error).splitlines()[0]}"
 
 
 def _stretches(asked: Sequence[Open], days_per_query: int) -> list[tuple[Window, list[Open]]]:
