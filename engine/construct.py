@@ -220,7 +220,7 @@ def _came(
     days = date.fromisoformat(fetch.first_day), date.fromisoformat(fetch.end_day)
     landing = _landing(work, tenant, fetch.fetch_id)
     counts = cost_model.parse_counts(question, landing.read(prometheus.landed_name(question.counts, days)), days)
-    return cost_model.came(samples, counts, question.expected(scrape_seconds))
+    return cost_model.came(question, samples, counts, scrape_seconds)
 
 
 def _record_failure(work: Work, tenant: CostModelTenant, piece: Open, error: str) -> None:

@@ -32,6 +32,7 @@ from engine.sources.cost_rates import named, ordered
 from engine.sources.promql import regular_expression_fault
 
 _RESERVED_LABELS = ("window", "value", "points")
+SCRAPE_SECONDS_MAX = 3600
 _QUANTITIES = ("log_size", "bytes_in", "bytes_out")
 """The names of series that are quantities."""
 
@@ -138,20 +139,6 @@ class _Faults:
             queries += [one.quantity.storage_gib, one.quantity.network_gib, one.allocation_query]
         return any(query is not None for query in queries)
 
-    def _scrapes(self, source: KafkaCostModel) -> Iterator[str]:
-        """Whether an hour has the scrapes that it takes; samples that there never are would not be missed."""
-        prices = {name for rates in source.rates for name in priced(rates)}
-        counters = source.identity_source != "static" or prices & {"network_ingress_per_gib", "network_egress_per_gib"}
-        if counters:
-            seconds, reason = 1200, "the traffic of an hour is told from two scrapes in it"
-        elif "storage_per_gib_hourly" in prices:
-            seconds, reason = 3600, "what is stored is told from a scrape in each hour"
-        else:
-            return
-        if self.tenant.metrics is not None and self.tenant.metrics.scrape_seconds > seconds:
-            seen = f"value '{self.tenant.metrics.scrape_seconds}'"
-            yield fault(self.where("metrics", "scrape_seconds"), seen, f"at most {seconds}, since {reason}")
-
     def _kafka(self, source: KafkaCostModel) -> Iterator[str]:
         place = ("source", "rates")
         yield from self._dates(place, source.rates)
@@ -169,7 +156,10 @@ class _Faults:
         yield from self._series(source.series)
         if source.admin is not None:
             yield from _credentials(source.admin, self.where("source", "admin"))
-        yield from self._scrapes(source)
+        if self.tenant.metrics is not None and self.tenant.metrics.scrape_seconds > SCRAPE_SECONDS_MAX:
+            seen = f"value '{self.tenant.metrics.scrape_seconds}'"
+            expected = f"at most {SCRAPE_SECONDS_MAX}, since a Kafka cluster is looked at by the hour"
+            yield fault(self.where("metrics", "scrape_seconds"), seen, expected)
         yield from self._static(("source", "static_identities"), source.identity_source)
         labels = (source.series.broker, source.series.topic, source.series.principal)
         yield from self._labels([(("source", "series"), label) for label in labels])

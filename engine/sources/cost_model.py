@@ -24,7 +24,7 @@ from engine.sources.cost_questions import HOURS, IDENTITIES_SEEN, Question, ques
 from engine.sources.cost_rates import LINE_KEY, Charge, charges, identity_source, plain, static
 from engine.sources.lines import line_id, tags_json
 from engine.sources.prometheus import Samples
-from engine.sources.promql import Window
+from engine.sources.promql import DAY_SECONDS, Window
 
 GIB = 2**30
 STATIC = "static_identities"
@@ -53,10 +53,11 @@ def parse_counts(question: Question, pages: Iterable[Answer], window: Window) ->
     return {day: int(value) for day, value in fewest.rows()}
 
 
-def came(samples: Samples, counts: Mapping[str, int], expected: int) -> dict[str, int]:
+def came(question: Question, samples: Samples, counts: Mapping[str, int], scrape_seconds: int) -> dict[str, int]:
     """Day -> how many of the expected samples came: as many as were counted, and no more than of the hours answered."""
-    hours = dict(samples.values.select("window", "points").rows())
-    return {day: min(count, expected, expected * hours.get(day, 0) // HOURS) for day, count in counts.items()}
+    expected, whole = question.expected(scrape_seconds), DAY_SECONDS // question.values.step_seconds
+    points = dict(samples.values.select("window", "points").rows())
+    return {day: min(count, expected, expected * points.get(day, 0) // whole) for day, count in counts.items()}
 
 
 class Bill(NamedTuple):

@@ -1,7 +1,7 @@
 """What Prometheus is asked for a cost model: questions as data, of which no answer depends on a rate.
 
-Quantities come by the hour, a single series each. What is asked for every principal comes by the day: the server adds
-up the hours, so that an answer has a point a day however many principals there are.
+What is stored comes by the hour, what was counted by the day, a single series each. What is asked for every principal
+comes by the day, so that an answer has a point a day however many principals there are.
 """
 
 from __future__ import annotations
@@ -67,13 +67,15 @@ def _kafka_questions(source: KafkaCostModel) -> Iterator[Question]:
     if "storage_per_gib_hourly" in asked_for:
         yield Question("storage", "mean", _hourly("storage", _mean(log_size)), _counted("storage", log_size, counted))
     if "network_ingress_per_gib" in asked_for:
-        yield Question("ingress", "sum", _hourly("ingress", _risen(bytes_in)), _counted("ingress", bytes_in, counted))
+        risen = Query("ingress", f"sum({_risen(bytes_in)})", ())
+        yield Question("ingress", "sum", risen, _counted("ingress", bytes_in, counted))
     if "network_egress_per_gib" in asked_for:
-        yield Question("egress", "sum", _hourly("egress", _risen(bytes_out)), _counted("egress", bytes_out, counted))
+        risen = Query("egress", f"sum({_risen(bytes_out)})", ())
+        yield Question("egress", "sum", risen, _counted("egress", bytes_out, counted))
     if source.identity_source != "static":
         for name, series in (("bytes_in", bytes_in), ("bytes_out", bytes_out)):
-            risen = f"sum by ({named.principal}) ({_numbers(f'increase({series}[1h])')})"
-            yield Question(name, "weights", _daily(name, risen, named.principal), metrics=(name,))
+            risen = Query(name, f"sum by ({named.principal}) ({_risen(series)})", (named.principal,))
+            yield Question(name, "weights", risen, metrics=(name,))
     for name, label in (("brokers", named.broker), ("topics", named.topic)):
         found = f"group by ({label}) (present_over_time({bytes_in}[{{range}}]))"
         yield Question(name, "resources", Query(name, found, (label,)))
@@ -91,12 +93,14 @@ def _mean(series: str) -> str:
 
 
 def _risen(series: str) -> str:
-    """By how much counters rose in an hour, from the scrape at its start, if there is one, to the one at its end.
+    """By how much counters rose on a day, from the scrape at its start, if there is one, to the one at its end.
 
-    Points are asked for 1 ms before the end of an hour. A range that is closed at both ends, as in 2.x, has to look at
-    the end itself, or what is counted from the last scrape to the one on the full hour is in no hour.
+    In one piece, since what is counted between the last scrape of one range and the first of the next is in neither: of
+    hours it would be lost 24 times, and all of a job that sends on the hour. Points are asked for 1 ms before midnight.
+    A range that is closed at both ends, as in 2.x, has to look at midnight itself, or what is counted from the last
+    scrape to the one at midnight is on no day. What is below 0 is a reset that a NaN hides.
     """
-    return f"sum({_numbers(f'increase({series}[1h] offset -1ms)')})"
+    return f"increase({series}[1d] offset -1ms) >= 0 < Inf"
 
 
 def _numbers(expression: str) -> str:

@@ -179,7 +179,7 @@ def test_a_gibibyte_an_hour_scraped_on_the_minute_is_24_and_not_25(url: str, tmp
     ]
     assert root.incomplete() == []
     tags = [json.loads(tags) for [tags] in root.lines("tags", product=INGRESS)]
-    assert tags == [{"answers": "24", "bytes": str(24 * GIB), "rate": "0.01"}]
+    assert tags == [{"answers": "1", "bytes": str(24 * GIB), "rate": "0.01"}]
 
 
 def test_odd_scrapes_are_within_a_millionth(url: str, tmp_path: Path) -> None:
@@ -197,9 +197,13 @@ def test_a_counter_that_is_set_back_is_neither_negative_nor_doubled(url: str, tm
     assert Fraction(24) - Fraction(1, 60) <= Fraction(quantity) <= 24
 
 
-def test_what_rises_between_two_hours_is_in_neither(url: str, tmp_path: Path) -> None:
-    """As the page on cost models says: this is what extrapolation cannot know."""
-    assert one_day(url, tmp_path, "burst").lines("quantity", product=INGRESS) == [(0,)]
+def test_what_rises_between_two_days_is_on_neither(url: str, tmp_path: Path) -> None:
+    """As the page on cost models says: of 24 jobs the first, at midnight, between two scrapes; and no other."""
+    root = one_day(url, tmp_path, "burst")
+    [[quantity]] = root.lines("quantity", product=INGRESS)
+    assert 23 <= quantity <= 23 * Decimal(1440) / 1439
+    charges = root.table("chargeback").filter(pl.col("product_type") == INGRESS)
+    assert charges.select("identity_id", "allocation_method").rows() == [("p", "usage_ratio")]
 
 
 def test_what_happens_at_midnight_counts_once(url: str, tmp_path: Path) -> None:
@@ -212,14 +216,13 @@ def test_what_happens_at_midnight_counts_once(url: str, tmp_path: Path) -> None:
 
 def test_missing_hours_are_told_and_what_is_stored_is_their_mean(url: str, tmp_path: Path) -> None:
     root = one_day(url, tmp_path, "gap")
+    # Counters went on while nobody looked.
     assert root.amounts(day(0)) == {
         COMPUTE: Decimal("7.2"),
         STORAGE: Decimal("1.2"),
-        # The hour after the gap has a scrape at its start, but the one before it none at its end.
-        INGRESS: root.amounts(day(0))[INGRESS],
-        EGRESS: 4 * root.amounts(day(0))[INGRESS],
+        INGRESS: Decimal("0.24"),
+        EGRESS: Decimal("0.96"),
     }
-    assert abs(root.lines("quantity", product=INGRESS)[0][0] - 22) < Decimal("1e-6")
     assert [tuple(one) for one in root.incomplete()] == [
         (str(day(0)), name, 1320, 1440) for name in ("egress", "ingress", "storage")
     ]
@@ -270,11 +273,11 @@ def test_what_is_no_number_is_dropped_and_counted(url: str, tmp_path: Path) -> N
     [[size, tags]] = root.lines("quantity", "tags", product=STORAGE)
     assert (size, json.loads(tags)["answers"]) == (240, "23")
     [[tags]] = root.lines("tags", product=INGRESS)
-    # The hour before sees the sample at its end, too.
-    assert json.loads(tags) == {"answers": "22", "bytes": str(22 * 3600), "rate": "0.01"}
+    # Of a counter the first sample of the day and the last one say it all.
+    assert json.loads(tags) == {"answers": "1", "bytes": str(24 * 3600), "rate": "0.01"}
     assert root.days("nan")[str(day(0))].chargeback_calculated
     assert [tuple(one) for one in root.incomplete()] == [
-        *((str(day(0)), name, came, 1440) for name, came in (("egress", 0), ("ingress", 1320), ("storage", 1380)))
+        *((str(day(0)), name, came, 1440) for name, came in (("egress", 0), ("ingress", 1380), ("storage", 1380)))
     ]
 
 
@@ -321,12 +324,10 @@ def test_an_answer_that_is_no_number_is_no_whole_day(url: str, tmp_path: Path) -
     between = Between(url)
     with between.serving() as script:
         root = Root(tmp_path, kafka("minute", script.url, lookback_days="1"))
-        between.failing(
-            "sum(increase(kafka_server_brokertopicmetrics_bytesin", hourly(dict.fromkeys(range(1, 24), "NaN"))
-        )
+        between.failing("sum(sum_over_time(kafka_log_log_size", hourly(dict.fromkeys(range(1, 24), "NaN")))
         assert root.run(day(1)).faults == ()
-    assert [tuple(one) for one in root.incomplete()] == [(str(day(0)), "ingress", 60, 1440)]
-    told = f"ingress: 23 points left out, since they are no numbers, the first on {day(0)}"
+    assert [tuple(one) for one in root.incomplete()] == [(str(day(0)), "storage", 60, 1440)]
+    told = f"storage: 23 points left out, since they are no numbers, the first on {day(0)}"
     assert any(told in text for text in root.logged)
 
 
@@ -624,16 +625,16 @@ def test_a_quantity_below_zero_cannot_be_and_the_day_waits(url: str, tmp_path: P
     with between.serving() as script:
         root = Root(tmp_path, kafka("minute", script.url, lookback_days="1"))
         # The day's sum is not below zero.
-        between.failing("sum(increase(kafka_server_brokertopicmetrics_bytesin", hourly({5: "-5", 6: "7"}))
+        between.failing("sum(sum_over_time(kafka_log_log_size", hourly({5: "-5", 6: "7"}))
         summary = root.run(day(1))
         [fault] = summary.faults
-        assert "ingress" in fault
+        assert "storage" in fault
         assert "1 value(s) like '-5'; expected 0 or more, since there is no less than nothing" in fault
         assert (summary.exit_code, summary.days_calculated, summary.days_pending) == (11, 0, 1)
-        assert INGRESS not in root.amounts(day(0))
+        assert STORAGE not in root.amounts(day(0))
         between.reply = between.passed
         assert root.run(day(1)).days_calculated == 1
-        assert root.amounts(day(0))[INGRESS] == Decimal("0.24")
+        assert root.amounts(day(0))[STORAGE] == Decimal("1.2")
 
 
 def test_a_query_for_less_than_nothing_costs_nothing(url: str, tmp_path: Path) -> None:
