@@ -161,7 +161,7 @@ class _Faults:
             expected = f"at most {SCRAPE_SECONDS_MAX}, since a Kafka cluster is looked at by the hour"
             yield fault(self.where("metrics", "scrape_seconds"), seen, expected)
         yield from self._static(("source", "static_identities"), source.identity_source)
-        labels = (source.series.broker, source.series.topic, source.series.principal)
+        labels = (source.series.broker, source.series.instance, source.series.topic, source.series.principal)
         yield from self._labels([(("source", "series"), label) for label in labels])
 
     def _selector(self, selector: str) -> Iterator[str]:

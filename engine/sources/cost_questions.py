@@ -65,13 +65,13 @@ def _kafka_questions(source: KafkaCostModel) -> Iterator[Question]:
     counted = tuple(dict.fromkeys((named.broker, named.instance)))
     asked_for = {name for rates in source.rates for name in priced(rates)}
     if "storage_per_gib_hourly" in asked_for:
-        yield Question("storage", "mean", _hourly("storage", _mean(log_size)), _counted("storage", log_size, counted))
+        yield Question("storage", "mean", _hourly("storage", _mean(log_size)), _samples("storage", log_size, counted))
     if "network_ingress_per_gib" in asked_for:
         risen = Query("ingress", f"sum({_risen(bytes_in)})", ())
-        yield Question("ingress", "sum", risen, _counted("ingress", bytes_in, counted))
+        yield Question("ingress", "sum", risen, _samples("ingress", bytes_in, counted, counter=True))
     if "network_egress_per_gib" in asked_for:
         risen = Query("egress", f"sum({_risen(bytes_out)})", ())
-        yield Question("egress", "sum", risen, _counted("egress", bytes_out, counted))
+        yield Question("egress", "sum", risen, _samples("egress", bytes_out, counted, counter=True))
     if source.identity_source != "static":
         for name, series in (("bytes_in", bytes_in), ("bytes_out", bytes_out)):
             risen = Query(name, f"sum by ({named.principal}) ({_risen(series)})", (named.principal,))
@@ -99,8 +99,10 @@ def _risen(series: str) -> str:
     hours it would be lost 24 times, and all of a job that sends on the hour. Points are asked for 1 ms before midnight.
     A range that is closed at both ends, as in 2.x, has to look at midnight itself, or what is counted from the last
     scrape to the one at midnight is on no day. What is below 0 is a reset that a NaN hides.
+
+    Of a counter whose first or last sample of the day is no number, the day without its first and its last hour.
     """
-    return f"increase({series}[1d] offset -1ms) >= 0 < Inf"
+    return f"increase({series}[1d] offset -1ms) >= 0 < Inf or increase({series}[22h] offset 1h) >= 0 < Inf"
 
 
 def _numbers(expression: str) -> str:
@@ -112,15 +114,17 @@ def _hourly(name: str, expression: str) -> Query:
     return Query(name, expression, (), step_seconds=3600)
 
 
-def _counted(name: str, series: str, by: tuple[str, ...]) -> Query:
+def _samples(name: str, series: str, by: tuple[str, ...], *, counter: bool = False) -> Query:
     """How many samples of an hour came from each broker, by each instance of its exporter.
 
     They are those of the series that has most, since a topic may be there for a part of an hour; of ten series of which
-    one has a sample that is no number, nine tenths. A broker that was there a day before or after has 0.
+    one has a sample that is no number, nine tenths. A broker that was there a day before or after has 0. Of a `counter`
+    the sample at the end of an hour is looked at too, as it is where the day's rise is read.
     """
     labels = ", ".join(by)
     came = f"max by ({labels}) (count_over_time({series}[{{range}}]))"
-    numbers = f"avg by ({labels}) ({_are_numbers(f'sum_over_time({series}[{{range}}])')})"
+    summed = f"sum_over_time({series}{'[1h] offset -1ms' if counter else '[{range}]'})"
+    numbers = f"avg by ({labels}) ({_are_numbers(summed)})"
     known = f"0 * group by ({labels}) (present_over_time({series}[2d] offset -1d))"
     return Query(f"{name}_samples", f"{came} * {numbers} or {known}", by, step_seconds=3600)
 

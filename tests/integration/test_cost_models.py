@@ -89,6 +89,10 @@ def broken_rows() -> Iterator[Row]:
         labels |= {"principal": "User:alice"} if name == BYTES_IN else {}
         bad = DAY + 5 * HOUR
         yield from gauge(name, labels, ((at, "NaN" if at == bad else 0) for at in range(0, 3 * DAY + MINUTE, MINUTE)))
+    # What is no number lies where two days meet.
+    labels = {"cluster": "midnight", "broker": "1", "topic": "t", "principal": "p"}
+    moments = range(0, 3 * DAY + MINUTE, MINUTE)
+    yield from gauge(BYTES_IN, labels, ((at, "NaN" if at == DAY else at // MINUTE * GIB) for at in moments))
     # 1 GiB comes in within the first seconds of each hour, between two scrapes.
     labels = {"cluster": "burst", "broker": "1", "topic": "t", "principal": "p"}
     moments = range(30 * SECOND, DAY + MINUTE, MINUTE)
@@ -277,7 +281,7 @@ def test_what_is_no_number_is_dropped_and_counted(url: str, tmp_path: Path) -> N
     assert json.loads(tags) == {"answers": "1", "bytes": str(24 * 3600), "rate": "0.01"}
     assert root.days("nan")[str(day(0))].chargeback_calculated
     assert [tuple(one) for one in root.incomplete()] == [
-        *((str(day(0)), name, came, 1440) for name, came in (("egress", 0), ("ingress", 1380), ("storage", 1380)))
+        *((str(day(0)), name, came, 1440) for name, came in (("egress", 0), ("ingress", 1320), ("storage", 1380)))
     ]
 
 
@@ -287,9 +291,9 @@ def test_one_sample_that_is_no_number_takes_nothing_else_with_it(url: str, tmp_p
     assert (summary.faults, summary.days_calculated, summary.days_pending) == ((), 2, 1)
     assert root.lines("quantity", product=INGRESS) == [(24,), (24,), (24,)]
     assert root.lines("quantity", product=STORAGE) == [(12000,), (12000,), (12000,)]
-    # An hour of one of three series of the broker that send, and of one of two that are stored.
+    # Two hours of one of three series of the broker that send, and one of one of two that are stored.
     assert [tuple(one) for one in root.incomplete()] == [
-        (str(day(1)), "ingress", 1420, 1440),
+        (str(day(1)), "ingress", 1400, 1440),
         (str(day(1)), "storage", 1410, 1440),
     ]
     root.write(kafka("spoilt", url, lookback_days="3"))
@@ -299,6 +303,19 @@ def test_one_sample_that_is_no_number_takes_nothing_else_with_it(url: str, tmp_p
         ("User:alice", Decimal("0.18")),
         ("User:bob", Decimal("0.06")),
     ]
+
+
+def test_what_is_no_number_at_midnight_takes_an_hour_at_each_end_and_is_told_on_both_days(
+    url: str, tmp_path: Path
+) -> None:
+    prices = {"network_ingress_per_gib": "0.01"}
+    root = Root(tmp_path, kafka("midnight", url, lookback_days="3", source={"rates": prices}))
+    assert root.run(day(3)).days_calculated == 3
+    quantities = [quantity for [quantity] in root.lines("quantity", product=INGRESS)]
+    assert [round(quantity, 3) for quantity in quantities] == [22 * 60, 22 * 60, 24 * 60]
+    assert [tuple(one) for one in root.incomplete()] == [(str(day(number)), "ingress", 1380, 1440) for number in (0, 1)]
+    charges = root.table("chargeback").filter(pl.col("product_type") == INGRESS)
+    assert set(charges["identity_id"]) == {"p"}
 
 
 def test_a_series_of_a_query_that_is_no_number_is_told(url: str, tmp_path: Path) -> None:

@@ -124,6 +124,7 @@ def test_a_plain_model_has_defaults(configured: Configured) -> None:
         (RATES, f"{RATES}\n      selector: cluster", "selector, from 'cluster' on; expected matchers like"),
         (RATES, f"{RATES}\n      series: {{bytes_in: 'a b'}}", "source.series.bytes_in: value 'a b'"),
         (RATES, f"{RATES}\n      series: {{principal: value}}", "label 'value' is reserved"),
+        (RATES, f"{RATES}\n      series: {{instance: points}}", "label 'points' is reserved"),
         (RATES, f"{RATES}\n      identity_source: static", "identity source static, and no identities"),
         (RATES, f"{RATES}\n      static_identities: [a]", "identities that are not looked at"),
         (
