@@ -404,7 +404,7 @@ StaticIdentities = list[
 
 
 class KafkaSeries(_Model):
-    """What the series and the labels are called as they are exported."""
+    """What the series and the labels are called as they are exported; `instance` names what was scraped."""
 
     log_size: MetricName = "kafka_log_log_size"
     bytes_in: MetricName = "kafka_server_brokertopicmetrics_bytesin_total"
@@ -412,6 +412,7 @@ class KafkaSeries(_Model):
     broker: LabelName = "broker"
     topic: LabelName = "topic"
     principal: LabelName = "principal"
+    instance: LabelName = "instance"
 
 
 class KafkaAdmin(_Model):

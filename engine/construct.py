@@ -202,7 +202,8 @@ def _fetch(work: Work, tenant: CostModelTenant, known: Known, days: Sequence[dat
                     # What was refused was answered; what was tried to the end was not.
                     unheard += client.requests - before >= max(given.attempts, 2)
                 if not unreachable and (unheard >= UNHEARD_MAX or (answered == 0 and piece is pieces[-1])):
-                    unreachable = f"not asked, since nothing was answered for {span[0]} to before {span[1]}"
+                    seen = f"nothing was answered for {span[0]} to before {span[1]}"
+                    unreachable = fault("not asked for the rest", seen, "an answer to one question at least")
             work.log(f"metrics {number} of {len(stretches)}: {span[0]} to before {span[1]}")
         requests = client.requests
     if failed:
@@ -213,7 +214,7 @@ def _fetch(work: Work, tenant: CostModelTenant, known: Known, days: Sequence[dat
 def _told(piece: Open, error: Exception, unreachable: str) -> str:
     """A failure for people: a line each, but one for all questions of a server that cannot be had at all."""
     what = "metrics" if unreachable else f"metrics: {piece.question.name}"
-    return fault(what, str(error).splitlines()[0], "an answer; the next run asks again")
+    return f"{what}: {str(error).splitlines()[0]}"
 
 
 def _stretches(asked: Sequence[Open], days_per_query: int) -> list[tuple[Window, list[Open]]]:
@@ -253,6 +254,10 @@ def _land(
     rows, samples = _answered(work, tenant, question, fetch, map(str, piece.days))
     for text in samples.warnings:
         work.warn(f"{question.name}: {text}")
+    if samples.dropped.height:
+        points, first = samples.dropped.select(pl.col("points").sum(), pl.col("window").min()).row(0)
+        told = f"{counted(points, 'point')} left out, since they are no numbers, the first on {first}"
+        work.warn(f"{question.name}: {told}")
 
     def takes_away(one: DayMetric) -> bool:
         before = known.metric(one.charge_date, question.name)
@@ -314,7 +319,7 @@ def _came(
     days = date.fromisoformat(fetch.first_day), date.fromisoformat(fetch.end_day)
     landing = _landing(work, tenant, fetch.fetch_id)
     counts = cost_model.parse_counts(question, landing.read(prometheus.landed_name(question.counts, days)), days)
-    return {day: min(count, question.expected(scrape_seconds)) for day, count in counts.items()}
+    return cost_model.came(question, samples, counts, scrape_seconds)
 
 
 def _record_failure(work: Work, tenant: CostModelTenant, known: Known, piece: Open, error: str) -> None:
