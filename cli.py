@@ -279,7 +279,11 @@ class Outcome(NamedTuple):
 @_FROM
 @_TO
 @_TODAY
-@click.option("--force", is_flag=True, help="Gather tenants that are suspended, and ask again for what was given up.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Gather tenants that are suspended, and ask again for what was given up, or lacks samples in a cost model.",
+)
 @_BY
 @_JSON
 def run(
@@ -494,16 +498,18 @@ def _print_outcome(config: Config, request: Request, outcome: Outcome, by: str) 
 
 def _done(request: Request, outcome: Outcome) -> str:
     """What was done, in one line."""
-    summary, stored = outcome.summary, _counted(len(outcome.days), "day")
+    summary, stored = outcome.summary, _counted(len(outcome.days) - outcome.summary.days_pending, "day")
+    waiting = f", {summary.days_pending} wait for inventory or metrics" if summary.days_pending else ""
     if summary.rows_written:
         again = f" again, {_counted(len(outcome.changed), 'output')} changed" if request.force else ""
         speed = f"{int(summary.rows_written / outcome.seconds):,} rows/s"
         written = f"{summary.rows_written:,} rows written in {outcome.seconds:.1f} s, {speed}"
-        return f"{_counted(summary.days_calculated, 'day')} calculated{again}; {written}"
+        return f"{_counted(summary.days_calculated, 'day')} calculated{again}{waiting}; {written}"
     if not any((summary.days_gathered, summary.days_removed, summary.days_unchanged, summary.days_emitted)):
-        return f"nothing to do: {stored} up to date"
+        return f"nothing {'written' if waiting else 'to do'}: {stored} up to date{waiting}"
     return (
-        f"nothing to write: {stored} up to date, {summary.days_unchanged} of them looked at again;"
+        f"nothing {'written' if waiting else 'to write'}: {stored} up to date,"
+        f" {summary.days_unchanged} of them looked at again{waiting};"
         f" {summary.days_gathered} gathered, {summary.days_removed} withdrawn, {summary.days_emitted} emitted"
     )
 

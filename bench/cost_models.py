@@ -83,6 +83,7 @@ def _tenant(name: str, url: str, days: int) -> dict[str, object]:
             "selector": f'cluster="{name}"',
         },
         "lookback_days": str(days),
+        "retention_days": str(days),
         "cutoff_days": "0",
         "emitters": [],
     }

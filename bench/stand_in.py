@@ -41,11 +41,13 @@ def answer(form: dict[str, str], principals: int) -> dict[str, Any]:
         raise ValueError(query)
     cluster, number = int(found[1]), 2 if "bytesout" in query else 1
     moments = list(_moments(form))
-    if query.startswith(("sum(sum_over_time", "sum(increase")):
-        kind = 0 if query.startswith("sum(sum_over_time") else number
-        return _matrix([({}, [(moment, hourly(cluster, day, kind)) for moment, day in moments])])
-    if query.startswith("max(count_over_time"):
-        return _matrix([({}, [(moment, 1440) for moment, _ in moments])])
+    if query.startswith("sum(sum_over_time"):
+        return _matrix([({}, [(moment, hourly(cluster, day, 0)) for moment, day in moments])])
+    if query.startswith("sum(increase"):
+        return _matrix([({}, [(moment, 24 * hourly(cluster, day, number)) for moment, day in moments])])
+    if query.startswith("max by (broker, instance)"):
+        brokers = [{"broker": str(broker), "instance": f"10.0.0.{broker}:9404"} for broker in range(6)]
+        return _matrix([(broker, [(moment, 60) for moment, _ in moments]) for broker in brokers])
     if query.startswith("group by (broker)"):
         return _matrix([({"broker": str(broker)}, [(moment, 1) for moment, _ in moments]) for broker in range(6)])
     if query.startswith("group by (topic)"):

@@ -108,11 +108,17 @@ def _gathering(root: Path, tenant: ConfluentTenant) -> Iterator[Finding]:
 
 
 def _samples(root: Path, tenant: CostModelTenant) -> Iterator[Finding]:
-    """Whether all samples came of all days."""
+    """Whether all samples came of all days, and whether their cost model is the one that holds now."""
     with state.open_state(root, write=False) as store:
-        found = cost_days.incomplete(tenant, gather_state.day_metrics(store, tenant.id))
+        known = cost_days.Known(root, store, tenant, (date.min, date.max))
+    found = cost_days.incomplete(tenant, known.day_metrics)
     for text in cost_days.told_incomplete(found):
         yield _warning(tenant, text)
+    if older := [day for day in known.made if known.is_of_older_model(day)]:
+        span = cost_days.told_span(older)
+        yield _warning(
+            tenant, f"cost model: {span} were made of an older cost model; `prorata plan` says what becomes of them"
+        )
     if not found:
         yield _ok(tenant, "samples: none are missing")
 

@@ -404,7 +404,7 @@ StaticIdentities = list[
 
 
 class KafkaSeries(_Model):
-    """What the series and the labels are called as they are exported."""
+    """What the series and the labels are called as they are exported; `instance` names what was scraped."""
 
     log_size: MetricName = "kafka_log_log_size"
     bytes_in: MetricName = "kafka_server_brokertopicmetrics_bytesin_total"
@@ -412,6 +412,7 @@ class KafkaSeries(_Model):
     broker: LabelName = "broker"
     topic: LabelName = "topic"
     principal: LabelName = "principal"
+    instance: LabelName = "instance"
 
 
 class KafkaAdmin(_Model):
@@ -757,10 +758,10 @@ def _tag(model: type[BaseModel]) -> str | None:
 
 
 def _checked(document: Document, model: type[Model]) -> tuple[Model | None, list[str]]:
-    """The model, if nothing but unknown keys and ladders are wrong with the document, and all faults.
+    """The model, if nothing but unknown keys, ladders and tenants are wrong with the document, and all faults.
 
-    Unknown keys are set aside, ladders that cannot be read replaced by one that has no fault, and the rest is read
-    again, so that the rules can be checked in the same go.
+    Unknown keys are set aside, ladders that cannot be read replaced by one that has no fault, as are tenants in which
+    something else is wrong, and the rest is read again, so that the rules can be checked in the same go.
     """
     value: Any = {} if document.value is None else document.value
     faults: list[str] = []
@@ -771,33 +772,41 @@ def _checked(document: Document, model: type[Model]) -> tuple[Model | None, list
             faults += _model_faults(document, error, model)
             unknown = [item["loc"] for item in error.errors() if item["type"] == "extra_forbidden"]
             broken = [item["loc"] for item in error.errors() if item["type"] != "extra_forbidden"]
-            ladders = {_ladder_path(_document_path(location, value)) for location in broken}
-            if () in ladders:
+            replaced = {_replaced_path(_document_path(location, value)) for location in broken}
+            if () in replaced:
                 return None, faults
             for location in unknown:
                 _drop(value, _document_path(location, value))
-            for path in ladders:
+            # What lies in a tenant before the tenant.
+            for path in sorted(replaced, key=len, reverse=True):
                 _replace(value, path)
     return None, faults
 
 
-def _ladder_path(path: Path_) -> Path_:
-    """The path of the ladder, or of the parts of the pool, that a path leads into; () if it leads elsewhere."""
+def _replaced_path(path: Path_) -> Path_:
+    """The path of the ladder, the parts or else the tenant that a path leads into; () if it leads elsewhere."""
     match path:
-        case ("tenants", _, "pools", int(), "ladder" | "parts", *_):
+        case ("tenants", int(), "pools", int(), "ladder" | "parts", *_):
             return path[:5]
-        case ("tenants", _, "ladders", str(), *_):
+        case ("tenants", int(), "ladders", str(), *_):
             return path[:4]
+        case ("tenants", int(), *_):
+            return path[:2]
         case _:
             return ()
 
 
 def _replace(value: Any, path: Path_) -> None:
-    """Put a ladder, or a part, in which nothing is wrong at a path."""
+    """Put a ladder, a part or a tenant in which nothing is wrong at a path."""
     for step in path[:-1]:
         value = value[step]
     rungs = [{"basis": "unallocated"}]
-    value[path[-1]] = [{"share": "1", "ladder": rungs}] if path[-1] == "parts" else rungs
+    if len(path) == 2:
+        source = {"kind": "aws_cur", "path": "."}
+        tenant = {"id": f"set-aside-{path[-1]}", "ecosystem": "aws", "source": source, "owner": {"tags": ["owner"]}}
+        value[path[-1]] = tenant
+    else:
+        value[path[-1]] = [{"share": "1", "ladder": rungs}] if path[-1] == "parts" else rungs
 
 
 def _drop(value: Any, path: Path_) -> None:

@@ -2,12 +2,12 @@
 
 Answers are landed first. A question that was answered for a day is not asked again, so a rate that changes asks
 nothing; what a day is made from is kept as a digest, so that a cost model that changes makes those days anew that it
-touches, and no others.
+touches, and no others. A day that has lines is not made of less than it was made of (`Known.keeps`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from fractions import Fraction
@@ -18,8 +18,18 @@ import polars as pl
 from pydantic import SecretStr
 
 from engine import gather_state, lake, metrics, state
-from engine.config import CostModelTenant, KafkaTenant, Prometheus
-from engine.cost_days import Known, incomplete, landed_in, told_incomplete, window
+from engine.config import CostModelTenant, KafkaTenant
+from engine.cost_days import (
+    QUANTITIES,
+    Known,
+    incomplete,
+    landed_in,
+    share_came,
+    told_incomplete,
+    told_kept,
+    told_span,
+    window,
+)
 from engine.errors import ContractError, SourceError, StoreError, fault
 from engine.frames import BILLING, RESOURCES, USAGE, Table
 from engine.gather_state import ConstructedDay, DayMetric, MetricFetch, MetricsFlag
@@ -51,9 +61,20 @@ def gather(work: Work, tenant: CostModelTenant, summary: Summary) -> Summary:
     """Ask what has not been answered yet, and make the days that are made of something else than before."""
     days = _days(*window(tenant, work.now().date()))
     _ask_cluster(work, tenant)
-    requests = _fetch(work, tenant, days)
+    known = _recalled(work, tenant, days)
+    unreadable = _unreadable(work, tenant, known, days)
+    if unreadable:
+        known = _recalled(work, tenant, days, unreadable)
+    requests = _fetch(work, tenant, known, days)
     _forget_old(work, tenant)
-    return rebuild(work, tenant, summary._replace(requests=summary.requests + requests), days)
+    return _made_anew(
+        work, tenant, summary._replace(requests=summary.requests + requests), days, _known(work, tenant, unreadable)
+    )
+
+
+def _known(work: Work, tenant: CostModelTenant, unreadable: Collection[int] = ()) -> Known:
+    span = window(tenant, work.now().date())
+    return Known(work.root, work.store, tenant, span, unreadable=unreadable, forced=work.request.forces)
 
 
 def _days(first: date, end: date) -> list[date]:
@@ -93,23 +114,71 @@ class Open(NamedTuple):
     days: tuple[date, ...]
 
 
-def _open_questions(work: Work, tenant: CostModelTenant, days: Sequence[date]) -> list[Open]:
+def _open_questions(work: Work, known: Known, days: Sequence[date]) -> list[Open]:
     """What is to be asked: what was not answered, and what came incomplete where the day waits for more."""
-    known = Known(work.root, work.store, tenant)
+    lifted = {day for day in days if work.request.lift and work.request.covers(str(day))}
     found = [
-        Open(one, tuple(day for day in days if known.is_open(one, str(day), lift=work.request.lift)))
+        Open(one, tuple(day for day in days if known.is_open(one, str(day), lift=day in lifted)))
         for one in known.questions.values()
     ]
     return [one for one in found if one.days]
 
 
-def _fetch(work: Work, tenant: CostModelTenant, days: Sequence[date]) -> int:
+def _recalled(
+    work: Work, tenant: CostModelTenant, days: Sequence[date] = (), unreadable: Collection[int] = ()
+) -> Known:  # fmt: skip
+    """What is known, after days that lack an answer have taken what was landed before to the question as it is now.
+
+    So a change of a question that is taken back asks nothing, and finds what may not be had again.
+    """
+    known, found = _known(work, tenant, unreadable), list[DayMetric]()
+    wanted = sorted({*map(str, days), *known.made})
+    for question in known.questions.values():
+        landed = dict[int, list[str]]()
+        for day in wanted:
+            if known.is_wanted(question, day) and not known.is_kept(known.metric(day, question.name)):
+                for number in known.landed_before(question, day):
+                    landed.setdefault(number, []).append(day)
+        best = dict[str, DayMetric]()
+        for number, of_days in sorted(landed.items()):
+            try:
+                rows, _ = _answered(work, tenant, question, known.fetches[number], of_days)
+            except (StoreError, ContractError) as error:
+                work.warn(str(error))
+                continue
+            best |= {one.charge_date: one for one in rows if not _is_less(one, best.get(one.charge_date))}
+        found += best.values()
+    if not found:
+        return known
+    gather_state.save_day_metrics(work.store, tenant.id, found)
+    return _known(work, tenant, unreadable)
+
+
+def _is_less(one: DayMetric, other: DayMetric | None) -> bool:
+    return other is not None and share_came(one.rows, one.gaps) < share_came(other.rows, other.gaps)
+
+
+def _unreadable(work: Work, tenant: CostModelTenant, known: Known, days: Sequence[date]) -> set[int]:
+    """The landed answers of which days are to be made now and that cannot be read; they are as good as not there."""
+    due = [day for day in {*map(str, days), *known.made} if known.has_changed(day) and known.can_be_made(day)]
+    needed = {number: name for day in due for name, number in known.fetches_of(day)}
+    found = set[int]()
+    for number, name in sorted(needed.items()):
+        try:
+            _samples(work, tenant, known.questions[name], known.fetches[number])
+        except (StoreError, ContractError) as error:
+            work.warn(f"{error}; days that lack it are asked for again")
+            found.add(number)
+    return found
+
+
+def _fetch(work: Work, tenant: CostModelTenant, known: Known, days: Sequence[date]) -> int:
     """Ask in as few pieces as may be. What fails is told, and leaves its days waiting. How many requests were sent."""
-    asked = _open_questions(work, tenant, days)
+    asked = _open_questions(work, known, days)
     given = tenant.metrics
     if not asked or given is None:
         return 0
-    failed = dict[str, None]()
+    failed, less = dict[str, None](), set[str]()
     with Client(metrics.endpoint(work, tenant, given), Clock(*clock_of(work)), work.hooks.stop) as client:
         try:
             version, unreachable = prometheus.buildinfo(client), ""
@@ -125,15 +194,16 @@ def _fetch(work: Work, tenant: CostModelTenant, days: Sequence[date]) -> int:
                 try:
                     if unreachable:
                         raise SourceError(unreachable)
-                    _land(work, tenant, given, client, version, piece)
+                    less |= _land(work, tenant, known, client, version, piece, less)
                     answered, unheard = answered + 1, 0
                 except (SourceError, ContractError) as error:
                     failed[_told(piece, error, unreachable)] = None
-                    _record_failure(work, tenant, piece, str(error))
+                    _record_failure(work, tenant, known, piece, str(error))
                     # What was refused was answered; what was tried to the end was not.
                     unheard += client.requests - before >= max(given.attempts, 2)
                 if not unreachable and (unheard >= UNHEARD_MAX or (answered == 0 and piece is pieces[-1])):
-                    unreachable = f"not asked, since nothing was answered for {span[0]} to before {span[1]}"
+                    seen = f"nothing was answered for {span[0]} to before {span[1]}"
+                    unreachable = fault("not asked for the rest", seen, "an answer to one question at least")
             work.log(f"metrics {number} of {len(stretches)}: {span[0]} to before {span[1]}")
         requests = client.requests
     if failed:
@@ -144,7 +214,7 @@ def _fetch(work: Work, tenant: CostModelTenant, days: Sequence[date]) -> int:
 def _told(piece: Open, error: Exception, unreachable: str) -> str:
     """A failure for people: a line each, but one for all questions of a server that cannot be had at all."""
     what = "metrics" if unreachable else f"metrics: {piece.question.name}"
-    return fault(what, str(error).splitlines()[0], "an answer; the next run asks again")
+    return f"{what}: {str(error).splitlines()[0]}"
 
 
 def _stretches(asked: Sequence[Open], days_per_query: int) -> list[tuple[Window, list[Open]]]:
@@ -161,9 +231,19 @@ def _stretches(asked: Sequence[Open], days_per_query: int) -> list[tuple[Window,
 
 
 def _land(
-    work: Work, tenant: CostModelTenant, given: Prometheus, client: Client, version: prometheus.Version, piece: Open
-) -> None:
-    """Ask one question for some days, land the answers, and record what came."""
+    work: Work,
+    tenant: CostModelTenant,
+    known: Known,
+    client: Client,
+    version: prometheus.Version,
+    piece: Open,
+    less: Set[str],
+) -> set[str]:
+    """Ask one question for some days, land the answers, and record what came, but for less than came before.
+
+    The days on which less came. `less`: those on which less came to questions before, quantities first. Who is in what
+    is left of their samples is not everybody, however many there are.
+    """
     question, days = piece.question, (piece.days[0], piece.days[-1] + timedelta(days=1))
     fetch_id = gather_state.next_fetch_id(work.store, tenant.id)
     landing = _landing(work, tenant, fetch_id)
@@ -171,25 +251,48 @@ def _land(
         if query is not None:
             prometheus.fetch_days(client, landing, query, days, version)
     fetch = MetricFetch(fetch_id, question.name, str(days[0]), str(days[1]), (question.digest,), work.hooks.now())
-    samples = _samples(work, tenant, question, fetch)
-    came = _came(work, tenant, question, fetch, samples, given.scrape_seconds)
-    dropped = dict(samples.dropped.group_by("window").agg(pl.col("points").sum()).rows())
-    expected = question.expected(given.scrape_seconds)
-    rows = [
-        DayMetric(
-            *(str(day), question.name, "fetched", (question.digest,), "", fetch_id),
-            rows=came.get(str(day), 0),
-            dropped=dropped.get(str(day), 0),
-            gaps=max(expected - came.get(str(day), 0), 0),
-        )
-        for day in piece.days
-    ]
+    rows, samples = _answered(work, tenant, question, fetch, map(str, piece.days))
     for text in samples.warnings:
         work.warn(f"{question.name}: {text}")
+    if samples.dropped.height:
+        points, first = samples.dropped.select(pl.col("points").sum(), pl.col("window").min()).row(0)
+        told = f"{counted(points, 'point')} left out, since they are no numbers, the first on {first}"
+        work.warn(f"{question.name}: {told}")
+
+    def takes_away(one: DayMetric) -> bool:
+        before = known.metric(one.charge_date, question.name)
+        if before is None or not known.is_kept(before):
+            return False
+        left = one.charge_date in less and question.use not in QUANTITIES and before.rows > 0
+        return left or _is_less(one, before)
+
+    worse = {one.charge_date for one in rows if takes_away(one)}
     with work.store.transaction():
         gather_state.record_fetch(work.store, tenant.id, fetch)
-        gather_state.save_day_metrics(work.store, tenant.id, rows)
+        gather_state.save_day_metrics(work.store, tenant.id, [one for one in rows if one.charge_date not in worse])
         _fold_resources(work, tenant, cost_model.resources(tenant, {question.name: samples}))
+    return worse
+
+
+def _answered(
+    work: Work, tenant: CostModelTenant, question: Question, fetch: MetricFetch, days: Iterable[str]
+) -> tuple[list[DayMetric], Samples]:
+    """What the landed answers to a question say of some days, as the state has it, and the answers."""
+    assert tenant.metrics is not None  # else nothing was landed
+    samples, scrape_seconds = _samples(work, tenant, question, fetch), tenant.metrics.scrape_seconds
+    came = _came(work, tenant, question, fetch, samples, scrape_seconds)
+    dropped = dict(samples.dropped.group_by("window").agg(pl.col("points").sum()).rows())
+    expected = question.expected(scrape_seconds)
+    rows = [
+        DayMetric(
+            *(day, question.name, "fetched", (question.digest,), "", fetch.fetch_id),
+            rows=came.get(day, 0),
+            dropped=dropped.get(day, 0),
+            gaps=max(expected - came.get(day, 0), 0),
+        )
+        for day in days
+    ]
+    return rows, samples
 
 
 def _landing(work: Work, tenant: CostModelTenant, fetch_id: int) -> Landing:
@@ -216,25 +319,26 @@ def _came(
     days = date.fromisoformat(fetch.first_day), date.fromisoformat(fetch.end_day)
     landing = _landing(work, tenant, fetch.fetch_id)
     counts = cost_model.parse_counts(question, landing.read(prometheus.landed_name(question.counts, days)), days)
-    return {day: min(count, question.expected(scrape_seconds)) for day, count in counts.items()}
+    return cost_model.came(question, samples, counts, scrape_seconds)
 
 
-def _record_failure(work: Work, tenant: CostModelTenant, piece: Open, error: str) -> None:
+def _record_failure(work: Work, tenant: CostModelTenant, known: Known, piece: Open, error: str) -> None:
     """Count the failure on each of the days. What was answered before, if incompletely, stays."""
-    known, rows = gather_state.day_metrics(work.store, tenant.id), list[DayMetric]()
-    question = piece.question
-    for day in piece.days:
-        before = known.get((str(day), question.name))
-        same = before is not None and before.ids == (question.digest,)
-        if before is not None and same and before.status == "fetched" and before.fetch_id is not None:
+    question, rows = piece.question, list[DayMetric]()
+    for day in map(str, piece.days):
+        before = known.metric(day, question.name)
+        if before is not None and before.status == "fetched":
             continue
-        attempts = before.attempts + 1 if before is not None and same else 1
+        attempts = before.attempts + 1 if before is not None else 1
         status: gather_state.Status = "given_up" if attempts >= tenant.allocation_retry_limit else "failed"
-        rows.append(DayMetric(str(day), question.name, status, (question.digest,), "", attempts=attempts, error=error))
+        rows.append(DayMetric(day, question.name, status, (question.digest,), "", attempts=attempts, error=error))
     gather_state.save_day_metrics(work.store, tenant.id, rows)
-    gone = [row.charge_date for row in rows if row.status == "given_up"]
+    # Days that were made of an answer keep it, which is said when all days are made.
+    made = {day for day, one in known.made.items() if question.name in one.answers}
+    gone = [row.charge_date for row in rows if row.status == "given_up" and row.charge_date not in made]
     if gone:
-        lost = "its lines are left out" if not question.metrics else "what it splits goes to UNALLOCATED"
+        lost = "what it splits goes to UNALLOCATED" if question.metrics else "its lines are left out"
+        lost = "no amount depends on it" if question.use == "resources" else lost
         days = counted(len(gone), "day")
         work.warn(f"{question.name}: given up for {days} from {gone[0]} on; {lost}; `prorata run --force` asks again")
 
@@ -269,11 +373,15 @@ def _forget_old(work: Work, tenant: CostModelTenant) -> None:
 # Days
 
 
-def rebuild(
-    work: Work, tenant: CostModelTenant, summary: Summary, days: Sequence[date] = (), *, redo: bool = False
+def rebuild(work: Work, tenant: CostModelTenant, summary: Summary, *, redo: bool = False) -> Summary:
+    """Make the stored days anew that are made of something else than before; with `redo` all that are asked for."""
+    return _made_anew(work, tenant, summary, (), _recalled(work, tenant), redo=redo)
+
+
+def _made_anew(
+    work: Work, tenant: CostModelTenant, summary: Summary, days: Sequence[date], known: Known, *, redo: bool = False
 ) -> Summary:
-    """Make the days anew that are made of something else than before; with `redo` all that are asked for."""
-    known = Known(work.root, work.store, tenant)
+    """These days and the stored ones, as far as they are to be made anew and can be."""
     wanted = sorted({*map(str, days), *known.made})
     due = [
         day
@@ -283,7 +391,15 @@ def rebuild(
     changed = removed = 0
     for fetches, group in groupby(due, key=known.fetches_of):
         work.stop_if_asked()
-        done = _make(work, tenant, known, fetches, list(group))
+        of_group = list(group)
+        try:
+            answers = {
+                name: _samples(work, tenant, known.questions[name], known.fetches[number]) for name, number in fetches
+            }
+        except (StoreError, ContractError) as error:
+            work.warn(f"{error}; {told_span(of_group)} left as made before, the next run asks again for what it can")
+            continue
+        done = _make(work, tenant, known, answers, of_group)
         changed, removed = changed + done[0], removed + done[1]
     _settle(work, tenant, known, wanted)
     if due:
@@ -292,10 +408,9 @@ def rebuild(
 
 
 def _make(
-    work: Work, tenant: CostModelTenant, known: Known, fetches: tuple[tuple[str, int], ...], days: Sequence[str]
+    work: Work, tenant: CostModelTenant, known: Known, answers: cost_model.Answers, days: Sequence[str]
 ) -> tuple[int, int]:
     """Days that are made of the same answers -> the lake, then the state. How many changed, and have lines no more."""
-    answers = {name: _samples(work, tenant, known.questions[name], known.fetches[number]) for name, number in fetches}
     dates = [date.fromisoformat(day) for day in days]
     made = cost_model.bill(tenant, dates, answers)
     usage = cost_model.usage(tenant, [day for day in dates if cost_rates.charges(tenant.source, day)], answers)
@@ -328,7 +443,13 @@ def _make(
             work.hooks.progress("cost model", number, len(dates))
     gone = [(day[:7], day) for day in days if (day[:7], day) in there and (date.fromisoformat(day),) not in lines_of]
     without = sorted(set(days) - {one.charge_date for one in measured})
-    causes = [ConstructedDay(day, known.cause(day), _text(made.residues.get(day, Fraction(0)))) for day in days]
+    causes = [
+        ConstructedDay(
+            *(day, known.cause(day), _text(made.residues.get(day, Fraction(0)))),
+            *(known.model(day), known.answers_of(day)),
+        )
+        for day in days
+    ]
     # Before it is said what days were made of: else a run that ends in between would leave their old lines for good.
     removed = withdraw(work, gone)
     with work.store.transaction():
@@ -357,10 +478,13 @@ def _text(residue: Fraction) -> str:
 
 
 def _settle(work: Work, tenant: CostModelTenant, known: Known, days: Iterable[str]) -> None:
-    """Say of every day whether it has what it is calculated from, and if not, why it waits."""
-    flags = [_flag(known, day) for day in days if cost_rates.charges(tenant.source, date.fromisoformat(day))]
-    gather_state.set_metrics_gathered(work.store, tenant.id, flags)
-    for text in told_incomplete(incomplete(tenant, known.day_metrics, {flag.charge_date for flag in flags})):
+    """Say of every day whether it has what it is calculated from, and if not, why it waits; and which are kept."""
+    charged = [day for day in days if known.has_charges(day)]
+    gather_state.set_metrics_gathered(work.store, tenant.id, [_flag(known, day) for day in charged])
+    kept = {day for day in charged if known.has_changed(day) and known.keeps(day) is not None}
+    for text in told_incomplete(incomplete(tenant, known.day_metrics, {*charged} - kept)):
+        work.warn(text)
+    for text in told_kept(known, charged):
         work.warn(text)
 
 
@@ -368,5 +492,5 @@ def _flag(known: Known, day: str) -> MetricsFlag:
     reason = known.waits(day)
     if reason is None:
         return MetricsFlag(day, 1, 0, None)
-    found = [one for one in (known.metric(day, name) for name in known.questions) if one is not None]
+    found = [one for one in (known.metric(day, asked.name) for asked in known.asked_of(day)) if one is not None]
     return MetricsFlag(day, 0, max((one.attempts for one in found), default=0), reason[1] or "not answered yet")

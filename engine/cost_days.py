@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from fractions import Fraction
+from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import polars as pl
 
-from engine import gather_state, lake, state, wanted
+from engine import gather_state, lake, rules, state, wanted
 from engine.config import CostModelTenant, KafkaTenant
 from engine.frames import BILLING, RESOURCES
 from engine.gather_state import DayMetric
@@ -47,47 +48,149 @@ def is_incomplete(tenant: CostModelTenant, known: DayMetric) -> bool:
     return known.status == "fetched" and expected > 0 and known.rows < tenant.incomplete_below * expected
 
 
+def share_came(rows: int, gaps: int) -> Fraction:
+    """Which part of what was expected came; of what nobody counts, whether anything did."""
+    return Fraction(rows, rows + gaps) if rows else Fraction(0)
+
+
 def landed_in(root: Path, tenant: CostModelTenant, fetch_id: int) -> Path:
     """Where the answers to one question are landed."""
     return raw_folder(root, tenant) / "metrics" / f"{fetch_id:06}"
 
 
-class Known:
-    """What is known of a tenant's days when they are made; a class only to read each table once."""
+QUANTITIES = frozenset({"mean", "sum"})
+"""The uses of questions that ask how much there was."""
+Asked: TypeAlias = Callable[[str], tuple[Question, ...]]
+"""Charge date -> questions."""
 
-    def __init__(self, root: Path, store: state.State, tenant: CostModelTenant) -> None:
-        self.tenant = tenant
+
+def asker(tenant: CostModelTenant) -> Asked:
+    """What the amounts of a day depend on: the quantities of its lines, and what their ladders weigh by."""
+    questions = cost_questions.questions(tenant)
+    metrics_of = rules.metrics_of(rules.resolve(tenant))
+
+    @cache
+    def asked(day: str) -> tuple[Question, ...]:
+        charges = cost_rates.charges(tenant.source, date.fromisoformat(day))
+        products, quantities = {one.product_type for one in charges}, {one.question for one in charges}
+        weighed = {metric for name in products for metric in metrics_of.get(f"product:{name}", ())}
+        return tuple(one for one in questions if one.name in quantities or _is_weighed(one, products, weighed))
+
+    return asked
+
+
+def _is_weighed(question: Question, products: set[str], weighed: set[str]) -> bool:
+    """Whether lines of these products weigh by its values; or, of one of them, by whom its values name."""
+    own = question.metrics[:1]
+    return bool(weighed.intersection(own) or (products.intersection(own) and weighed.intersection(question.metrics)))
+
+
+class Kept(NamedTuple):
+    """Why a day stays as it was made, although it would be made of something else now: a code, and in words."""
+
+    code: str
+    told: str
+
+
+class Known:
+    """What is known of a tenant's days when they are made; a class only to read each table once.
+
+    `span`: the days of which questions may be asked. `unreadable`: the numbers of landed answers that cannot be read.
+    `forced`: says of which days to make what there is, be it less than they were made of.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        store: state.State,
+        tenant: CostModelTenant,
+        span: Window,
+        *,
+        unreadable: Collection[int] = (),
+        forced: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        self.tenant, self.forced = tenant, forced
+        self.first, self.end = map(str, span)
         self.questions = {one.name: one for one in cost_questions.questions(tenant)}
+        self.asked_of = asker(tenant)
         self._digests = {name: one.digest for name, one in self.questions.items()}
         self.day_metrics = gather_state.day_metrics(store, tenant.id)
         found = gather_state.metric_fetches(store, tenant.id).items()
-        self.fetches = {number: one for number, one in found if landed_in(root, tenant, number).is_dir()}
+        self.fetches = {
+            number: one
+            for number, one in found
+            if number not in unreadable and landed_in(root, tenant, number).is_dir()
+        }
+        self._landed = dict[tuple[str, tuple[str, ...]], list[int]]()
+        for number, one in self.fetches.items():
+            self._landed.setdefault((one.metric, one.ids), []).append(number)
         self.made = gather_state.constructed_days(store, tenant.id)
         days, sizes = state.days(store, tenant.id), lake.sizes(root, BILLING, tenant.id)
         self.billed = {day for _, day in days}
+        self.charged = {key[1] for key, row in days.items() if row.output_digest is not None}
         unread = {key[1] for key, row in days.items() if sizes.get(key) != row.billing_bytes}
         self.lost = unread | wanted.lost_usage(root, store, tenant.id)
 
+    def is_in_window(self, day: str) -> bool:
+        """Whether questions may be asked for a day."""
+        return self.first <= day < self.end
+
+    def has_charges(self, day: str) -> bool:
+        """Whether the cost model has anything for a day."""
+        return bool(cost_rates.charges(self.tenant.source, date.fromisoformat(day)))
+
+    def is_wanted(self, question: Question, day: str) -> bool:
+        """Whether a day has any use for a question: what there is in a cluster is listed, whatever it costs."""
+        if question.use == "resources":
+            return self.has_charges(day)
+        return question.name in {one.name for one in self.asked_of(day)}
+
     def is_open(self, question: Question, day: str, *, lift: bool = False) -> bool:
-        """Whether a question is to be asked for a day."""
+        """Whether a question is to be asked for a day; with `lift` what was given up is, and what came incomplete."""
+        if not self.is_wanted(question, day):
+            return False
         known = self.metric(day, question.name)
-        if known is None:
-            return bool(cost_rates.charges(self.tenant.source, date.fromisoformat(day)))
+        if known is not None and known.status == "given_up":
+            return lift
+        if self._is_unanswered(question, day, lift=lift):
+            return True
+        # Samples that come late come late for all: who is in them is asked for along with how much there was.
+        quantities = [one for one in self.asked_of(day) if one.use in QUANTITIES]
+        is_quantity = question.use in QUANTITIES
+        return not is_quantity and any(self._is_unanswered(one, day, lift=lift) for one in quantities)
+
+    def _is_unanswered(self, question: Question, day: str, *, lift: bool) -> bool:
+        known = self.metric(day, question.name)
+        if known is None or known.status == "failed":
+            return True
         if known.status == "given_up":
             return lift
-        return known.status == "failed" or known.fetch_id not in self.fetches or is_incomplete(self.tenant, known)
+        lacks = lift and share_came(known.rows, known.gaps) < 1
+        return lacks or not self.is_kept(known) or is_incomplete(self.tenant, known)
+
+    def is_kept(self, known: DayMetric | None) -> bool:
+        """Whether a question was answered and the answer is still there."""
+        return known is not None and known.status == "fetched" and known.fetch_id in self.fetches
 
     def metric(self, day: str, name: str) -> DayMetric | None:
         """What is known of a question that is asked now; None of another one."""
         known = self.day_metrics.get((day, name))
         return known if known is not None and known.ids == (self._digests[name],) else None
 
+    def landed_before(self, question: Question, day: str) -> list[int]:
+        """The numbers under which answers for a day to a question as it is asked now are landed."""
+        landed = self._landed.get((question.name, (self._digests[question.name],)), [])
+        return [number for number in landed if self.fetches[number].first_day <= day < self.fetches[number].end_day]
+
     def waits(self, day: str) -> tuple[str, str] | None:
-        """Why a day is not to be calculated yet, as a code and in words; None if it is."""
-        if not cost_rates.charges(self.tenant.source, date.fromisoformat(day)):
+        """Why a day is not to be calculated yet, as a code and in words; None if it is.
+
+        A day that was calculated and that nothing is asked for any more waits for nothing.
+        """
+        if day in self.charged and not self.is_in_window(day):
             return None
-        for name in self.questions:
-            one = self.metric(day, name)
+        for question in self.asked_of(day):
+            name, one = question.name, self.metric(day, question.name)
             if one is None:
                 return "metrics_wanted", ""
             if one.status == "failed":
@@ -97,33 +200,115 @@ class Known:
                 return "incomplete", f"{name}: {one.rows} of {one.rows + one.gaps} samples"
         return None
 
+    def keeps(self, day: str) -> Kept | None:
+        """Why a day with lines is not to be made anew; None if it may be, or waits for an answer that may come.
+
+        A question that failed for good, or to which less came than what the day was made of, takes nothing away:
+        Prometheus keeps what it knows for a while, and a selector is soon mistyped.
+        """
+        made = self.made.get(day)
+        if made is None or day not in self.billed:
+            return None
+        for question in self.asked_of(day):
+            name, now, before = question.name, self.metric(day, question.name), made.answers.get(question.name)
+            if now is None or now.status == "failed":
+                if not self.is_in_window(day):
+                    return Kept("before_window", f"{name} was not answered")
+            elif now.status == "fetched" and not self.is_kept(now):
+                return Kept("answers_gone", f"the answer to {name}")
+            elif before is not None and not self.forced(day):
+                if now.status == "given_up":
+                    return Kept("answers_poorer", f"{name} was given up: {(now.error or '').splitlines()[0]}")
+                if share_came(now.rows, now.gaps) < share_came(*before):
+                    return Kept("answers_poorer", f"{name}: {_told_counts(*before, now)}")
+        return None
+
     def can_be_made(self, day: str) -> bool:
-        """Not where answers are not kept any more, or are waited for by a day that was made of older ones."""
-        if not cost_rates.charges(self.tenant.source, date.fromisoformat(day)):
+        """Not where a day would lose something, or is charged and waits: it is not billed ahead of what it charges."""
+        if not self.has_charges(day):
             return True
-        for name in self.questions:
-            known = self.metric(day, name)
-            if known is not None and known.status == "fetched":
-                if known.fetch_id not in self.fetches:
-                    return False
-            elif (known is None or known.status == "failed") and day in self.billed:
-                return False
-        return True
+        if self.keeps(day) is not None:
+            return False
+        if day in self.charged and day not in self.lost and self.waits(day) is not None:
+            return False
+        known = [self.metric(day, one.name) for one in self.asked_of(day)]
+        if any(one is not None and one.status == "fetched" and not self.is_kept(one) for one in known):
+            return False
+        return day not in self.billed or all(one is not None and one.status != "failed" for one in known)
 
     def fetches_of(self, day: str) -> tuple[tuple[str, int], ...]:
         """The questions that were answered for a day, and under which numbers the answers are landed."""
-        found = ((name, self.metric(day, name)) for name in self.questions)
+        found = ((one.name, self.metric(day, one.name)) for one in self.asked_of(day))
         return tuple((name, one.fetch_id) for name, one in found if one is not None and one.fetch_id is not None)
+
+    def answers_of(self, day: str) -> dict[str, tuple[int, int]]:
+        """The questions that were answered for a day, with how many samples came and how many are missing."""
+        found = ((one.name, self.metric(day, one.name)) for one in self.asked_of(day))
+        return {name: (one.rows, one.gaps) for name, one in found if one is not None and one.status == "fetched"}
 
     def cause(self, day: str) -> str:
         """A digest of all that a day's lines and usage are made of."""
-        content = [cost_rates.model_digest(self.tenant, date.fromisoformat(day)), *map(str, self.fetches_of(day))]
+        content = [self.model(day), *map(str, self.fetches_of(day))]
         return hashlib.sha256("\n".join(content).encode()).hexdigest()
+
+    def model(self, day: str) -> str:
+        """A digest of what of the cost model holds on a day."""
+        return cost_rates.model_digest(self.tenant, date.fromisoformat(day))
 
     def has_changed(self, day: str) -> bool:
         """Whether a day is to be made of something else than it was."""
         before = self.made.get(day)
         return before is None or before.cause != self.cause(day) or day in self.lost
+
+    def is_of_older_model(self, day: str) -> bool:
+        """Whether a day was made of another cost model than the one that holds on it now."""
+        before = self.made.get(day)
+        return before is not None and before.model not in {"", self.model(day)}
+
+
+def _told_counts(rows: int, gaps: int, now: DayMetric) -> str:
+    if not gaps and not now.gaps:
+        return f"{counted(now.rows, 'value')}, {rows} before"
+    return f"{now.rows} of {now.rows + now.gaps} samples, {rows} of {rows + gaps} before"
+
+
+_KEPT = {
+    "answers_poorer": (
+        "since there is less now than they were made of",
+        "`prorata run --force` asks again, and with --from and --to makes the days that they name of what there is",
+    ),
+    "answers_gone": (
+        "since answers are no longer kept",
+        "they are asked for again on days of the last lookback_days",
+    ),
+    "before_window": (
+        "since they are older than lookback_days, and their cost model now asks for more",
+        "a larger lookback_days asks for it",
+    ),
+}
+"""Code of a day that is kept -> why, and what can be done."""
+
+
+def told_kept(known: Known, days: Iterable[str]) -> Iterator[str]:
+    """A line for each reason why some of these days stay as they were made, though a change would make them anew.
+
+    Of days before the window only those that the cost model itself would change.
+    """
+    found = dict[str, list[tuple[str, Kept]]]()
+    for day in sorted(days):
+        kept = known.keeps(day) if known.has_changed(day) else None
+        if kept is not None and (known.is_in_window(day) or known.is_of_older_model(day)):
+            found.setdefault(kept.code, []).append((day, kept))
+    for code, of_code in found.items():
+        why, what = _KEPT[code]
+        span, told = told_span([day for day, _ in of_code]), of_code[0][1].told
+        yield f"{span} left as made before, {why} ({told}); {what}"
+
+
+def told_span(days: Sequence[str]) -> str:
+    """How many days there are, and from which to which."""
+    span = f"{days[0]} to {days[-1]}" if days[1:] else days[0]
+    return f"{counted(len(days), 'day')} ({span})"
 
 
 class Incomplete(NamedTuple):
@@ -135,15 +320,24 @@ class Incomplete(NamedTuple):
     expected: int
 
 
+def asked_now(tenant: CostModelTenant, known: Mapping[Key, DayMetric]) -> list[DayMetric]:
+    """What became of the questions that are asked now, on the days whose amounts depend on them, in order."""
+    asked = asker(tenant)
+    return [
+        one
+        for (day, name), one in sorted(known.items())
+        if any(question.name == name and one.ids == (question.digest,) for question in asked(day))
+    ]
+
+
 def incomplete(
     tenant: CostModelTenant, known: Mapping[Key, DayMetric], days: set[str] | None = None
 ) -> list[Incomplete]:  # fmt: skip
     """The days, of these or of all, on which not all of the expected samples came, in order."""
-    asked = {one.name: one.digest for one in cost_questions.questions(tenant)}
     return [
-        Incomplete(day, name, one.rows, one.rows + one.gaps)
-        for (day, name), one in sorted(known.items())
-        if one.gaps and one.ids == (asked.get(name),) and (days is None or day in days)
+        Incomplete(one.charge_date, one.metric, one.rows, one.rows + one.gaps)
+        for one in asked_now(tenant, known)
+        if one.gaps and (days is None or one.charge_date in days)
     ]
 
 
@@ -158,13 +352,14 @@ def told_incomplete(found: Sequence[Incomplete]) -> Iterator[str]:
         )
 
 
-def failed_metrics(tenant: CostModelTenant, known: Mapping[Key, DayMetric]) -> dict[str, frozenset[str]]:
-    """Charge date -> the metrics of USAGE that it lacks since their questions were given up, if there are any."""
-    lacking = {one.name: set(one.metrics) for one in cost_questions.questions(tenant)}
-    found = dict[str, set[str]]()
-    for (day, name), one in known.items():
-        if one.status == "given_up":
-            found.setdefault(day, set()).update(lacking.get(name, ()))
+def failed_metrics(store: state.State, tenant: CostModelTenant) -> dict[str, frozenset[str]]:
+    """Charge date -> the metrics of USAGE that it was made without since their questions were given up, if any."""
+    lacking = {one.name: one.metrics for one in cost_questions.questions(tenant)}
+    made, found = gather_state.constructed_days(store, tenant.id), dict[str, set[str]]()
+    for one in asked_now(tenant, gather_state.day_metrics(store, tenant.id)):
+        day = made.get(one.charge_date)
+        if one.status == "given_up" and (day is None or one.metric not in day.answers):
+            found.setdefault(one.charge_date, set()).update(lacking[one.metric])
     return {day: frozenset(metrics) for day, metrics in found.items()}
 
 

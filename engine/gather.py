@@ -28,7 +28,7 @@ from engine.sources.confluent_inventory import Inventory
 from engine.sources.http import Client, Clock, Endpoint
 from engine.sources.landing import Landing
 from engine.text import counted
-from engine.wanted import RUNNING, goes_on, irreplaceable, lost_usage, suspension, variables, window
+from engine.wanted import RUNNING, RUNNING_FROM, goes_on, irreplaceable, lost_usage, suspension, variables, window
 from engine.work import (
     Summary,
     Work,
@@ -231,15 +231,18 @@ def _fetch(
 
     A window that fails does not keep the others, nor the inventory, from being asked for.
     """
-    template = tenant.source.flink.url if tenant.source.flink else ""
+    template, before = tenant.source.flink.url if tenant.source.flink else "", _landed_before(work, tenant, one)
     with ExitStack() as stack:
         clients = _Clients(stack, work, template, *endpoints)
         failed = list[ProrataError]()
         try:
             for days in _windows(one):
                 work.stop_if_asked()
+                name = confluent.costs_name(days)
                 try:
-                    if not landing.has(confluent.costs_name(days)):
+                    if before is not None and before.has(name) and not landing.has(name):
+                        landing.write(name, before.read(name))
+                    if not landing.has(name):
                         confluent.fetch_costs(clients.api, landing, days)
                         work.log(f"costs {days[0]} to before {days[1]} landed")
                 except (SourceError, ContractError) as error:
@@ -250,6 +253,17 @@ def _fetch(
             raise
         gather_state.update_gather(work.store, one, requests=clients.requests, inventory_errors=kinds)
         return Lacking(failed, kinds), clients.requests
+
+
+def _landed_before(work: Work, tenant: ConfluentTenant, one: gather_state.Gather) -> Landing | None:
+    """Where the gather before this one landed, if it failed in part, and its run was killed or stopped after that.
+
+    Then its run was to be gone on with: the windows that it landed are those of this gather, too.
+    """
+    found = [before for before in gather_state.gathers(work.store, tenant.id) if before.gather_id == one.gather_id - 1]
+    if not found or found[0].run_ended or (found[0].first_day, found[0].end_day) != (one.first_day, one.end_day):
+        return None
+    return landing_of(work.root, tenant, found[0].gather_id)
 
 
 def _of_window(error: SourceError | ContractError, days: Window) -> ProrataError:
@@ -279,6 +293,7 @@ def _publish(work: Work, tenant: ConfluentTenant, one: gather_state.Gather, land
     known = known_days(work)
     changed = removed = 0
     errors = list[ProrataError]()
+    whole = not one.inventory_errors if one.folded else None
     for days in _windows(one):
         work.stop_if_asked()
         if not landing.has(confluent.costs_name(days)):
@@ -299,7 +314,7 @@ def _publish(work: Work, tenant: ConfluentTenant, one: gather_state.Gather, land
             work.warn(text)
         covered = {key for key in known if first <= key[1] < end}
         billing = _without_stored(work, costs.billing, days)
-        done = _publish_days(work, billing, covered, resources_gathered=one.folded)
+        done = _publish_days(work, billing, covered, whole=whole)
         changed, removed = changed + done.changed, removed + done.removed
         gather_state.record_window(
             work.store,
@@ -323,15 +338,23 @@ def _without_stored(work: Work, billing: pl.DataFrame, days: Window) -> pl.DataF
 
     They are booked on the first day of their window; when that begins within a month, it once began before.
     """
-    first = days[0]
-    dateless = (pl.col("charge_date") == first) & pl.col("resource_id").str.starts_with(confluent.MALFORMED)
-    found = billing.filter(dateless)["resource_id"]
-    if first.day == 1 or not found.len():
+    found = _may_be_stored(billing, days)
+    if not found:
         return billing
+    first = days[0]
     stored = lake.scan(work.root, BILLING, work.tenant.id, str(first)[:7])
-    before = stored.filter(pl.col("charge_date") < first, pl.col("resource_id").is_in(found.to_list()))
+    before = stored.filter(pl.col("charge_date") < first, pl.col("resource_id").is_in(found))
     booked = before.select(pl.col("resource_id").unique()).collect()["resource_id"]
-    return billing.filter(~(dateless & pl.col("resource_id").is_in(booked.to_list())))
+    return billing.filter((pl.col("charge_date") != first) | ~pl.col("resource_id").is_in(booked.to_list()))
+
+
+def _may_be_stored(billing: pl.DataFrame, days: Window) -> list[str]:
+    """Under which resources a window that begins within a month books records that may have no date."""
+    first = days[0]
+    if first.day == 1:
+        return []
+    malformed = pl.col("resource_id").str.starts_with(confluent.MALFORMED)
+    return billing.filter(malformed, pl.col("charge_date") == first)["resource_id"].to_list()
 
 
 def _published_before(work: Work, one: gather_state.Gather) -> dict[tuple[str, str], gather_state.LandedWindow]:
@@ -344,9 +367,13 @@ def _published_before(work: Work, one: gather_state.Gather) -> dict[tuple[str, s
 
 
 def _publish_days(
-    work: Work, billing: pl.DataFrame, covered: Iterable[state.DayKey], *, resources_gathered: int = 0
+    work: Work, billing: pl.DataFrame, covered: Iterable[state.DayKey], *, whole: bool | None
 ) -> _Published:
-    """BILLING of some days -> the lake; what else there was of the days that it covers is withdrawn."""
+    """BILLING of some days -> the lake; what else there was of the days that it covers is withdrawn.
+
+    `whole`: whether the inventory that was folded last is whole; None if the one that goes with these costs is not
+    folded yet, and days wait for it. A day that is known waits, or does not, as it did.
+    """
     stored = state.days(work.store, work.tenant.id)
     found, changed = set[state.DayKey](), 0
     for (charge_date,), lines in billing.partition_by("charge_date", as_dict=True, maintain_order=True).items():
@@ -355,7 +382,8 @@ def _publish_days(
         day = publish_billing(work, key, lines)
         known = stored.get(key)
         if known is None or (known.billing_digest, known.billing_bytes) != (day.billing_digest, day.billing_bytes):
-            day = day._replace(resources_gathered=resources_gathered, metrics_gathered=0)
+            ready = 0 if whole is None else int(whole) if known is None else known.resources_gathered
+            day = day._replace(resources_gathered=ready, metrics_gathered=0)
             changed += state.upsert_billing_days(work.store, [day])
     return _Published(changed, withdraw(work, sorted(set(covered) - found)))
 
@@ -372,7 +400,8 @@ def _complete(
 
     `failed` are the kinds of the inventory that it lacks, `problems` what was wrong with costs.
     """
-    inventory = confluent_inventory.parse_inventory(confluent_inventory.read_inventory(landing))
+    landed = confluent_inventory.read_inventory(landing)
+    inventory = confluent_inventory.parse_inventory(landed)
     for text in inventory.warnings:
         work.warn(text)
     known = Known(
@@ -385,7 +414,8 @@ def _complete(
     after = folded(tenant, known, inventory, one.started_at, seen_before)
     _tell_changes(work, after)
     touched = _touched(work, known, after) if failed else []
-    running = _publish_running(work, tenant, one.started_at[:10], inventory)
+    has_statements = "flink_statements" in landed
+    running = _publish_running(work, tenant, one.started_at[:10], inventory) if has_statements else ([], [])
     errors = [*(text for problem in problems for text in problem.faults), *failed.values()]
     with work.store.transaction():
         _store_known(work, tenant, after)
@@ -461,20 +491,20 @@ def _tell_changes(work: Work, known: Known) -> None:
 def _publish_running(
     work: Work, tenant: ConfluentTenant, day: str, inventory: Inventory
 ) -> tuple[list[gather_state.UsageDay], list[str]]:
-    """The statements that run on the day of the gather -> its usage; the last gather of a day counts."""
-    if "flink_statement" not in inventory.gathered:
-        return [], []
-    others = usage_left(work, day).filter(pl.col("metric") != RUNNING)
-    published = publish_usage(work, day, pl.concat([others, _running(tenant, day, inventory)]))
+    """The statements that run on the day of the gather -> its usage."""
+    published = publish_usage(work, day, _with_running(usage_left(work, day), tenant, day, inventory))
     return ([published], []) if published else ([], [day])
 
 
-def _running(tenant: ConfluentTenant, day: str, inventory: Inventory) -> pl.DataFrame:
-    """USAGE of the statements that run on the day of a gather."""
-    return inventory.running.select(
+def _with_running(usage: pl.DataFrame, tenant: ConfluentTenant, day: str, inventory: Inventory) -> pl.DataFrame:
+    """USAGE of a day with the statements that one of its gathers saw run; of a pool, the last that asked counts."""
+    stays = (pl.col("metric") != RUNNING) | pl.col("resource_id").is_in(list(inventory.not_asked))
+    running = inventory.running.select(
         tenant_id=pl.lit(tenant.id), window=pl.lit(day), resource_id="resource_id", metric=pl.lit(RUNNING),
         principal="principal", value="value",
     ).select(USAGE.columns)  # fmt: skip
+    # A statement names its pool, which may be another than those of the place where it was asked for.
+    return pl.concat([usage.filter(stays), running]).unique(USAGE.key, keep="last", maintain_order=True)
 
 
 def restore_usage(work: Work, tenant: ConfluentTenant) -> None:
@@ -486,7 +516,7 @@ def restore_usage(work: Work, tenant: ConfluentTenant) -> None:
     for day in sorted(lost_usage(work.root, work.store, tenant.id)):
         left = usage_left(work, day)
         if not left.filter(pl.col("metric") == RUNNING).height:
-            left = pl.concat([left, _landed_running(work, tenant, day)])
+            left = _with_landed_running(work, tenant, day, left)
         one = publish_usage(work, day, left) if left.height else None
         # Without metrics nobody else takes care of the day.
         if one is not None and tenant.metrics is None and (day not in published or one.rows >= published[day].rows):
@@ -494,20 +524,22 @@ def restore_usage(work: Work, tenant: ConfluentTenant) -> None:
     gather_state.save_usage_days(work.store, tenant.id, found)
     if gone := sorted(irreplaceable(work.root, work.store, tenant.id)):
         work.warn(
-            f"usage of {counted(len(gone), 'day')} ({', '.join(gone)}) is lost, and no answer is kept that says which"
-            " statements ran: what was charged for them stays as it is"
+            f"usage of {counted(len(gone), 'day')} ({', '.join(gone)}) is lost, and no whole answer is kept that says"
+            " which statements ran: what was charged for them stays as it is"
         )
 
 
-def _landed_running(work: Work, tenant: ConfluentTenant, day: str) -> pl.DataFrame:
-    """USAGE of the statements that ran on a day, as its last gather landed them; no rows if none is kept."""
-    for one in reversed(gather_state.gathers(work.store, tenant.id)):
+def _with_landed_running(work: Work, tenant: ConfluentTenant, day: str, usage: pl.DataFrame) -> pl.DataFrame:
+    """USAGE of a day with the statements that its gathers saw run; an answer that cannot be read is as if not kept."""
+    for one in gather_state.gathers(work.store, tenant.id):
         landing = landing_of(work.root, tenant, one.gather_id)
         if one.folded and one.started_at[:10] == day and landing.has("flink_statements"):
-            inventory = confluent_inventory.parse_inventory(confluent_inventory.read_inventory(landing))
-            if "flink_statement" in inventory.gathered:
-                return _running(tenant, day, inventory)
-    return empty(USAGE)
+            try:
+                landed = {name: landing.read(name) for name in RUNNING_FROM}
+                usage = _with_running(usage, tenant, day, confluent_inventory.parse_inventory(landed))
+            except (StoreError, ContractError) as error:
+                work.warn(f"which statements ran on {day} is not read again: {'; '.join(error.faults)}")
+    return usage
 
 
 def _forget_old(work: Work, tenant: ConfluentTenant) -> None:
@@ -537,8 +569,10 @@ def _remove(folder: Path) -> None:
 def replay(work: Work, tenant: ConfluentTenant, summary: Summary) -> Summary:
     """Read all landed costs and inventories again, as the gathers did, without asking anybody."""
     done = _Published()
-    for billing, covered in _replayed_costs(work, tenant):
-        published = _publish_days(work, billing, covered, resources_gathered=1)
+    folded_before = [one for one in gather_state.gathers(work.store, tenant.id) if one.folded]
+    whole = bool(folded_before) and not folded_before[-1].inventory_errors
+    for one in _booked_once(work, _replayed_costs(work, tenant)):
+        published = _publish_days(work, one.billing, one.covered, whole=whole)
         done = _Published(done.changed + published.changed, done.removed + published.removed)
     _replay_inventories(work, tenant)
     work.log(f"answers read again: {counted(done.changed, 'day')} changed, {done.removed} withdrawn")
@@ -547,8 +581,31 @@ def replay(work: Work, tenant: ConfluentTenant, summary: Summary) -> Summary:
     )
 
 
-def _replayed_costs(work: Work, tenant: ConfluentTenant) -> Iterator[tuple[pl.DataFrame, list[state.DayKey]]]:
-    """Costs as they were landed last for every day, newest gathers first: BILLING, and the known days it covers."""
+class _Replayed(NamedTuple):
+    """BILLING of a landed window, of the days that no later gather covers, and those of them that are known."""
+
+    days: Window
+    billing: pl.DataFrame
+    covered: list[state.DayKey]
+
+
+def _booked_once(work: Work, replayed: Iterable[_Replayed]) -> Iterator[_Replayed]:
+    """The same, each to be published before the next is asked for; a record without a date is in one of them only.
+
+    It is booked by the first window that has it, as when it was gathered, so such windows come last and in order.
+    """
+    late = list[_Replayed]()
+    for one in replayed:
+        if _may_be_stored(one.billing, one.days):
+            late.append(one)
+        else:
+            yield one
+    for one in sorted(late, key=lambda one: one.days):
+        yield one._replace(billing=_without_stored(work, one.billing, one.days))
+
+
+def _replayed_costs(work: Work, tenant: ConfluentTenant) -> Iterator[_Replayed]:
+    """Costs as they were landed last for every day, newest gathers first."""
     covered = set[str]()
     for one in reversed(gather_state.gathers(work.store, tenant.id)):
         landing = landing_of(work.root, tenant, one.gather_id)
@@ -565,9 +622,14 @@ def _replayed_costs(work: Work, tenant: ConfluentTenant) -> Iterator[tuple[pl.Da
                 # As when it was gathered: its days are what an older gather says of them.
                 work.problems.append(_of_window(error, days))
                 continue
+            except StoreError as error:
+                # It was whole when it was published: what is stored of its days is newer than any older answer.
+                work.problems.append(error)
+                covered.update(open_days)
+                continue
             wanted = pl.col("charge_date").dt.to_string("%Y-%m-%d").is_in(open_days)
-            billing = _without_stored(work, costs.billing, days)
-            yield billing.filter(wanted), [key for key in known_days(work) if key[1] in set(open_days)]
+            known = [key for key in known_days(work) if key[1] in set(open_days)]
+            yield _Replayed(days, costs.billing.filter(wanted), known)
             covered.update(open_days)
 
 
@@ -581,7 +643,12 @@ def _replay_inventories(work: Work, tenant: ConfluentTenant) -> None:
         return
     known = Known(empty(RESOURCES), empty(IDENTITIES), {})
     for number, (one, landing) in enumerate(zip(ended, landings, strict=True)):
-        inventory = confluent_inventory.parse_inventory(confluent_inventory.read_inventory(landing))
+        try:
+            inventory = confluent_inventory.parse_inventory(confluent_inventory.read_inventory(landing))
+        except (StoreError, ContractError) as error:
+            work.problems.append(error)
+            work.warn("inventories are not read again: one of them cannot be read")
+            return
         known = folded(tenant, known, inventory, one.started_at, _told_of(*ended[:number]))
     with work.store.transaction():
         _store_known(work, tenant, known)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import polars as pl
@@ -428,20 +429,35 @@ def set_resources_gathered(
 
 
 class ConstructedDay(NamedTuple):
-    """What a day's lines and usage were made from, and what rounding took of its lines."""
+    """What a day's lines and usage were made from, and what rounding took of its lines.
+
+    `model`: a digest of what of the cost model held on it ('': not known). `answers`: question -> how many samples came
+    and how many were missing, of the answers that it was made of.
+    """
 
     charge_date: str
     cause: str
     rounding_residue: str
+    model: str = ""
+    answers: Mapping[str, tuple[int, int]] = MappingProxyType({})
 
 
 def constructed_days(state: Database, tenant_id: str) -> dict[str, ConstructedDay]:
     """Charge date -> what the day was made from."""
     found = state.rows(
-        "SELECT charge_date, cause, rounding_residue FROM constructed_days WHERE tenant_id = ? ORDER BY charge_date",
+        """
+        SELECT charge_date, cause, rounding_residue, model, answers
+        FROM constructed_days
+        WHERE tenant_id = ?
+        ORDER BY charge_date
+        """,
         (tenant_id,),
     )
-    return {row[0]: ConstructedDay(*row) for row in found}
+    return {row[0]: ConstructedDay._make([*row[:-1], _counts_by_name(row[-1])]) for row in found}
+
+
+def _counts_by_name(text: str) -> dict[str, tuple[int, int]]:
+    return {name: (came, missing) for name, (came, missing) in json.loads(text).items()}
 
 
 def save_constructed_days(state: Database, tenant_id: str, days: Iterable[ConstructedDay]) -> None:
@@ -449,10 +465,10 @@ def save_constructed_days(state: Database, tenant_id: str, days: Iterable[Constr
     with state.transaction() as connection:
         connection.executemany(
             """
-            INSERT OR REPLACE INTO constructed_days (tenant_id, charge_date, cause, rounding_residue)
-            VALUES (?, ?, ?, ?)
+            INSERT OR REPLACE INTO constructed_days (tenant_id, charge_date, cause, rounding_residue, model, answers)
+            VALUES (?, ?, ?, ?, ?, ?)
             """,
-            [(tenant_id, *one) for one in days],
+            [(tenant_id, *one[:-1], _json(dict(one.answers))) for one in days],
         )
 
 

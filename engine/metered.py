@@ -376,8 +376,8 @@ def restore(work: Work, tenant: ConfluentTenant) -> None:
         return
     if gone := sorted(statements_lost(work.root, work.store, tenant.id) & lost):
         work.warn(
-            f"usage of {counted(len(gone), 'day')} ({', '.join(gone)}) is lost, and no answer is kept that says which"
-            " statements ran: the bill is another one since, and is charged without them"
+            f"usage of {counted(len(gone), 'day')} ({', '.join(gone)}) is lost, and no whole answer is kept that says"
+            " which statements ran: the bill is another one since, and is charged without them"
         )
     known = [one for one in gather_state.day_metrics(work.store, tenant.id).values() if one.charge_date in lost]
     for day, of_day in _landed_usage(work, tenant, known):

@@ -8,6 +8,7 @@ the next one does not put right.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
@@ -282,7 +283,7 @@ def _of_cost_model(tenant: CostModelTenant) -> _Recipe:
         return construct.rebuild(work, tenant, summary, redo=work.request.force)
 
     def decisions(work: Work, given: Inputs, _billing_period: str) -> _Decide:
-        failed = cost_days.failed_metrics(tenant, gather_state.day_metrics(work.store, tenant.id))
+        failed = cost_days.failed_metrics(work.store, tenant)
         # Who there is on a day is said by its usage: what was found on other days changes nothing.
         facts = DayFacts(empty(RESOURCES), empty(IDENTITIES), empty(USAGE), frozenset())
 
@@ -337,7 +338,8 @@ def run_tenant(config: Config, tenant: Tenant, request: Request, hooks: Hooks, r
             status: state.Ending = "failed" if summary.faults else "done"
             told = "\n".join(summary.faults) or None
             with store.transaction():
-                gather_state.end_run(store, tenant.id)
+                if request.command == "run":
+                    gather_state.end_run(store, tenant.id)
                 state.finish_run(store, run_id, status, _counts(summary), ended_at=hooks.now(), error=told)
         except StoppedError as error:
             _log_failure(work, run_id, summary, error)
@@ -385,9 +387,9 @@ def _log_failure(work: Work, run_id: str, summary: Summary, error: BaseException
     text = "\n".join(error.faults) if isinstance(error, ProrataError) else f"{type(error).__name__}: {error}"
     try:
         with work.store.transaction():
-            # One that was stopped goes on, as one that was killed does. One that failed is over: when it is tried
-            # again, hours later, what it landed may be out of date.
-            if status == "failed":
+            # A gather that was stopped goes on, as one that was killed does. One whose run failed is over: when it is
+            # tried again, hours later, what it landed may be out of date.
+            if status == "failed" and work.request.command == "run":
                 gather_state.end_run(work.store, work.tenant.id)
             state.finish_run(work.store, run_id, status, _counts(summary), ended_at=work.hooks.now(), error=text)
     except StoreError as second:
@@ -403,9 +405,11 @@ def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
     due = [key for key in days if work.request.covers(key[1]) and (work.request.force or key in changed)]
     kept = _kept(work)
     ready = [key for key in due if is_ready(days[key]) and key[1] not in kept]
-    if len(ready) < len(due):
-        work.log(f"{counted(len(due) - len(ready), 'day')} wait for inventory or metrics")
-    summary = summary._replace(days_pending=len(due) - len(ready))
+    # A day that is calculated may wait, too, for what it is to be made anew of.
+    waiting = {key for key in days if work.request.covers(key[1]) and not is_ready(days[key])} | {*due} - {*ready}
+    if waiting:
+        work.log(f"{counted(len(waiting), 'day')} wait for inventory or metrics")
+    summary = summary._replace(days_pending=len(waiting))
     if not ready:
         return summary
     given = recipe.inputs()
@@ -519,7 +523,7 @@ def _causes_of_cost_model(
     """A day's billing, usage, and metrics that were given up, under the rules."""
     common = _common_cause(tenant, rules.resolve(tenant))
     usage = gather_state.usage_days(store, tenant.id)
-    failed = cost_days.failed_metrics(tenant, gather_state.day_metrics(store, tenant.id))
+    failed = cost_days.failed_metrics(store, tenant)
     causes = {}
     for key, day in days.items():
         measured = usage[day.charge_date].digest if day.charge_date in usage else ""
@@ -813,6 +817,10 @@ def _teams_cause(work: Work) -> str:
     return hashlib.sha256("\n".join(content).encode()).hexdigest()
 
 
+_CHECKING = threading.Lock()
+"""A DuckDB takes up to a gigabyte and all cores: tenants that run side by side are checked one after the other."""
+
+
 def _check(work: Work, summary: Summary) -> Summary:
     """`sql/checks` over the days whose stored chargeback has not passed them yet; LedgerError with what offends.
 
@@ -830,7 +838,7 @@ def _check(work: Work, summary: Summary) -> Summary:
     covered = (min(periods), max(periods)), (min(dates), max(dates))
     # Between two days that are calculated there may be one that waits, for metrics or to be asked for.
     waiting = [key for key, day in days.items() if not day.chargeback_calculated]
-    with warehouse.open_lake(work.root) as connection:
+    with _CHECKING, warehouse.open_lake(work.root) as connection:
         warehouse.check(connection, work.tenant.id, *covered, file_log(work.store, work.tenant.id), waiting)
     state.mark_checked(work.store, work.tenant.id, keys)
     return summary

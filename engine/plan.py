@@ -25,13 +25,14 @@ GATHER = {
     "suspended": "gathering is suspended",
     "model_changed": "its cost model changed, or the answers it is made of",
     "made": "is made of what its cost model and the answers say",
+    "answers_poorer": "less is known of it now than it was made of; what is stored stays",
     "answers_gone": "its answers are no longer kept; what is stored stays",
     "bill_new": "its bill has not been read yet",
     "bill_changed": "its bill is another than the one that was read",
     "bill_unfinished": "not all days of its bill were published",
     "bill_unchanged": "its bill is the one that was read",
     "bill_absent": "its bill is no longer among the reports; what is stored stays",
-    "bills_unreadable": "the reports cannot be read",
+    "bills_unreadable": "among the reports is one that cannot be read, maybe its own",
 }
 """Why the billing of a day is gathered or not: codes and their words."""
 CALCULATE = {
@@ -113,16 +114,14 @@ def _of_bills(config: Config, tenant: AwsTenant, store: state.State) -> TenantPl
 def _bills(tenant: AwsTenant, store: state.State) -> tuple[dict[str, str], list[str]]:
     """Billing period -> why it is read or not; `else` for those that are not on disk. And what cannot be read."""
     loaded, half = state.loaded_assemblies(store, tenant.id), state.half_published(store, tenant.id)
-    found = {"else": "bill_absent"}
-    try:
-        for one in aws_cur.discover(tenant.source.path, tenant.source.report):
-            known = loaded.get(one.billing_period)
-            same = known is not None and known.fingerprint == aws_cur.fingerprint(one)
-            reason = "bill_new" if known is None else "bill_unchanged" if same else "bill_changed"
-            found[one.billing_period] = "bill_unfinished" if one.billing_period in half else reason
-    except ProrataError as error:
-        return {"else": "bills_unreadable"}, list(error.faults)
-    return found, []
+    delivered, faults = aws_cur.delivered(tenant.source.path, tenant.source.report)
+    found = {"else": "bills_unreadable" if faults else "bill_absent"}
+    for period, one in delivered.items():
+        known = loaded.get(period)
+        same = known is not None and known.fingerprint == one.fingerprint
+        reason = "bill_new" if known is None else "bill_unchanged" if same else "bill_changed"
+        found[period] = "bill_unfinished" if period in half else reason
+    return found, faults
 
 
 _Reason = tuple[str, str]
@@ -212,21 +211,24 @@ def _of_cost_model(config: Config, tenant: CostModelTenant, store: state.State, 
     days, notes = state.days(store, tenant.id), list[str]()
     first, end = cost_days.window(tenant, today)
     reasons = {key[1]: reason for key, reason in _calculations(config, tenant, store, days, notes).items()}
-    known = cost_days.Known(config.root, store, tenant)
+    known = cost_days.Known(config.root, store, tenant, (first, end))
     window = {str(first + timedelta(days=number)) for number in range((today - first).days + 1)}
 
     def making(day: str) -> str:
         if day >= str(end):
             return "too_recent"
-        is_open = any(known.is_open(one, day) for one in known.questions.values())
-        if day >= str(first) and is_open:
+        if day >= str(first) and any(known.is_open(one, day) for one in known.questions.values()):
             return "in_window"
-        if not known.can_be_made(day):
-            return "answers_gone"
-        return "model_changed" if known.has_changed(day) and (day >= str(first) or day in known.made) else "made"
+        if not known.has_changed(day):
+            return "made"
+        if kept := known.keeps(day):
+            return kept.code
+        # Of a day before the window that was never made nothing is known, and nobody is asked.
+        made = known.can_be_made(day) and (day >= str(first) or day in known.made)
+        return "model_changed" if made else "before_window"
 
     def calculating(day: str) -> _Reason:
-        waits = known.waits(day) if day >= str(first) and day < str(end) else None
+        waits = known.waits(day) if day < str(end) else None
         return waits or reasons.get(day, ("no_billing", ""))
 
     plans = [DayPlan(day[:7], day, making(day), *calculating(day)) for day in sorted({*window, *reasons, *known.made})]

@@ -135,9 +135,9 @@ def _tenant_status(root: Path, tenant: Tenant, store: state.State) -> TenantStat
     )
     if not isinstance(tenant, AwsTenant):
         return found._replace(gathers=_gathers(store, tenant, days))
-    delivered, unread = _delivered(tenant)
+    delivered, unread = aws_cur.delivered(tenant.source.path, tenant.source.report)
     return found._replace(
-        bills=tuple(_bills(store, tenant, days, due, delivered)),
+        bills=tuple(_bills(store, tenant, days, due, delivered, whole=not unread)),
         unknown_owners=_unknown_owners(root, tenant),
         faults=(*unread, *faults),
     )
@@ -146,11 +146,11 @@ def _tenant_status(root: Path, tenant: Tenant, store: state.State) -> TenantStat
 def _gathers(store: state.State, tenant: ProductTenant, days: dict[state.DayKey, state.Day]) -> Gathers:
     last = gather_state.last_gather(store, tenant.id)
     windows = gather_state.windows(store, tenant.id, last.gather_id) if last else []
-    fetched = gather_state.day_metrics(store, tenant.id).values()
+    known = gather_state.day_metrics(store, tenant.id)
+    fetched = known.values() if isinstance(tenant, ConfluentTenant) else cost_days.asked_now(tenant, known)
     open_ = [one for one in fetched if one.status != "fetched"]
     residues = [window.rounding_residue for window in windows]
     residues += [one.rounding_residue for one in gather_state.constructed_days(store, tenant.id).values()]
-    known = gather_state.day_metrics(store, tenant.id)
     incomplete = () if isinstance(tenant, ConfluentTenant) else cost_days.incomplete(tenant, known)
     return Gathers(
         last,
@@ -182,32 +182,21 @@ def _due(
         return {key for key, day in days.items() if not day.chargeback_calculated}, error.faults
 
 
-class _Delivery(NamedTuple):
-    assembly_id: str
-    fingerprint: str
-
-
-def _delivered(tenant: AwsTenant) -> tuple[dict[str, _Delivery] | None, Sequence[str]]:
-    """Billing period -> its newest delivery on disk; None, and why, if that cannot be said."""
-    try:
-        found = aws_cur.discover(tenant.source.path, tenant.source.report)
-        return {one.billing_period: _Delivery(one.assembly_id, aws_cur.fingerprint(one)) for one in found}, ()
-    except ProrataError as error:
-        return None, error.faults
-
-
 def _bills(
     store: state.State,
     tenant: AwsTenant,
     days: dict[state.DayKey, state.Day],
     due: set[state.DayKey],
-    delivered: dict[str, _Delivery] | None,
+    delivered: dict[str, aws_cur.Delivery],
+    *,
+    whole: bool,
 ) -> list[Bill]:
+    """`delivered`: what could be read of what is on disk; `whole`: whether that is all."""
     loaded = state.loaded_assemblies(store, tenant.id)
     files = state.loaded_files(store, tenant.id)
     half = state.half_published(store, tenant.id)
     bills = []
-    for period in sorted({*loaded, *half, *(delivered or {})}):
+    for period in sorted({*loaded, *half, *delivered}):
         load = loaded.get(period)
         of_bill = [day for day in days.values() if day.billing_period == period]
         pending = sum(key[0] == period for key in due)
@@ -224,7 +213,7 @@ def _bills(
                 days=len(of_bill),
                 days_pending=pending,
                 days_outside_period=load.days_outside_period if load else None,
-                missing=tuple(_missing(load, half.get(period), pending, period, delivered)),
+                missing=tuple(_missing(load, half.get(period), pending, delivered.get(period), whole=whole)),
             )
         )
     return bills
@@ -234,12 +223,12 @@ def _missing(
     load: state.Assembly | None,
     half_published: str | None,
     pending: int,
-    period: str,
-    delivered: dict[str, _Delivery] | None,
+    newest: aws_cur.Delivery | None,
+    *,
+    whole: bool,
 ) -> list[str]:
-    newest = (delivered or {}).get(period)
     said = []
-    if delivered is None:
+    if newest is None and not whole:
         said.append("the reports on disk cannot be read")
     elif newest is None:
         said.append("no longer among the reports on disk (what was read stays)")

@@ -18,6 +18,8 @@ from engine.text import counted
 
 RUNNING = "running_statements"
 """The one metric that comes with the inventory: what runs on the day of the gather."""
+RUNNING_FROM = ("flink_pools", "flink_statements")
+"""The kinds of the inventory that say what runs."""
 Key = tuple[str, str]
 """(charge date, metric)"""
 
@@ -142,7 +144,7 @@ def _uncharged(store: state.State, tenant_id: str) -> set[str]:
 
 
 def statements_lost(root: Path, store: state.State, tenant_id: str) -> set[str]:
-    """Days whose usage is lost, with statements that ran, and of which no landed answer says what ran any more."""
+    """Days whose usage is lost, with statements that ran, and of which no whole answer says what ran any more."""
     lost = _unlike_published(root, store, tenant_id)
     if not lost:
         return set()
@@ -150,9 +152,8 @@ def statements_lost(root: Path, store: state.State, tenant_id: str) -> set[str]:
         one.started_at[:10]
         for one in gather_state.gathers(store, tenant_id)
         if one.folded
-        and Landing(raw_folder(root, "confluent_cloud", tenant_id) / "gathers" / f"{one.gather_id:06}").has(
-            "flink_statements"
-        )
+        and one.started_at[:10] in lost
+        and _can_be_read(Landing(raw_folder(root, "confluent_cloud", tenant_id) / "gathers" / f"{one.gather_id:06}"))
     }
     published = gather_state.usage_days(store, tenant_id)
     # Without gathers, usage is that of a cost model, which has its own answers.
@@ -165,6 +166,16 @@ def statements_lost(root: Path, store: state.State, tenant_id: str) -> set[str]:
         and gather_state.last_gather(store, tenant_id) is not None
         and not _says_what_ran(root, tenant_id, day)
     }
+
+
+def _can_be_read(landing: Landing) -> bool:
+    """Whether the answers of a gather that say what ran are there and whole."""
+    try:
+        for name in RUNNING_FROM:
+            landing.read(name)
+    except StoreError:
+        return False
+    return True
 
 
 def _says_what_ran(root: Path, tenant_id: str, day: str) -> bool:

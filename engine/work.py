@@ -44,7 +44,8 @@ class Hooks(NamedTuple):
 class Request(NamedTuple):
     """What a command asks for: days from `first` to before `end` (None: open), and whether to redo unchanged days.
 
-    `lift`: gather a tenant that is suspended, and ask again for what was given up. `replay`: read landed answers again.
+    `lift`: gather a tenant that is suspended, and ask again for what was given up, or lacks samples in a cost model.
+    `replay`: read landed answers again.
     """
 
     command: str
@@ -59,6 +60,10 @@ class Request(NamedTuple):
         return (self.first is None or charge_date >= str(self.first)) and (
             self.end is None or charge_date < str(self.end)
         )
+
+    def forces(self, charge_date: str) -> bool:
+        """Whether a day is to be made of what there is, be it less than before: it is named, and not one of all."""
+        return self.lift and self.first is not None and self.end is not None and self.covers(charge_date)
 
 
 class Summary(NamedTuple):

@@ -153,6 +153,28 @@ def fingerprint(assembly: Assembly) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+class Delivery(NamedTuple):
+    """The newest assembly of a billing period, without its files."""
+
+    assembly_id: str
+    fingerprint: str
+
+
+def delivered(path: Path, report: str | None) -> tuple[dict[str, Delivery], list[str]]:
+    """Billing period -> its newest delivery on disk, of those that can be read; and the faults of the others."""
+    found: dict[str, Delivery] = {}
+    try:
+        assemblies, faults = survey(path, report)
+    except ProrataError as error:
+        return found, list(error.faults)
+    for one in assemblies:
+        try:
+            found[one.billing_period] = Delivery(one.assembly_id, fingerprint(one))
+        except ProrataError as error:
+            faults += error.faults
+    return found, faults
+
+
 class _State(NamedTuple):
     """What changes when a file changes."""
 

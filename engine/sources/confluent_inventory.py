@@ -144,13 +144,13 @@ class _Place(NamedTuple):
     cloud: str
 
 
-def _places(pools: Sequence[Answer]) -> set[_Place]:
-    places = set[_Place]()
+def _places(pools: Sequence[Answer]) -> Iterator[tuple[_Place, str]]:
+    """(place, id) of every Flink pool."""
     for page, value in _values("flink_pools", pools):
         found = _ORGANIZATION.search(_text(value, "metadata", "resource_name"))
         region, cloud = (_text(value, "spec", name).lower() for name in ("region", "cloud"))
-        places.add(_Place(unquote(found[1]) if found else "", _environment(page, value), region, cloud))
-    return places
+        place = _Place(unquote(found[1]) if found else "", _environment(page, value), region, cloud)
+        yield place, _text(value, "id")
 
 
 _ORGANIZATION = re.compile(r"/organization=([^/]+)")
@@ -159,7 +159,7 @@ _ENVIRONMENT = re.compile(r"/environment=([^/]+)")
 
 def _asked_statements(pools: Sequence[Answer], flink: FlinkClient) -> Iterator[Answer]:
     """The statements of each place for which there are credentials; the URL says in its fragment which it is."""
-    for place in sorted(_places(pools)):
+    for place in sorted({place for place, _ in _places(pools)}):
         client = flink(place.region, place.cloud)
         if client is None:
             continue
@@ -232,13 +232,14 @@ class Inventory(NamedTuple):
 
     `resources` and `identities` are RESOURCE_SNAPSHOT and IDENTITY_SNAPSHOT. `running` has the columns resource_id,
     metric, principal and value of USAGE: 1 for each Flink statement that was not stopped. `gathered` names the types of
-    which everything was seen that there is.
+    which everything was seen that there is. `not_asked`: Flink pools where there are no credentials to see statements.
     """
 
     resources: pl.DataFrame
     identities: pl.DataFrame
     running: pl.DataFrame
     gathered: frozenset[str]
+    not_asked: frozenset[str]
     warnings: tuple[str, ...]
 
 
@@ -255,7 +256,7 @@ def parse_inventory(landed: Mapping[str, Sequence[Answer]]) -> Inventory:
     """
     entities = {name: list(_entities(name, pages)) for name, pages in landed.items()}
     unnamed = {name: count for name, found in entities.items() if (count := sum(not one.id for one in found))}
-    without = _places_without(landed)
+    without = _pools_without(landed)
     gathered = {KINDS[name].type for name in landed if name not in unnamed}
     resources, identities = (
         [one for name, found in entities.items() for one in found if one.id and (name in _IDENTITY_KINDS) is identity]
@@ -266,16 +267,17 @@ def parse_inventory(landed: Mapping[str, Sequence[Answer]]) -> Inventory:
         identities=_snapshot(identities, IDENTITY_SNAPSHOT),
         running=_running(landed.get("flink_statements", ())),
         gathered=frozenset(gathered - ({KINDS["flink_statements"].type} if without else set())),
+        not_asked=frozenset(pool for _, pool in without),
         warnings=tuple(_inventory_warnings(unnamed, without, [*resources, *identities])),
     )
 
 
 def _inventory_warnings(
-    unnamed: Mapping[str, int], without: Sequence[str], entities: Sequence[_Entity]
+    unnamed: Mapping[str, int], without: Sequence[tuple[str, str]], entities: Sequence[_Entity]
 ) -> Iterator[str]:
     for name, count in unnamed.items():
         yield f"{name}: {count} without an id are left out, and what is gone is not looked for"
-    for place in without:
+    for place in dict.fromkeys(place for place, _ in without):
         yield f"flink_statements: no credentials for {place}, where there are pools; their owners are not known"
     if changed := len(set(entities)) - len({one.id for one in entities}):
         yield f"inventory: {changed} came again and were different; the last counts"
@@ -467,9 +469,10 @@ def _running(pages: Sequence[Answer]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def _places_without(landed: Mapping[str, Sequence[Answer]]) -> list[str]:
-    """Regions and clouds in which there are Flink pools, but whose statements were not asked for."""
+def _pools_without(landed: Mapping[str, Sequence[Answer]]) -> list[tuple[str, str]]:
+    """(region and cloud, id) of Flink pools in places whose statements were not asked for, in order."""
     if "flink_statements" not in landed:
         return []
     asked = {urlsplit(page.url).fragment for page in landed["flink_statements"]}
-    return sorted({f"{place.region}.{place.cloud}" for place in _places(landed.get("flink_pools", ()))} - asked)
+    pools = ((f"{place.region}.{place.cloud}", pool) for place, pool in _places(landed.get("flink_pools", ())))
+    return sorted({(place, pool) for place, pool in pools if place not in asked})

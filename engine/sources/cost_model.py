@@ -24,7 +24,7 @@ from engine.sources.cost_questions import HOURS, IDENTITIES_SEEN, Question, ques
 from engine.sources.cost_rates import LINE_KEY, Charge, charges, identity_source, plain, static
 from engine.sources.lines import line_id, tags_json
 from engine.sources.prometheus import Samples
-from engine.sources.promql import Window
+from engine.sources.promql import DAY_SECONDS, Window
 
 GIB = 2**30
 STATIC = "static_identities"
@@ -35,15 +35,29 @@ Answers: TypeAlias = Mapping[str, Samples]
 
 
 def parse(question: Question, pages: Iterable[Answer], window: Window) -> Samples:
-    """The landed answers to a question's query for values; ContractError if they are none."""
-    return prometheus.parse_days(pages, question.values, window)
+    """The landed answers to a question's query for values; ContractError if they are none, or a quantity below 0."""
+    return prometheus.parse_days(pages, question.values, window, negative=question.use not in {"mean", "sum"})
 
 
 def parse_counts(question: Question, pages: Iterable[Answer], window: Window) -> dict[str, int]:
-    """The landed answers to a question's query for counts: day -> how many samples came."""
+    """The landed answers to a question's query for counts: day -> how many samples came of whatever has fewest.
+
+    What has a name of its own (a broker) may have been scraped by one instance after the other; else each instance is
+    looked at for itself.
+    """
     assert question.counts is not None  # else nothing was landed
-    found = prometheus.parse_days(pages, question.counts, window)
-    return {day: int(value) for day, value in found.values.select("window", "value").rows()}
+    found = prometheus.parse_days(pages, question.counts, window).values
+    names = [pl.when(pl.col(label) != "").then(label) for label in question.counts.by]
+    of_each = found.group_by("window", pl.coalesce(*names, pl.lit("")).alias("_of")).agg(pl.col("value").sum())
+    fewest = of_each.group_by("window").agg(pl.col("value").min())
+    return {day: int(value) for day, value in fewest.rows()}
+
+
+def came(question: Question, samples: Samples, counts: Mapping[str, int], scrape_seconds: int) -> dict[str, int]:
+    """Day -> how many of the expected samples came: as many as were counted, and no more than of the hours answered."""
+    expected, whole = question.expected(scrape_seconds), DAY_SECONDS // question.values.step_seconds
+    points = dict(samples.values.select("window", "points").rows())
+    return {day: min(count, expected, expected * points.get(day, 0) // whole) for day, count in counts.items()}
 
 
 class Bill(NamedTuple):
@@ -148,7 +162,11 @@ def _billing(rows: Sequence[tuple[object, ...]], where: str) -> pl.DataFrame:
 
 
 def usage(tenant: CostModelTenant, days: Sequence[date], answers: Answers) -> pl.DataFrame:
-    """USAGE of some days: what principals sent or received, or weigh by; and who there is, with a value of 1."""
+    """USAGE of some days: what principals sent or received, or weigh by; and who there is, with a value of 1.
+
+    `answers` are those to the questions of these days' own lines (`cost_days.asker`): whom only a cost type of another
+    time names is nobody here.
+    """
     source = tenant.source
     asked = [one for one in questions(tenant) if one.name in answers]
     found = [_usage_rows(answers[one.name], one.values.by[0], one.metrics[0]) for one in asked if one.use == "weights"]

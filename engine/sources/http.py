@@ -1,12 +1,13 @@
 """One HTTP client for every API: pool, timeouts, polite rate, retries, paging, and what its errors say.
 
-It knows nothing of what it fetches. Time comes from outside (`Clock`), and so does the word to stop. No secret is in
-any text that leaves this module.
+It knows nothing of what it fetches. Time comes from outside (`Clock`), and so does the word to stop. Of what servers
+say our own secrets do not leave this module: errors are without them, and an answer with one is refused.
 """
 
 from __future__ import annotations
 
 import base64
+import html.entities
 import logging
 import re
 import ssl
@@ -46,6 +47,8 @@ _SECRET_PARAMETER = re.compile(r"token|key|secret|password|signature|auth|creden
 _HIDDEN = "***"
 _SECRET_LENGTH_MIN = 4
 """A shorter secret is not looked for in texts: it would be found everywhere."""
+_REFUSED_LENGTH_MIN = 8
+"""An answer with a secret of this length is refused; a shorter one may be a part of a word, `kafka` of `kafka_id`."""
 
 
 class Clock(NamedTuple):
@@ -102,8 +105,10 @@ class Client:
     def __init__(self, endpoint: Endpoint, clock: Clock, stop: threading.Event | None = None) -> None:
         self._endpoint, self._clock = endpoint, clock
         self._stop = stop or threading.Event()
-        self._secrets = _spellings(_secrets(endpoint))
-        self._key = _spellings([endpoint.key.get_secret_value()] if endpoint.key else [])
+        secrets = _secrets(endpoint)
+        self._secrets = _spellings(secrets, _SECRET_LENGTH_MIN)
+        self._refused = _spellings(secrets, _REFUSED_LENGTH_MIN)
+        self._key = _spellings([endpoint.key.get_secret_value()] if endpoint.key else [], _SECRET_LENGTH_MIN)
         self._lock, self._free_at = threading.Lock(), clock.monotonic()
         self.requests = 0
         """How many requests were sent, those sent again included."""
@@ -138,7 +143,8 @@ class Client:
         """The answer to a GET.
 
         `absent_ok`: a 404 is an answer. `access` says what the credentials must allow, for the error if they don't.
-        Raises SourceError if no whole answer of JSON could be had.
+        Raises SourceError if no whole answer of JSON could be had, or if our own secrets are in it: it could not be
+        landed, and is not changed.
         """
         return self._answer(_Asked("GET", path, dict(params or {}), None, absent_ok, access))
 
@@ -178,7 +184,7 @@ class Client:
         raise SourceError(fault(f"{self._where}/{path}", f"more than {PAGES_MAX} pages", "pages that end"))
 
     def _place(self, answer: Answer) -> str:
-        return f"GET {self._where}{answer.url}"
+        return f"GET {self._where}{self._clean(answer.url)}"
 
     def _next_token(self, answer: Answer) -> str | None:
         """The token of the page after this one; None after the last."""
@@ -286,15 +292,15 @@ class Client:
             if response.is_success:
                 raise _AgainError("an answer that is not UTF-8") from None
             text = b"".join(chunks).decode(errors="replace")
-        return self._clean(text)
+        return text
 
     def _judged(self, response: httpx.Response, text: str, asked: _Asked, where: str) -> Answer:
         """The answer, if its status says that it is one."""
-        status, answer = response.status_code, Answer(self._relative(asked), response.status_code, text)
+        status, url = response.status_code, self._relative(asked)
         if status == 404 and asked.absent_ok:
-            return answer
+            return Answer(url, status, self._clean(text))
         if response.is_success:
-            return self._read(answer, where)
+            return self._read(Answer(url, status, text), where)
         said = [self._line(response.reason_phrase)[:_REASON_SHOWN], self._shown(text) if text.strip() else ""]
         seen = " ".join([str(status), *filter(None, said)])
         if status in {401, 403}:
@@ -309,7 +315,7 @@ class Client:
         raise SourceError(fault(where, seen, "an answer"))
 
     def _read(self, answer: Answer, where: str) -> Answer:
-        """The same answer, if it is JSON."""
+        """The same answer, if it is JSON without our own secrets."""
         try:
             answer.body  # noqa: B018 - that it can be read is the point
         except TooDeepError as error:
@@ -319,6 +325,9 @@ class Client:
             is_page = answer.text.lstrip().startswith("<")
             what = self._shown(answer.text) if is_page else f"{len(answer.text):,} characters"
             raise _AgainError(f"an answer that is not JSON, or was cut short: {what}") from None
+        if self._refused.search(answer.text) or self._refused.search(answer.url):
+            expected = "an answer without them, or credentials that are no common word"
+            raise SourceError(fault(where, "an answer that repeats the credentials it was asked with", expected))
         return answer
 
     def _asked_wait(self, response: httpx.Response, seen: str, where: str) -> float | None:
@@ -334,20 +343,20 @@ class Client:
         return None
 
     def _relative(self, asked: _Asked) -> str:
-        """Path and query as they may be shown and landed."""
+        """Path and query as they may be landed."""
         prefix = urlsplit(self._endpoint.url).path.rstrip("/")
         query = urlencode(
             {name: _HIDDEN if _SECRET_PARAMETER.search(name) else value for name, value in asked.params.items()},
             safe="*:,",
         )
-        return self._clean(f"{prefix}/{asked.path.lstrip('/')}{'?' if query else ''}{query}")
+        return f"{prefix}/{asked.path.lstrip('/')}{'?' if query else ''}{query}"
 
     def _asked_where(self, asked: _Asked) -> str:
         parts = urlsplit(self._where)
-        return f"{asked.method} {parts.scheme}://{parts.netloc}{printable(self._relative(asked))}"
+        return f"{asked.method} {parts.scheme}://{parts.netloc}{printable(self._clean(self._relative(asked)))}"
 
     def _clean(self, text: str) -> str:
-        """The text without our own secrets, should a server send them back, however it spells them."""
+        """A text for people without our own secrets, should a server send them back, however it spells them."""
         return self._secrets.sub(_HIDDEN, text)
 
     def _line(self, text: str) -> str:
@@ -374,28 +383,44 @@ _BACKOFF = tenacity.wait_exponential_jitter(initial=1, max=_BACKOFF_MAX_SECONDS,
 
 
 def _secrets(endpoint: Endpoint) -> list[str]:
-    """What must not be in any text: secret and token, and what HTTP Basic makes of key and secret."""
+    """What must not be in any text: secret and token, and what HTTP Basic makes of key and secret, filled up or not."""
     found = [given.get_secret_value() for given in (endpoint.secret, endpoint.bearer) if given is not None]
     if endpoint.key is not None and endpoint.secret is not None:
         pair = f"{endpoint.key.get_secret_value()}:{endpoint.secret.get_secret_value()}"
-        found.append(base64.b64encode(pair.encode()).decode())
+        basic = base64.b64encode(pair.encode()).decode()
+        found += [basic, basic.rstrip("=")]
     return found
 
 
-def _spellings(secrets: list[str]) -> re.Pattern[str]:
-    """What finds the secrets in a text: the longest first, as they are, in a string of JSON, or in a URL."""
-    long = sorted((secret for secret in secrets if len(secret) >= _SECRET_LENGTH_MIN), key=len, reverse=True)
-    return re.compile("|".join("".join(map(_spelling, secret)) for secret in long) or _NOTHING)
+def _spellings(secrets: list[str], length_min: int) -> re.Pattern[str]:
+    """What finds the secrets in a text: the longest first, as they are, or written for JSON, a URL, HTML or a log."""
+    long = sorted({secret for secret in secrets if len(secret) >= length_min}, key=len, reverse=True)
+    if not long:
+        return re.compile(_NOTHING)
+    begins = "".join(sorted({secret[0] for secret in long}))
+    # Answers are large, and where one of a few letters stands is found fast: a secret's first, or one that escapes it.
+    first = re.escape(f"{begins}{' ' if '+' in begins else ''}\\%&")
+    return re.compile(rf"(?=[{first}])(?:{'|'.join(''.join(map(_spelling, secret)) for secret in long)})")
 
 
 def _spelling(letter: str) -> str:
     """Each way to write a letter. What is escaped once more, such as JSON in a string of JSON, is found as well."""
     code = "".join(f"[{digit}{digit.upper()}]" for digit in f"{ord(letter):02x}")
-    # Each begins with one certain letter, by which the search finds where to look at all: answers are large.
-    ways = [re.escape(letter), rf"\\\\*u00{code}", rf"%(?:25)*{code}"]
+    in_html = rf"(?:amp;)*(?:{'|'.join([f'#0*{ord(letter)}', f'#[xX]0*{code}', *_HTML_NAMES.get(letter, ())])});"
+    ways = [re.escape(letter), rf"\\\\*(?:u00|x){code}", rf"%(?:25)*{code}", f"&{in_html}", rf"\\\\*u0026{in_html}"]
     if letter in '"\\/':
         ways.append(rf"\\\\*{re.escape(letter)}")
+    if letter == "+":
+        # It stands for one in forms.
+        ways.append(" ")
     return f"(?:{'|'.join(ways)})"
+
+
+_HTML_NAMES: dict[str, list[str]] = {}
+"""Letter -> its names in HTML."""
+for _name, _letter in html.entities.html5.items():
+    if _name.endswith(";") and _letter.isascii() and len(_letter) == 1:
+        _HTML_NAMES.setdefault(_letter, []).append(_name.removesuffix(";"))
 
 
 _NOTHING = "(?!)"

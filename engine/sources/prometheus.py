@@ -370,10 +370,11 @@ def _matrix(body: Any, where: str) -> list[Any]:
     return result
 
 
-def parse_days(pages: Iterable[Answer], query: Query, window: Window) -> Samples:
+def parse_days(pages: Iterable[Answer], query: Query, window: Window, *, negative: bool = True) -> Samples:
     """What the landed answers for a window say; no number becomes a float on its way.
 
-    Raises ContractError on a value that is no number and cannot be counted as none, and on a point of another day.
+    Raises ContractError on a value that is no number and cannot be counted as none, on one below 0 unless there may be
+    `negative` ones, and on a point of another day.
     """
     where, warnings, series = _place(query, window), dict[str, None](), list[Any]()
     for page in pages:
@@ -381,7 +382,7 @@ def parse_days(pages: Iterable[Answer], query: Query, window: Window) -> Samples
         series += _matrix(body, where)
         warnings |= _warnings(body)
     points = _points(series, query, where)
-    _check_points(points, window, where)
+    _check_points(points, window, where, negative=negative)
     key = ("window", *query.by)
     is_number = pl.col(".number").is_not_null()
     dropped = points.filter(~is_number).group_by(key).agg(points=pl.len()).sort(key)
@@ -422,7 +423,7 @@ def _points(series: list[Any], query: Query, where: str) -> pl.DataFrame:
     )
 
 
-def _check_points(points: pl.DataFrame, window: Window, where: str) -> None:
+def _check_points(points: pl.DataFrame, window: Window, where: str, *, negative: bool = True) -> None:
     known = pl.col(".text").is_in(_NOT_NUMBERS).fill_null(value=False)
     bad = points.filter(pl.col(".number").is_null() & ~known)
     outside = points.filter(~pl.col(".date").is_between(*window, closed="left"))
@@ -430,6 +431,10 @@ def _check_points(points: pl.DataFrame, window: Window, where: str) -> None:
     if bad.height:
         example = f"{bad.height} value(s) like {shown(bad['.text'][0])}"
         faults.append(fault(where, example, "decimal numbers of at most 26 digits before the point"))
+    below = points.filter(pl.col(".number") < 0)
+    if below.height and not negative:
+        example = f"{below.height} value(s) like {shown(below['.text'][0])}"
+        faults.append(fault(where, example, "0 or more, since there is no less than nothing"))
     if outside.height:
         faults.append(fault(where, f"{outside.height} point(s) like one of {outside['window'][0]}", "these days only"))
     if faults:

@@ -21,6 +21,7 @@ rows AS NOT MATERIALIZED (
         identity_id,
         amount,
         part_amount,
+        part_amount::DOUBLE AS near_part_amount,
         weight_before,
         weight,
         weight_total,
@@ -46,8 +47,8 @@ row_problems AS (
     FROM rows
     WHERE NOT coalesce(
         weight_after <= weight_total
-        AND abs(amount::DOUBLE - part_amount::DOUBLE * weight / weight_total)
-        <= 1.001e-12 + abs(part_amount::DOUBLE) * 2e-15,
+        AND abs(amount::DOUBLE - near_part_amount * weight / weight_total)
+        <= 1.001e-12 + abs(near_part_amount) * 2e-15,
         FALSE
     )
 ),

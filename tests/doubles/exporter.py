@@ -59,7 +59,7 @@ def gauge(name: str, labels: dict[str, str], points: Iterable[tuple[int, int | s
 def example_rows(days: int) -> Iterator[Row]:
     """What the example of `data/fixtures/cost_models` was recorded from: a Kafka cluster, and two databases."""
     yield from Cluster(
-        "orders", days, step=5 * MINUTE, missing=lambda moment: 8 * DAY <= moment < 8 * DAY + HOUR
+        "orders", days, step=5 * MINUTE, missing=lambda moment: 8 * DAY + HOUR <= moment < 8 * DAY + 2 * HOUR
     ).rows()
     for name, gib in (("shop", 75), ("crm", 25)):
         moments = range(0, days * DAY, 5 * MINUTE)

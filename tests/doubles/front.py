@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import urllib.error
 import urllib.request
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
 
+from tests.doubles.organization import Credential
 from tests.doubles.serving import served
 
 REFUSED = b'{"status":"error","errorType":"execution","error":"query processing would load too many samples"}'
+
+
+class Reader(NamedTuple):
+    """Who may read a Prometheus: settings of `metrics`, what their variables stand for, and the header they make.
+
+    `canaries` must not be in any log, error, file or output.
+    """
+
+    settings: dict[str, str]
+    environment: dict[str, str]
+    authorization: str
+    canaries: list[str]
+
+
+def reader(way: str, name: str) -> Reader:
+    """A reader of a name, in one of WAYS, whose credentials are easily found in a text that they should not be in."""
+    settings = WAYS[way]
+    one = Credential(f"CANARYREADER-{name}", f"CANARY-PASSWORD-{name}/0123456789+abc")
+    values = {"username": one.key, "password": one.secret, "bearer": one.secret}
+    environment = {variable.strip("${}"): values[setting] for setting, variable in settings.items()}
+    return Reader(
+        settings, environment, f"Basic {one.basic}" if way == "basic" else f"Bearer {one.secret}", one.canaries
+    )
+
+
+WAYS = {
+    "basic": {"username": "${READER_NAME}", "password": "${READER_PASSWORD}"},
+    "bearer": {"bearer": "${READER_TOKEN}"},
+}
+"""The ways in which a configuration opens a Prometheus."""
 
 
 @contextmanager
@@ -19,6 +52,8 @@ def front(
     target: str, authorization: str | None, warnings: Sequence[str] = (), refused: Collection[str] = ()
 ) -> Iterator[str]:
     """The URL of a proxy to `target` for requests whose Authorization header is `authorization`; others get 401.
+
+    Then it repeats the header, and all that is in it.
 
     It adds `warnings` to what a Prometheus answers to questions for a range, as one does that asks others in turn, and
     refuses questions for samples (422) that have one of `refused` in them.
@@ -31,7 +66,7 @@ def front(
         def do_GET(self) -> None:
             content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             if self.headers.get("Authorization") != authorization:
-                self.answer(401, b"who are you?", "text/plain")
+                self.answer(401, f"who is {told(self.headers.get('Authorization', ''))}?".encode(), "text/plain")
                 return
             if self.path.endswith("/query") and any(one.encode() in content for one in refused):
                 self.answer(422, REFUSED, "application/json")
@@ -62,3 +97,9 @@ def front(
 
     with served(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
         yield url
+
+
+def told(authorization: str) -> str:
+    """A header, and what it says once it is read."""
+    way, _, given = authorization.partition(" ")
+    return f"{authorization} {base64.b64decode(given).decode()}" if way == "Basic" else authorization

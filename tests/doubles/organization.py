@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import copy
 import hashlib
+import html.entities
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,14 +53,22 @@ class Credential(NamedTuple):
         """What HTTP Basic makes of them."""
         return base64.b64encode(f"{self.key}:{self.secret}".encode()).decode()
 
+    @property
+    def canaries(self) -> list[str]:
+        """What must not be shown of them, in each of its spellings; of `basic` what says all, without its =."""
+        texts = [self.key, self.secret, self.basic.rstrip("=")]
+        return [way(text) for text in texts for way in SPELLINGS.values()]
+
 
 CLOUD = Credential("CANARYKEYCLOUD01", "CANARY-SECRET-cloud/0123456789+abcdef")
 FLINK = {
-    "us-east-1": Credential("CANARYKEYFLINK01", "CANARY-SECRET-flink-us/0123456789+abc"),
-    "europe-west1": Credential("CANARYKEYFLINK02", "CANARY-SECRET-flink-eu/0123456789+abc"),
+    # Of a length that HTTP Basic fills up with == and with =; the one above needs neither.
+    "us-east-1": Credential("CANARYKEYFLINK01", "CANARY-SECRET-flink-us/0123456789+abcd"),
+    "europe-west1": Credential("CANARYKEYFLINK02", "CANARY-SECRET-flink-eu/0123456789+abcde"),
 }
 
 
+_NAMED = {text: name.removesuffix(";") for name, text in sorted(html.entities.html5.items()) if name.endswith(";")}
 SPELLINGS: dict[str, Callable[[str], str]] = {
     "plain": str,
     "JSON with slashes escaped": lambda text: json.dumps(text)[1:-1].replace("/", "\\/"),
@@ -69,8 +78,17 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "URL": lambda text: quote(text, safe=""),
     "URL in lower case": lambda text: re.sub("%..", lambda found: found[0].lower(), quote(text, safe="")),
     "URL in a URL": lambda text: quote(quote(text, safe=""), safe=""),
+    "form with + read as a blank": lambda text: text.replace("+", " "),
+    "HTML": html.escape,
+    "HTML with signs by number": lambda text: "".join(one if one.isalnum() else f"&#{ord(one)};" for one in text),
+    "HTML with signs in hex": lambda text: "".join(one if one.isalnum() else f"&#x{ord(one):X};" for one in text),
+    "HTML with filled numbers": lambda text: "".join(one if one.isalnum() else f"&#x{ord(one):06x};" for one in text),
+    "HTML with signs by name": lambda text: "".join(f"&{_NAMED[one]};" if one in _NAMED else one for one in text),
+    "HTML in HTML": lambda text: html.escape("".join(one if one.isalnum() else f"&#{ord(one)};" for one in text)),
+    "HTML in JSON": lambda text: html.escape(text).replace("/", "&#47;").replace("&", "\\u0026"),
+    "bytes": lambda text: "".join(one if one.isalnum() else f"\\x{ord(one):02x}" for one in text),
 }
-"""How servers write a text into JSON and into URLs."""
+"""How servers write a text into JSON, URLs, HTML and logs."""
 
 
 @dataclass
@@ -113,8 +131,7 @@ class Organization:
     def canaries(self) -> list[str]:
         """What must not be in any log, error, file or output, in each of its spellings."""
         credentials = [self.credential, *self.flink.values()]
-        texts = [text for one in credentials for text in (one.key, one.secret, one.basic)]
-        return [*(way(text) for text in texts for way in SPELLINGS.values()), SETTING]
+        return [*(text for one in credentials for text in one.canaries), SETTING]
 
     # What it cost
 

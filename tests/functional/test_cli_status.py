@@ -109,6 +109,24 @@ def test_status_tells_of_files_that_are_missing(calculated: Path) -> None:
     assert tenant["bills"][0]["missing"] == ["the reports on disk cannot be read"]
 
 
+def test_a_report_that_cannot_be_read_hides_no_other(calculated: Path) -> None:
+    write_bill(calculated / "cur", [line("1", day="2025-11-01")], month="20251101-20251201")
+    ran(calculated, "run")
+    (calculated / "cur/20251101-20251201/first/cur-1.csv").unlink()
+    tenant = status(calculated)
+    assert len(tenant["faults"]) == 1
+    assert {bill["billing_period"]: bill["missing"] for bill in tenant["bills"]} == {
+        "2025-10": [],
+        "2025-11": ["the reports on disk cannot be read"],
+    }
+    (plan,) = answered(calculated, "plan")["tenants"]
+    assert len(plan["notes"]) == 1
+    assert {(day["billing_period"], day["gather_reason"]) for day in plan["days"]} == {
+        ("2025-10", "bill_unchanged"),
+        ("2025-11", "bills_unreadable"),
+    }
+
+
 def test_check_of_a_store_that_is_in_order(once: Path) -> None:
     assert [level for level, _ in findings(once)] == ["ok"] * 4
     said = ran(once, "check")

@@ -95,16 +95,23 @@ class Tenant:
         environment: Mapping[str, str] = VARIABLES,
         *,
         hour: int = 0,
+        stop_at: str = "",
         **asked: Any,
     ) -> Summary:
-        """One run on a date."""
+        """One run on a date; it is told to stop once it tells of `stop_at`."""
         config = pipeline.configured(self.file)
-        clock = Clock(time.time, time.monotonic)
+        clock, stop = Clock(time.time, time.monotonic), threading.Event()
+
+        def log(text: str) -> None:
+            self.logged.append(text)
+            if stop_at and stop_at in text:
+                stop.set()
+
         hooks = Hooks(
             lambda: f"{today}T{hour:02}:00:00Z",
-            self.logged.append,
+            log,
             lambda *_: None,
-            threading.Event(),
+            stop,
             environment,
             clock,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import shutil
@@ -15,14 +16,14 @@ import polars as pl
 import pytest
 
 from engine import pipeline, state, status
-from engine.errors import ConfigError, StoreError
+from engine.errors import ConfigError, StoppedError, StoreError
 from engine.sources import confluent
 from engine.sources.landing import Landing
 from tests.doubles import confluent_cloud as faults
 from tests.doubles.bundled import bundled, planned_total
 from tests.doubles.confluent_cloud import COSTS, Server, served
 from tests.doubles.confluent_metrics import REQUEST_BYTES, Metrics, Used
-from tests.doubles.front import front
+from tests.doubles.front import WAYS, front, reader, told
 from tests.doubles.organization import Entity, Organization
 from tests.doubles.prometheus import Row, prometheus
 from tests.integration.confluent import FIRST, VARIABLES, Tenant, day
@@ -104,6 +105,18 @@ def test_what_was_billed_is_charged_and_what_was_measured_is_stored(tenant: Tena
     assert found == {key: value for key, value in expected.items() if key in found}
     # Everything that a line may weigh by is there.
     assert {(key[1], key[2]) for key in expected} == {(key[1], key[2]) for key in found}
+
+
+def test_a_password_that_is_a_part_of_answers_changes_none_of_them(tenant: Tenant, measured: str) -> None:
+    tenant.run(TODAY)
+    before = tenant.files()
+    shutil.rmtree(tenant.root)
+    with front(measured, f"Basic {base64.b64encode(b'reader:kafka').decode()}") as url:
+        tenant.tenant["metrics"] |= {"url": url, "username": "${WHO}", "password": "${WHAT}"}
+        tenant.write()
+        done = tenant.run(TODAY, environment=VARIABLES | {"WHO": "reader", "WHAT": "kafka"})
+    assert (done.exit_code, done.days_pending) == (0, 0)
+    assert tenant.files() == before
 
 
 def test_few_questions_are_asked_of_the_metrics(tenant: Tenant, server: Server) -> None:
@@ -466,6 +479,137 @@ def test_a_new_statement_is_there_since_it_was_seen_where_a_region_has_no_key(tm
     assert tenant.query(since) == [(str(day(4)),)]
 
 
+def ran_on(tenant: Tenant, when: date) -> set[tuple[str, str]]:
+    """Pool and name of each statement that ran on a day."""
+    rows = tenant.table("usage").filter(metric="running_statements", window=str(when))
+    return set(rows.select("resource_id", "principal").rows())
+
+
+EUROPE = "lfcp-test1"
+"""The pool of the region whose key may be missing."""
+
+
+def test_what_runs_is_known_of_the_regions_that_have_a_key(tmp_path: Path, server: Server) -> None:
+    def bearers(tenant: Tenant) -> list[tuple[object, ...]]:
+        rows = tenant.table("chargeback").filter(
+            pl.col("product_type").str.starts_with("FLINK"), resource_id="lfcp-prod1"
+        )
+        return sorted(rows.filter(charge_date=day(6)).select("line_id", "identity_id", "rung", "amount").rows())
+
+    both, one = (Tenant(tmp_path / name, server, lookback_days="10") for name in ("both", "one"))
+    del one.tenant["source"]["flink"]["keys"]["europe-west1"]
+    one.write()
+    for tenant in (both, one):
+        for when in (day(6), day(7)):
+            tenant.run(when, hour=1)
+    assert ran_on(one, day(6)) == {found for found in ran_on(both, day(6)) if found[0] != EUROPE} != set()
+    assert ran_on(one, day(6)) != ran_on(both, day(6))
+    assert bearers(one) == bearers(both) != []
+
+
+def test_what_ran_in_a_region_stays_when_its_key_is_gone_later_that_day(tmp_path: Path, server: Server) -> None:
+    tenant = Tenant(tmp_path / "conf", server, lookback_days="10")
+    tenant.run(day(6), hour=1)
+    before = ran_on(tenant, day(6))
+    statements = server.organization.inventory["flink_statements"].values()
+    stopping = next(one for one in statements if one.body["name"] == "enrich-orders")
+    stopping.body["status"]["phase"] = "STOPPED"
+    del tenant.tenant["source"]["flink"]["keys"]["europe-west1"]
+    tenant.write()
+    tenant.run(day(6), hour=5)
+    assert before - ran_on(tenant, day(6)) == {("lfcp-prod1", "enrich-orders")}
+    # What is lost is read again from the answers of both gathers.
+    files = tenant.files(["usage"])
+    shutil.rmtree(tenant.root / "lake" / "usage")
+    tenant.run(day(7), hour=1)
+    assert tenant.files(["usage"]).items() >= files.items()
+
+
+def torn(tenant: Tenant, gather_id: int, name: str) -> None:
+    """Cut an answer that a gather landed."""
+    file = tenant.root / f"raw/confluent_cloud/conf/gathers/{gather_id:06}/{name}.jsonl.zst"
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+@pytest.fixture
+def lost(tenant: Tenant) -> Tenant:
+    """A tenant that was run on the last days, and has lost the usage of one of them."""
+    for number in (6, 7, 8):
+        tenant.run(day(number), hour=2)
+    (tenant.root / f"lake/usage/tenant_id=conf/month=2025-09/{day(6)}.parquet").unlink()
+    return tenant
+
+
+def gather_on(tenant: Tenant, when: date) -> int:
+    [(found,)] = tenant.query(f"SELECT max(gather_id) FROM gathers WHERE started_at LIKE '{when}%'")
+    return int(found)
+
+
+def test_lost_usage_is_restored_though_another_answer_of_its_day_is_torn(lost: Tenant) -> None:
+    before = outputs(lost)
+    torn(lost, gather_on(lost, day(6)), "users")
+    assert (lost.run(TODAY, hour=4).exit_code, changed(before, outputs(lost))) == (0, [])
+    assert ran_on(lost, day(6)) != set()
+
+
+def test_lost_usage_is_restored_from_another_gather_of_its_day(tmp_path: Path, server: Server) -> None:
+    tenant = Tenant(tmp_path / "conf", server, lookback_days="10")
+    for hour in (1, 5):
+        tenant.run(day(6), hour=hour)
+    before = tenant.files(["usage"])
+    shutil.rmtree(tenant.root / "lake" / "usage")
+    torn(tenant, 2, "flink_statements")
+    done = tenant.run(day(7))
+    assert tenant.files(["usage"]).items() >= before.items()
+    told = [text for text in done.warnings if f"which statements ran on {day(6)} is not read again: " in text]
+    assert [text for text in told if "000002/flink_statements.jsonl.zst: " not in text] == []
+    assert (done.exit_code, len(told)) == (0, 1)
+
+
+@pytest.mark.parametrize("name", ["flink_statements", "flink_pools"])
+def test_a_day_whose_lost_usage_is_torn_in_the_answers_too_stays_as_it_was_charged(
+    lost: Tenant, server: Server, name: str
+) -> None:
+    before = outputs(lost)
+    torn(lost, gather_on(lost, day(6)), name)
+    record = server.organization.find(day(2), "KAFKA_STORAGE", "lkc-prod1")[0]
+    server.organization.revise(record["id"], amount=Decimal(77))
+    for hour in (4, 5):
+        done = lost.run(TODAY, hour=hour)
+        assert (done.exit_code, done.days_pending) == (0, 0)
+        assert len([text for text in done.warnings if str(day(6)) in text and "stays as it is" in text]) == 1
+    assert changed(before, outputs(lost)) == [str(day(2))]
+
+
+def test_a_replay_keeps_what_is_stored_of_an_answer_that_is_torn(two_months: tuple[Tenant, Server]) -> None:
+    tenant, server = two_months
+    record = server.organization.find(date(2025, 9, 29), "KAFKA_STORAGE", "lkc-prod1")[0]
+    server.organization.revise(record["id"], amount=Decimal(77))
+    tenant.run(OCTOBER, hour=3)
+    torn(tenant, 2, confluent.costs_name((date(2025, 9, 27), date(2025, 10, 1))))
+    tenant.write(source=tenant.tenant["source"] | {"currency": "EUR"})
+    done = tenant.run(OCTOBER, "recalculate", {}, replay=True)
+    assert (done.exit_code, done.days_gathered, len(done.faults)) == (14, 2, 1)
+    assert "costs-2025-09-27-2025-10-01.jsonl.zst: " in done.faults[0]
+    assert tenant.total() == server.organization.total()
+    assert tenant.table("billing").group_by("currency").agg(pl.col("charge_date").n_unique()).sort(
+        "currency"
+    ).rows() == [
+        ("EUR", 2),
+        ("USD", 2),
+    ]
+
+
+def test_a_replay_keeps_the_entities_it_cannot_read_again(two_months: tuple[Tenant, Server]) -> None:
+    tenant, _ = two_months
+    entities = tenant.query("SELECT * FROM identities ORDER BY id, valid_from")
+    torn(tenant, 1, "users")
+    tenant.write(source=tenant.tenant["source"] | {"currency": "EUR"})
+    done = tenant.run(OCTOBER, "recalculate", {}, replay=True)
+    assert (done.exit_code, done.days_gathered, len(done.faults)) == (14, 4, 1)
+    assert tenant.query("SELECT * FROM identities ORDER BY id, valid_from") == entities
+
+
 # Gathers that fail
 
 
@@ -551,6 +695,50 @@ def test_landed_answers_that_could_not_be_read_are_read_again(two_months: tuple[
     assert (done.exit_code, tenant.total()) == (0, server.organization.total())
 
 
+def flags(tenant: Tenant) -> list[int]:
+    """Of each day, whether it has a whole inventory."""
+    return [one.resources_gathered for one in tenant.days().values()]
+
+
+COSTS_LANDED = f"costs {FIRST} to before {TODAY} landed"
+
+
+def test_a_replay_of_a_gather_without_inventory_calculates_no_day(tmp_path: Path, server: Server) -> None:
+    tenant = Tenant(tmp_path / "conf", server, lookback_days="10")
+    with pytest.raises(StoppedError):
+        tenant.run(TODAY, stop_at=COSTS_LANDED)
+    done = tenant.run(TODAY, "recalculate", {}, replay=True)
+    assert (done.days_gathered, done.days_calculated, done.days_pending) == (DAYS, 0, DAYS)
+    done = tenant.run(TODAY)
+    assert (done.exit_code, done.days_calculated, tenant.total()) == (0, DAYS, server.organization.total())
+
+
+def test_a_replay_after_a_partial_inventory_calculates_no_day_that_is_new(tmp_path: Path, server: Server) -> None:
+    tenant = Tenant(tmp_path / "conf", server, lookback_days="10", gather_failure_threshold="9")
+    record = server.organization.find(day(3), "KAFKA_STORAGE", "lkc-prod1")[0]
+    server.organization.revise(record["id"], amount="12.50 USD")
+    server.organization.denied["api_keys"] = 500
+    assert tenant.run(TODAY).exit_code == 12
+    name = confluent.costs_name((FIRST, TODAY))
+    landing = Landing(tenant.root / "raw/confluent_cloud/conf/gathers/000001")
+    landing.write(name, [page._replace(text=page.text.replace("12.50 USD", "12.50")) for page in landing.read(name)])
+    done = tenant.run(TODAY, "recalculate", {}, replay=True)
+    assert (done.exit_code, done.days_gathered, done.days_calculated, flags(tenant)) == (0, DAYS, 0, [0] * DAYS)
+
+
+def test_a_replay_leaves_days_waiting_that_a_partial_inventory_touched(tenant: Tenant, server: Server) -> None:
+    tenant.run(TODAY)
+    body = {"id": "sa-new", "display_name": "new", "metadata": {"created_at": f"{day(3)}T00:00:00Z"}}
+    server.organization.add("service_accounts", Entity("sa-new", (), body))
+    server.organization.denied["api_keys"] = 500
+    tenant.run(TODAY, hour=5)
+    assert flags(tenant) == [1] * 3 + [0] * 5
+    tenant.write(source=tenant.tenant["source"] | {"currency": "EUR"})
+    done = tenant.run(TODAY, "recalculate", {}, replay=True)
+    assert (done.days_gathered, done.days_calculated, done.days_pending) == (DAYS, 3, 5)
+    assert flags(tenant) == [1] * 3 + [0] * 5
+
+
 def test_failures_in_a_row_suspend_the_tenant_until_it_is_forced(tenant: Tenant, server: Server) -> None:
     tenant.run(TODAY)
     # Two windows a run; a gather of which a part failed counts once.
@@ -615,6 +803,37 @@ def test_a_run_that_failed_after_its_gather_is_over_and_the_next_asks_again(tmp_
     assert (done.exit_code, server.counted() > 0, tenant.total()) == (0, True, server.organization.total())
 
 
+def test_a_recalculation_does_not_end_a_gather_that_was_stopped(tmp_path: Path, server: Server) -> None:
+    tenant = Tenant(tmp_path / "conf", server)
+    with pytest.raises(StoppedError):
+        tenant.run(TODAY, stop_at=COSTS_LANDED)
+    asked = server.windows()
+    tenant.run(TODAY, "recalculate", {})
+    assert tenant.query("SELECT gather_id, status, run_ended FROM gathers") == [(1, "open", 0)]
+    done = tenant.run(TODAY)
+    assert (done.exit_code, server.windows(), set(asked.values())) == (0, asked, {1})
+
+
+def test_no_window_is_asked_for_twice_when_a_gather_that_failed_in_part_is_stopped(
+    tmp_path: Path, server: Server
+) -> None:
+    tenant = Tenant(tmp_path / "conf", server, "http://127.0.0.1:9", gather_failure_threshold="9")
+    server.organization.denied["api_keys"] = 500
+    server.script(f"{COSTS}?start_date=2025-08-01", faults.status(500))
+    for hour in (1, 2):
+        with pytest.raises(StoppedError):
+            tenant.run(TODAY, hour=hour, stop_at="inventory: ")
+    assert tenant.query("SELECT status, folded, run_ended FROM gathers") == [("failed", 1, 0)] * 2
+    server.organization.denied.clear()
+    tenant.write(metrics=None)
+    done = tenant.run(TODAY, hour=3)
+    assert (done.exit_code, tenant.total()) == (0, server.organization.total())
+    assert set(server.whole_windows().values()) == {1}
+    # A run that ended is over: the next one asks anew.
+    tenant.run(TODAY, hour=4)
+    assert set(server.whole_windows().values()) == {2}
+
+
 @pytest.mark.parametrize("kept", ["older state", "no state"])
 def test_answers_of_gathers_that_the_state_does_not_know_do_not_pass_for_those_of_today(
     tmp_path: Path, server: Server, kept: str
@@ -668,6 +887,24 @@ def test_landed_answers_are_read_again_by_another_parser(tenant: Tenant, server:
     assert tenant.total() == server.organization.total()
 
 
+def test_a_record_without_a_date_is_booked_once_by_a_replay(tmp_path: Path, server: Server) -> None:
+    tenant = Tenant(tmp_path / "conf", server, lookback_days="10")
+    tenant.run(TODAY)
+    tenant.write(lookback_days="5")
+    # Windows that begin on the fourth, fifth and sixth day.
+    for number in range(3):
+        tenant.run(TODAY + timedelta(days=number), hour=5)
+    booked = tenant.files(["billing"])
+    assert tenant.total("billing") == server.organization.total()
+    for lost in ("nothing", "the day of booking", "everything"):
+        if lost == "everything":
+            shutil.rmtree(tenant.root / "lake" / "billing")
+        elif lost == "the day of booking":
+            (tenant.root / f"lake/billing/tenant_id=conf/month=2025-09/{FIRST}.parquet").unlink()
+        done = tenant.run(TODAY, "recalculate", {}, hour=6, replay=True)
+        assert (lost, done.exit_code, tenant.files(["billing"])) == (lost, 0, booked)
+
+
 def test_answers_are_kept_for_as_long_as_they_may_be_needed(tenant: Tenant) -> None:
     tenant.write(retention_days="12", lookback_days="10")
     for number in (0, 1, 20):
@@ -687,12 +924,29 @@ def test_principals_that_only_metrics_name_are_shown_as_such(tenant: Tenant) -> 
     )
 
 
-def test_no_secret_is_in_any_file_or_message(tenant: Tenant, server: Server) -> None:
-    server.script("/", faults.echoing(500), times=2)
-    said: list[object] = [tenant.run(TODAY)]
-    server.script(COSTS, faults.echoing(403))
-    said += [tenant.run(TODAY), tenant.run(TODAY, lift=True), *tenant.logged]
-    canaries = [*server.organization.canaries(), *VARIABLES.values()]
+@pytest.mark.parametrize("way", WAYS)
+def test_no_secret_is_in_any_file_or_message(tenant: Tenant, server: Server, measured: str, way: str) -> None:
+    right, wrong = reader(way, "right"), reader(way, "wrong")
+    metrics = tenant.tenant["metrics"] | right.settings
+    said = list[object]()
+    with (
+        front(measured, right.authorization) as refusing,
+        front(measured, right.authorization, [told(right.authorization)]) as repeating,
+    ):
+        server.script("/", faults.echoing(500), times=2)
+        tenant.write(metrics=metrics | {"url": refusing})
+        said.append(tenant.run(TODAY, environment=VARIABLES | wrong.environment))
+        server.script(COSTS, faults.echoing(403))
+        said.append(tenant.run(TODAY, environment=VARIABLES | wrong.environment))
+        tenant.write(metrics=metrics | {"url": repeating})
+        said.append(tenant.run(TODAY, environment=VARIABLES | right.environment, lift=True))
+        assert "401 Unauthorized" in str(said)
+        assert "repeats the credentials it was asked with" in str(said)
+        tenant.write(metrics=metrics | {"url": refusing})
+        done = tenant.run(TODAY, environment=VARIABLES | right.environment, lift=True)
+    assert (done.exit_code, done.days_pending) == (0, 0)
+    said += [done, *tenant.logged]
+    canaries = [*server.organization.canaries(), *VARIABLES.values(), *right.canaries, *wrong.canaries]
     # Keys are names: the API lists them. Secrets it does not.
     secret = [text for text in canaries if text not in {CLOUD_KEY, *FLINK_KEYS}]
     files = [file for file in tenant.folder.rglob("*") if file.is_file()]

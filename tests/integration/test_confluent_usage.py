@@ -307,8 +307,8 @@ def test_another_bill_is_charged_without_statements_of_which_nobody_knows_any_mo
         server.organization.total(),
     )
     assert [text for text in done.warnings if "lost" in text] == [
-        f"usage of 1 day ({day(6)}) is lost, and no answer is kept that says which statements ran: the bill is another"
-        " one since, and is charged without them"
+        f"usage of 1 day ({day(6)}) is lost, and no whole answer is kept that says which statements ran: the bill is"
+        " another one since, and is charged without them"
     ]
     done = tenant.run(TODAY, hour=6)
     assert (seen(done), [text for text in done.warnings if "lost" in text]) == ((0, 0, 0), [])

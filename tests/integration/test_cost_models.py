@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from engine.sources.landing import Landing
 from tests.doubles.exporter import (
     BYTES_IN,
     BYTES_OUT,
@@ -25,10 +26,12 @@ from tests.doubles.exporter import (
     LOG_SIZE,
     MINUTE,
     SECOND,
+    START,
     Cluster,
     gauge,
 )
-from tests.doubles.front import front
+from tests.doubles.front import WAYS, front, reader, told
+from tests.doubles.organization import Credential
 from tests.doubles.prometheus import Row, prometheus
 from tests.functional.bills import prorata
 from tests.integration.cost_tenants import FIRST, RATES, Between, Root, kafka, metrics
@@ -66,6 +69,42 @@ def strange_rows() -> Iterator[Row]:
             yield from gauge("pg_database_size_bytes", labels, [(moment, size * GIB)])
 
 
+def broken_rows() -> Iterator[Row]:
+    """Three days of clusters of two brokers of which one has trouble on the second."""
+    # One of two exporters is down all day.
+    for row in Cluster("half", 3).rows():
+        if row.labels["broker"] == "1" or not START + DAY <= row.milliseconds < START + 2 * DAY:
+            yield row
+    # The same where series do not say which broker they are of, only what was scraped.
+    for row in Cluster("plain", 3).rows():
+        if row.labels["broker"] == "1" or not START + DAY <= row.milliseconds < START + 2 * DAY:
+            labels = {name: text for name, text in row.labels.items() if name != "broker"}
+            yield row._replace(labels={**labels, "instance": f"kafka-{row.labels['broker']}:9404"})
+    # Broker 2 moves to another machine, and nothing is missing.
+    for row in Cluster("moved", 3).rows():
+        late = row.labels["broker"] == "2" and row.milliseconds >= START + DAY + 11 * HOUR
+        yield row._replace(labels={**row.labels, "instance": "10.0.0.9:9404" if late else "10.0.0.1:9404"})
+    # A small topic beside the others, with one sample that is no number.
+    yield from Cluster("spoilt", 3).rows()
+    for name in (BYTES_IN, LOG_SIZE):
+        labels = {"cluster": "spoilt", "broker": "1", "topic": "tiny"}
+        labels |= {"principal": "User:alice"} if name == BYTES_IN else {}
+        bad = DAY + 5 * HOUR
+        yield from gauge(name, labels, ((at, "NaN" if at == bad else 0) for at in range(0, 3 * DAY + MINUTE, MINUTE)))
+    # What is no number lies where two days meet.
+    labels = {"cluster": "midnight", "broker": "1", "topic": "t", "principal": "p"}
+    moments = range(0, 3 * DAY + MINUTE, MINUTE)
+    yield from gauge(BYTES_IN, labels, ((at, "NaN" if at == DAY else at // MINUTE * GIB) for at in moments))
+    # 1 GiB comes in within the first seconds of each hour, between two scrapes.
+    labels = {"cluster": "burst", "broker": "1", "topic": "t", "principal": "p"}
+    moments = range(30 * SECOND, DAY + MINUTE, MINUTE)
+    yield from gauge(BYTES_IN, labels, ((moment, (moment // HOUR + 1) * GIB) for moment in moments))
+    for name, size in (("a", 75), ("b", 25)):
+        for moment in range(0, DAY, MINUTE):
+            bad = name == "b" and moment == 2 * HOUR - MINUTE
+            yield from gauge("spoilt_bytes", {"of": name}, [(moment, "NaN" if bad else size * GIB)])
+
+
 def not_there(moment: int) -> bool:
     return 2 * HOUR <= moment < 4 * HOUR
 
@@ -80,7 +119,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         Cluster("reset", 1, reset=11 * HOUR + 30 * MINUTE + 30 * SECOND),
         Cluster("gap", 1, missing=not_there),
     ]
-    rows = chain(strange_rows(), *(one.rows() for one in clusters))
+    rows = chain(strange_rows(), broken_rows(), *(one.rows() for one in clusters))
     with prometheus(rows, tmp_path_factory.mktemp("prometheus"), prefix="/some/where") as found:
         yield found
 
@@ -102,8 +141,9 @@ def test_thirty_days_of_two_clusters_in_one_prometheus(url: str, tmp_path: Path)
     assert by_product == {COMPUTE: 30 * Decimal("7.2"), STORAGE: 36, INGRESS: Decimal("7.2"), EGRESS: Decimal("28.8")}
     assert eu.filter(pl.col("product_type") == INGRESS)["quantity"].unique().to_list() == [24]
     assert set(us.filter(pl.col("product_type") == COMPUTE)["amount"]) == {Decimal(12)}
-    for quantity in us.filter(pl.col("product_type") == INGRESS)["quantity"]:
-        assert abs(Fraction(quantity) / 24 - 1) < Fraction(1, 10**6)
+    estimated = us.filter(pl.col("product_type") == INGRESS)["quantity"].to_list()
+    assert len(estimated) == DAYS
+    assert all(abs(Fraction(quantity) / 24 - 1) < Fraction(1, 10**6) for quantity in estimated)
     charges = root.table("chargeback").filter(pl.col("tenant_id") == "eu")
     shares = (
         charges.group_by("product_type", "identity_id").agg(pl.col("amount").sum()).sort("product_type", "identity_id")
@@ -145,14 +185,15 @@ def test_a_gibibyte_an_hour_scraped_on_the_minute_is_24_and_not_25(url: str, tmp
     ]
     assert root.incomplete() == []
     tags = [json.loads(tags) for [tags] in root.lines("tags", product=INGRESS)]
-    assert tags == [{"answers": "24", "bytes": str(24 * GIB), "rate": "0.01"}]
+    assert tags == [{"answers": "1", "bytes": str(24 * GIB), "rate": "0.01"}]
 
 
 def test_odd_scrapes_are_within_a_millionth(url: str, tmp_path: Path) -> None:
     root = Root(tmp_path, kafka("odd", url, lookback_days="2"))
     root.run(day(2))
-    for [quantity] in root.lines("quantity", product=INGRESS):
-        assert abs(Fraction(quantity) / 24 - 1) < Fraction(1, 10**6)
+    quantities = [quantity for [quantity] in root.lines("quantity", product=INGRESS)]
+    assert len(quantities) == 2
+    assert all(abs(Fraction(quantity) / 24 - 1) < Fraction(1, 10**6) for quantity in quantities)
     assert [quantity for [quantity] in root.lines("quantity", product=STORAGE)] == [12000, 12000]
 
 
@@ -160,6 +201,15 @@ def test_a_counter_that_is_set_back_is_neither_negative_nor_doubled(url: str, tm
     [[quantity]] = one_day(url, tmp_path, "reset").lines("quantity", product=INGRESS)
     # What came in between the last scrape before and the reset, half a minute of it, nobody has seen.
     assert Fraction(24) - Fraction(1, 60) <= Fraction(quantity) <= 24
+
+
+def test_what_rises_between_two_days_is_on_neither(url: str, tmp_path: Path) -> None:
+    """As the page on cost models says: of 24 jobs the first, at midnight, between two scrapes; and no other."""
+    root = one_day(url, tmp_path, "burst")
+    [[quantity]] = root.lines("quantity", product=INGRESS)
+    assert 23 <= quantity <= 23 * Decimal(1440) / 1439
+    charges = root.table("chargeback").filter(pl.col("product_type") == INGRESS)
+    assert charges.select("identity_id", "allocation_method").rows() == [("p", "usage_ratio")]
 
 
 def test_what_happens_at_midnight_counts_once(url: str, tmp_path: Path) -> None:
@@ -172,14 +222,13 @@ def test_what_happens_at_midnight_counts_once(url: str, tmp_path: Path) -> None:
 
 def test_missing_hours_are_told_and_what_is_stored_is_their_mean(url: str, tmp_path: Path) -> None:
     root = one_day(url, tmp_path, "gap")
+    # Counters went on while nobody looked.
     assert root.amounts(day(0)) == {
         COMPUTE: Decimal("7.2"),
         STORAGE: Decimal("1.2"),
-        # The hour after the gap has a scrape at its start, but the one before it none at its end.
-        INGRESS: root.amounts(day(0))[INGRESS],
-        EGRESS: 4 * root.amounts(day(0))[INGRESS],
+        INGRESS: Decimal("0.24"),
+        EGRESS: Decimal("0.96"),
     }
-    assert abs(root.lines("quantity", product=INGRESS)[0][0] - 22) < Decimal("1e-6")
     assert [tuple(one) for one in root.incomplete()] == [
         (str(day(0)), name, 1320, 1440) for name in ("egress", "ingress", "storage")
     ]
@@ -201,13 +250,104 @@ def test_an_incomplete_day_waits_if_it_is_to(url: str, tmp_path: Path) -> None:
     assert (summary.requests, summary.days_calculated, summary.days_pending) == (0, 1, 0)
 
 
+@pytest.mark.parametrize("cluster", ["half", "plain"])
+def test_an_exporter_that_is_down_is_told_though_another_is_whole(url: str, tmp_path: Path, cluster: str) -> None:
+    root = Root(tmp_path, kafka(cluster, url, lookback_days="3", incomplete_below="1"))
+    summary = root.run(day(3))
+    assert (summary.faults, summary.days_calculated, summary.days_pending) == ((), 2, 1)
+    assert [tuple(one) for one in root.incomplete()] == [
+        (str(day(1)), name, 0, 1440) for name in ("egress", "ingress", "storage")
+    ]
+    assert root.lines("quantity", product=INGRESS) == [(24,), (12,), (24,)]
+
+
+def test_an_exporter_that_is_down_on_the_first_day_is_told(url: str, tmp_path: Path) -> None:
+    """Whoever comes on the day after was there before, or there is one day to look at."""
+    root = Root(tmp_path, kafka("half", url, lookback_days="1", incomplete_below="1"))
+    assert root.run(day(2)).days_pending == 1
+    assert {one.came for one in root.incomplete()} == {0}
+
+
+def test_a_broker_that_moves_is_whole(url: str, tmp_path: Path) -> None:
+    root = Root(tmp_path, kafka("moved", url, lookback_days="3", incomplete_below="1"))
+    assert root.run(day(3)).days_calculated == 3
+    assert root.incomplete() == []
+
+
 def test_what_is_no_number_is_dropped_and_counted(url: str, tmp_path: Path) -> None:
     root = one_day(url, tmp_path, "nan")
     [[size, tags]] = root.lines("quantity", "tags", product=STORAGE)
     assert (size, json.loads(tags)["answers"]) == (240, "23")
-    [[rise]] = root.lines("quantity", product=INGRESS)
-    assert 0 < rise < Decimal(24 * 3600) / GIB
+    [[tags]] = root.lines("tags", product=INGRESS)
+    # Of a counter the first sample of the day and the last one say it all.
+    assert json.loads(tags) == {"answers": "1", "bytes": str(24 * 3600), "rate": "0.01"}
     assert root.days("nan")[str(day(0))].chargeback_calculated
+    assert [tuple(one) for one in root.incomplete()] == [
+        *((str(day(0)), name, came, 1440) for name, came in (("egress", 0), ("ingress", 1320), ("storage", 1380)))
+    ]
+
+
+def test_one_sample_that_is_no_number_takes_nothing_else_with_it(url: str, tmp_path: Path) -> None:
+    root = Root(tmp_path, kafka("spoilt", url, lookback_days="3", incomplete_below="1"))
+    summary = root.run(day(3))
+    assert (summary.faults, summary.days_calculated, summary.days_pending) == ((), 2, 1)
+    assert root.lines("quantity", product=INGRESS) == [(24,), (24,), (24,)]
+    assert root.lines("quantity", product=STORAGE) == [(12000,), (12000,), (12000,)]
+    # Two hours of one of three series of the broker that send, and one of one of two that are stored.
+    assert [tuple(one) for one in root.incomplete()] == [
+        (str(day(1)), "ingress", 1400, 1440),
+        (str(day(1)), "storage", 1410, 1440),
+    ]
+    root.write(kafka("spoilt", url, lookback_days="3"))
+    assert root.run(day(3)).days_calculated == 1
+    charges = root.table("chargeback").filter(pl.col("product_type") == INGRESS, pl.col("charge_date") == day(1))
+    assert charges.sort("identity_id").select("identity_id", "amount").rows() == [
+        ("User:alice", Decimal("0.18")),
+        ("User:bob", Decimal("0.06")),
+    ]
+
+
+def test_what_is_no_number_at_midnight_takes_an_hour_at_each_end_and_is_told_on_both_days(
+    url: str, tmp_path: Path
+) -> None:
+    prices = {"network_ingress_per_gib": "0.01"}
+    root = Root(tmp_path, kafka("midnight", url, lookback_days="3", source={"rates": prices}))
+    assert root.run(day(3)).days_calculated == 3
+    quantities = [quantity for [quantity] in root.lines("quantity", product=INGRESS)]
+    assert [round(quantity, 3) for quantity in quantities] == [22 * 60, 22 * 60, 24 * 60]
+    assert [tuple(one) for one in root.incomplete()] == [(str(day(number)), "ingress", 1380, 1440) for number in (0, 1)]
+    charges = root.table("chargeback").filter(pl.col("product_type") == INGRESS)
+    assert set(charges["identity_id"]) == {"p"}
+
+
+def test_a_series_of_a_query_that_is_no_number_is_told(url: str, tmp_path: Path) -> None:
+    cost_type = {
+        "name": "STORED",
+        "product_category": "store",
+        "rate": "1",
+        "quantity": {"storage_gib": "spoilt_bytes"},
+        "allocation": "usage_ratio",
+        "allocation_query": "spoilt_bytes",
+        "allocation_label": "of",
+    }
+    source = {"kind": "cost_model", "cluster_id": "spoilt", "cost_types": [cost_type]}
+    given = {"id": "spoilt", "ecosystem": "generic_metrics", "source": source, "metrics": metrics(url)}
+    root = Root(tmp_path, {**given, "lookback_days": "1", "cutoff_days": "0"})
+    assert root.run(day(1)).faults == ()
+    # For an hour there are 75 GiB instead of 100.
+    assert root.lines("quantity", product="STORED") == [(23 * 100 + 75,)]
+    assert [tuple(one) for one in root.incomplete()] == [(str(day(0)), "quantity-STORED", 23, 24)]
+
+
+def test_an_answer_that_is_no_number_is_no_whole_day(url: str, tmp_path: Path) -> None:
+    between = Between(url)
+    with between.serving() as script:
+        root = Root(tmp_path, kafka("minute", script.url, lookback_days="1"))
+        between.failing("sum(sum_over_time(kafka_log_log_size", hourly(dict.fromkeys(range(1, 24), "NaN")))
+        assert root.run(day(1)).faults == ()
+    assert [tuple(one) for one in root.incomplete()] == [(str(day(0)), "storage", 60, 1440)]
+    told = f"storage: 23 points left out, since they are no numbers, the first on {day(0)}"
+    assert any(told in text for text in root.logged)
 
 
 def test_a_day_without_samples_costs_its_brokers(url: str, tmp_path: Path) -> None:
@@ -344,7 +484,7 @@ def test_another_selector_is_another_question(url: str, tmp_path: Path) -> None:
 ERROR = '{"status": "error", "errorType": "execution", "error": "too many samples"}'
 
 
-@pytest.mark.parametrize(
+failures = pytest.mark.parametrize(
     ("reply", "told"),
     [
         (Reply(500, "no"), "500"),
@@ -356,6 +496,9 @@ ERROR = '{"status": "error", "errorType": "execution", "error": "too many sample
     ],
     ids=["500", "503", "400", "401", "html", "error"],
 )
+
+
+@failures
 def test_a_failure_is_a_line_the_day_waits_and_heals(url: str, tmp_path: Path, reply: Reply, told: str) -> None:
     between = Between(url)
     with between.serving() as script:
@@ -366,6 +509,7 @@ def test_a_failure_is_a_line_the_day_waits_and_heals(url: str, tmp_path: Path, r
         [fault] = summary.faults
         assert told in fault
         assert fault.isprintable()
+        assert fault.count("; expected ") == 1
         # Brokers cost what they cost; the day only waits to be split.
         assert root.lines() == [(day(0), Decimal("7.2")), (day(1), Decimal("7.2"))]
         assert root.plan(day(2))[str(day(0))].calculate_reason == "metrics_failed"
@@ -373,6 +517,31 @@ def test_a_failure_is_a_line_the_day_waits_and_heals(url: str, tmp_path: Path, r
         summary = root.run(day(2))
         assert (summary.faults, summary.days_calculated, summary.days_pending) == ((), 2, 0)
         assert root.lines(product=INGRESS) == [(day(0), Decimal("0.24")), (day(1), Decimal("0.24"))]
+
+
+@failures
+def test_a_question_that_fails_alone_is_a_line_the_day_waits_and_heals(
+    url: str, tmp_path: Path, reply: Reply, told: str
+) -> None:
+    """As a user runs it, and with a server that says what it is, and answers everything else."""
+    between = Between(url)
+    with between.serving() as script:
+        root = Root(tmp_path, kafka("minute", script.url, lookback_days="1"))
+        between.failing("sum(increase(kafka_server_brokertopicmetrics_bytesin", reply)
+        done = prorata(tmp_path, "run", "--today", str(day(1)))
+        [fault] = [line for line in done.stderr.splitlines() if "metrics: ingress" in line]
+        assert (done.returncode, fault.count("; expected ")) == (11, 1)
+        assert told in fault
+        assert "Traceback" not in done.stderr
+        # What else was asked came, and is not charged before all of the day is there.
+        assert {*root.amounts(day(0))} == {COMPUTE, EGRESS, STORAGE}
+        assert root.days("minute")[str(day(0))].metrics_gathered == 0
+        assert root.table("chargeback").height == 0
+        between.reply = between.passed
+        done = prorata(tmp_path, "run", "--today", str(day(1)))
+        assert (done.returncode, done.stderr.count("ingress")) == (0, 0)
+        assert root.amounts(day(0))[INGRESS] == Decimal("0.24")
+        assert root.table("chargeback")["amount"].sum() == Decimal("9.6")
 
 
 def heals(root: Root, url: str, days: int, **settings: Any) -> None:
@@ -427,7 +596,7 @@ def test_a_prometheus_that_hardly_answers_is_not_asked_everything(url: str, tmp_
         # What it is, and two of the ten questions, each of them twice.
         assert len(script.asked) == 1 + 2 * 2
     assert (summary.days_pending, len(summary.faults)) == (2, 3)
-    assert summary.faults[-1].startswith("metrics: not asked, since nothing was answered")
+    assert summary.faults[-1].startswith("metrics: not asked for the rest: nothing was answered")
 
 
 def test_one_question_that_fails_leaves_the_rest_of_the_day_and_other_days(url: str, tmp_path: Path) -> None:
@@ -463,6 +632,47 @@ def test_one_question_that_fails_leaves_the_rest_of_the_day_and_other_days(url: 
         assert set(root.table("chargeback")["identity_id"]) == {"User:alice", "User:bob"}
 
 
+def hourly(values: dict[int, str]) -> Reply:
+    """An answer of one series with these values for the hours of the first day; 0 for the others."""
+    points = [[(START + hour * HOUR - 1) / 1000, values.get(hour, "0")] for hour in range(1, 25)]
+    body = {"status": "success", "data": {"resultType": "matrix", "result": [{"metric": {}, "values": points}]}}
+    return Reply(200, json.dumps(body))
+
+
+def test_a_quantity_below_zero_cannot_be_and_the_day_waits(url: str, tmp_path: Path) -> None:
+    between = Between(url)
+    with between.serving() as script:
+        root = Root(tmp_path, kafka("minute", script.url, lookback_days="1"))
+        # The day's sum is not below zero.
+        between.failing("sum(sum_over_time(kafka_log_log_size", hourly({5: "-5", 6: "7"}))
+        summary = root.run(day(1))
+        [fault] = summary.faults
+        assert "storage" in fault
+        assert "1 value(s) like '-5'; expected 0 or more, since there is no less than nothing" in fault
+        assert (summary.exit_code, summary.days_calculated, summary.days_pending) == (11, 0, 1)
+        assert STORAGE not in root.amounts(day(0))
+        between.reply = between.passed
+        assert root.run(day(1)).days_calculated == 1
+        assert root.amounts(day(0))[STORAGE] == Decimal("1.2")
+
+
+def test_a_query_for_less_than_nothing_costs_nothing(url: str, tmp_path: Path) -> None:
+    cost_type = {
+        "name": "LESS",
+        "product_category": "store",
+        "rate": "1",
+        "quantity": {"storage_gib": '-pg_database_size_bytes{server="pg"}'},
+        "allocation": "even_split",
+    }
+    source = {"kind": "cost_model", "cluster_id": "less", "cost_types": [cost_type]}
+    given = {"id": "less", "ecosystem": "generic_metrics", "source": source, "metrics": metrics(url)}
+    root = Root(tmp_path, {**given, "lookback_days": "1", "cutoff_days": "0"})
+    summary = root.run(day(1))
+    [fault] = summary.faults
+    assert "24 value(s) like '-107374182400'; expected 0 or more" in fault
+    assert (summary.days_calculated, root.table("billing").height) == (0, 0)
+
+
 def test_a_quantity_that_is_given_up_has_no_line(url: str, tmp_path: Path) -> None:
     between = Between(url)
     with between.serving() as script:
@@ -493,6 +703,41 @@ def test_credentials(url: str, tmp_path: Path, kind: str) -> None:
         assert (wrong.exit_code, wrong.days_pending, len(wrong.faults)) == (11, 1, 1)
         assert "wrong" not in wrong.faults[0]
         assert root.run(day(1), environment={"USER_": "me", "PASS_": "secret"}).days_calculated == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_secret_is_in_any_file_or_message(url: str, tmp_path: Path, way: str) -> None:
+    right, wrong = reader(way, "right"), reader(way, "wrong")
+    admin = Credential("CANARYADMIN", "CANARY-PASSWORD-admin/0123456789+abcd")
+    opened = {"ADMIN_NAME": admin.key, "ADMIN_PASSWORD": admin.secret}
+    asked = {"bootstrap_servers": ["127.0.0.1:9"], "security": "plaintext", "timeout_seconds": "0.2"}
+    source = {"admin": asked | {"username": "${ADMIN_NAME}", "password": "${ADMIN_PASSWORD}"}}
+
+    def tenant(behind: str) -> dict[str, Any]:
+        return kafka("minute", behind, lookback_days="1", source=source, metrics=right.settings)
+
+    with (
+        front(url, right.authorization) as refusing,
+        front(url, right.authorization, [told(right.authorization)]) as repeating,
+    ):
+        root = Root(tmp_path, tenant(refusing))
+        said = [root.run(day(1), environment=opened | wrong.environment)]
+        root.write(tenant(repeating))
+        said += [root.run(day(1), environment=opened | right.environment)]
+        assert "401 Unauthorized" in str(said)
+        assert "repeats the credentials it was asked with" in str(said)
+        root.write(tenant(refusing))
+        said += [root.run(day(1), environment=opened | right.environment, lift=True)]
+    assert (said[-1].days_calculated, said[-1].days_pending) == (1, 0)
+    files = {str(file): file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    texts = [f"{said}{root.logged}".encode(), *files.values()]
+    texts += [
+        f"{Landing(Path(file).parent).read(Path(file).name.removesuffix('.jsonl.zst'))}".encode()
+        for file in files
+        if file.endswith(".zst")
+    ]
+    canaries = [*right.canaries, *wrong.canaries, *admin.canaries]
+    assert [one for one in canaries if any(one.encode() in text for text in texts)] == []
 
 
 def test_a_run_that_is_stopped_goes_on_where_it_was(url: str, tmp_path: Path) -> None:

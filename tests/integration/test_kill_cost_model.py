@@ -2,7 +2,8 @@
 
 A lake that holds two days of a Kafka cluster gets a second run, after the cost model changed: on the first day the
 cluster is not there any more, on the second a broker costs more, the third is new and has to be asked for; and all
-principals are in another team. `killing/victim.py` ends it before each event.
+principals are in another team. `killing/victim.py` ends it before each event. Of a cluster of anything else, whose
+price changes, it ends it before some.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ from __future__ import annotations
 import random
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from tests.doubles.exporter import HOUR, Cluster
-from tests.doubles.prometheus import prometheus
-from tests.integration.cost_tenants import FIRST, Between, Root, kafka
+from tests.doubles.exporter import DAY, GIB, MINUTE, Cluster, gauge
+from tests.doubles.prometheus import Row, prometheus
+from tests.integration.cost_tenants import FIRST, Between, Root, kafka, metrics
 from tests.integration.killing.forks import Forks, fatal
 from tests.integration.killing.stores import Store, differences, queried, store
 from tests.integration.test_kill import SIGKILL, victim
@@ -28,6 +30,8 @@ from tests.unit.scripted import Script
 TENANT = "k"
 BEFORE, TODAY = FIRST + timedelta(days=2), FIRST + timedelta(days=3)
 BLOCKS, INSTANTS = 2, 20
+GENERIC_KILLS = 10
+"""Of a run over anything but Kafka, which takes the same way through the same stages."""
 
 KNOWN = {
     "resources": "SELECT * FROM resources ORDER BY tenant_id, id, valid_from",
@@ -44,6 +48,7 @@ class Start(NamedTuple):
 
     folder: Path
     script: Script
+    tenant: Callable[..., dict[str, Any]]
     expected: Store
     known: dict[str, list[Any]]
     events: tuple[str, ...]
@@ -53,13 +58,43 @@ def tenant(url: str, *, changed: bool) -> dict[str, Any]:
     first = FIRST + timedelta(days=changed)
     rates = {"from": str(first), "compute_hourly_rate": "0.2" if changed else "0.1", "network_ingress_per_gib": "0.01"}
     members = [{"team": "after" if changed else "before", "id": "User:*"}]
-    settings = {"lookback_days": "3", "teams": {"members": members}, "metrics": {"scrape_seconds": "3600"}}
+    settings = {"lookback_days": "3", "teams": {"members": members}, "metrics": {"scrape_seconds": "1200"}}
     return kafka(TENANT, url, source={"rates": [rates]}, **settings)
 
 
-def case(start: Path, folder: Path, url: str, *, changed: bool = True, workers: int = 1) -> Root:
+def generic(url: str, *, changed: bool) -> dict[str, Any]:
+    first = str(FIRST + timedelta(days=changed))
+    common = {"product_category": "postgresql"}
+    fixed = {"name": "FIXED", "rate": [{"from": first, "rate": "2" if changed else "1"}], "quantity": {"fixed": "1"}}
+    stored = {"name": "STORED", "rate": [{"from": first, "rate": "1"}], "quantity": {"storage_gib": "sum(pg_size)"}}
+    split = {"allocation": "usage_ratio", "allocation_query": "pg_size", "allocation_label": "datname"}
+    source = {
+        "kind": "cost_model",
+        "cluster_id": TENANT,
+        "identity_source": {"label": "datname", "discovery_query": "pg_size"},
+        "cost_types": [{**fixed, **common, "allocation": "even_split"}, {**stored, **common, **split}],
+    }
+    given = {"id": TENANT, "ecosystem": "generic_metrics", "source": source, "metrics": metrics(url)}
+    return {**given, "lookback_days": "3", "cutoff_days": "0"}
+
+
+def generic_rows() -> Iterator[Row]:
+    for name, size in (("shop", 75), ("crm", 25)):
+        moments = range(0, 3 * DAY, 5 * MINUTE)
+        yield from gauge("pg_size", {"datname": name}, ((moment, size * GIB) for moment in moments))
+
+
+def case(
+    start: Path,
+    folder: Path,
+    url: str,
+    of: Callable[..., dict[str, Any]] = tenant,
+    *,
+    changed: bool = True,
+    workers: int = 1,
+) -> Root:
     """A copy of the store, to be killed on. With one worker events come in one order."""
-    made = Root(folder, tenant(url, changed=changed))
+    made = Root(folder, of(url, changed=changed))
     made.file.write_text(f"max_parallel_days: {workers}\n{made.file.read_text()}")
     if (start / "data").exists():
         shutil.copytree(start / "data", made.root)
@@ -70,19 +105,24 @@ def known(root: Path) -> dict[str, list[Any]]:
     return queried(root / "state.db", **KNOWN)
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    folder = tmp_path_factory.mktemp("start")
-    with prometheus(Cluster(TENANT, 3, step=HOUR).rows(), tmp_path_factory.mktemp("prometheus")) as url:
+@contextmanager
+def started(folder: Path, rows: Iterator[Row], of: Callable[..., dict[str, Any]]) -> Iterator[Start]:
+    with prometheus(rows, folder / "prometheus") as url:
         between = Between(url)
         with between.serving() as script:
-            built = case(folder, folder / "built", script.url, changed=False)
+            built = case(folder, folder / "built", script.url, of, changed=False)
             assert built.run(BEFORE).faults == ()
             shutil.move(built.root, folder / "data")
-            undisturbed = case(folder, folder / "undisturbed", script.url)
+            undisturbed = case(folder, folder / "undisturbed", script.url, of)
             ended = victim(undisturbed.file, undisturbed.root, today=TODAY)
             assert ended.code == 0, undisturbed.file.with_suffix(".err").read_text()
-            yield Start(folder, script, store(undisturbed.root), known(undisturbed.root), ended.events)
+            yield Start(folder, script, of, store(undisturbed.root), known(undisturbed.root), ended.events)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    with started(tmp_path_factory.mktemp("start"), Cluster(TENANT, 3, step=20 * MINUTE).rows(), tenant) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +144,7 @@ PHASES = {
     r"open tmp/k/billing-.*": "billing: write",
     r"link history/billing/.*": "billing: history",
     r"rename lake/billing/.*": "billing: rename",
-    r"commit state.db INSERT pipeline_state, (DELETE usage_days, )?INSERT OR": "days made: commit",
+    r"commit state.db (INSERT pipeline_state, )?(DELETE usage_days, )?INSERT OR": "days made: commit",
     r"(link history|remove lake)/(chargeback|billing)/.*2025-10-01.*": "withdraw",
     r"commit state.db DELETE pipeline_state": "withdraw: commit",
     r"commit state.db ": "nothing new",
@@ -148,18 +188,31 @@ def test_the_run_that_is_killed_does_all_that_there_is(start: Start) -> None:
     assert sorted(set(PHASES.values()) - met) == []
 
 
-@pytest.mark.parametrize("block", range(BLOCKS))
-def test_killed_before_every_event(start: Start, forks: Forks, tmp_path: Path, block: int) -> None:
+def wrong_if_killed(start: Start, forks: Forks, folder: Path, numbers: Iterable[int]) -> dict[str, list[str]]:
+    """What is not as it should be where a run is killed before these of its events, and another one follows."""
     wrong = {}
-    for number in fatal(start.events)[block::BLOCKS]:
-        made = case(start.folder, tmp_path / str(number), start.script.url)
+    for number in numbers:
+        made = case(start.folder, folder / str(number), start.script.url, start.tenant)
         code, _ = forks.run(made.file, made.root, TODAY, before_event=number)
         events = made.file.with_suffix(".events").read_text().splitlines()
         assert (code, phase(events[-1])) == (SIGKILL, phase(start.events[number - 1]))
         if found := wrong_after(start, made):
             wrong[f"killed before event {number}, {start.events[number - 1]}"] = found
         shutil.rmtree(made.file.parent)
-    assert wrong == {}
+    return wrong
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_killed_before_every_event(start: Start, forks: Forks, tmp_path: Path, block: int) -> None:
+    assert wrong_if_killed(start, forks, tmp_path, fatal(start.events)[block::BLOCKS]) == {}
+
+
+def test_a_cluster_of_anything_killed_before_some_events(forks: Forks, tmp_path: Path) -> None:
+    (tmp_path / "start").mkdir()
+    with started(tmp_path / "start", generic_rows(), generic) as found:
+        numbers = fatal(found.events)
+        some = random.Random(0).sample(numbers, GENERIC_KILLS)
+        assert wrong_if_killed(found, forks, tmp_path, some) == {}
 
 
 @pytest.mark.parametrize("block", range(BLOCKS))

@@ -1,7 +1,8 @@
 """The cases of `docs/cost-models.md` and of the folder `cost_models`: answers in, lines and charges out.
 
-A case has a block of YAML (a tenant) and tables under `### Answers` (question, bytes, hours), `### Principals` (metric,
-principal, value), `### Failed metrics`, `### Days`, and what is made of them: `### Lines` and `### Charges`.
+A case has a block of YAML (a tenant) and tables under `### Answers` (question, bytes, and how many hours were answered,
+if it is asked by the hour), `### Principals` (metric, principal, value), `### Failed metrics`, `### Days`, and what is
+made of them: `### Lines` and `### Charges`.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def answers_of(spec: Spec, tenant: CostModelTenant) -> dict[str, Samples]:
     for one in questions(tenant):
         if one.use in {"mean", "sum"}:
             points = [
-                (row.get("date", DAY), row["bytes"], row["hours"]) for row in answers if row["question"] == one.name
+                (row.get("date", DAY), row["bytes"], row.get("hours") or "1")
+                for row in answers
+                if row["question"] == one.name
             ]
             found[one.name] = _samples(points, [])
         elif one.use == "weights":

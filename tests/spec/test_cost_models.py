@@ -59,6 +59,10 @@ def test_the_page_says_what_is_asked(tmp_path: Path) -> None:
     tenant = cost_cases.tenant_of(spec, tmp_path)
     assert isinstance(tenant, KafkaTenant)
     source = tenant.source.model_copy(update={"selector": 'cluster="eu"'})
-    page = PAGE.read_text(encoding="utf-8").partition("```promql\n")[2].partition("```")[0]
-    said = [line for line in page.splitlines() if not line.startswith("#")]
-    assert said == [one.values.expression for one in questions(tenant.model_copy(update={"source": source}))]
+    blocks = PAGE.read_text(encoding="utf-8").split("```promql\n")[1:]
+    said = [[line for line in block.partition("```")[0].splitlines() if not line.startswith("#")] for block in blocks]
+    asked = questions(tenant.model_copy(update={"source": source}))
+    assert said == [
+        [one.values.expression for one in asked],
+        [one.counts.expression for one in asked[:1] if one.counts],
+    ]

@@ -953,6 +953,21 @@ def test_faults_of_two_tenants_are_told_at_once(folder: Folder) -> None:
     ]
 
 
+def test_what_cannot_be_read_of_one_tenant_hides_no_rule_of_another(folder: Folder) -> None:
+    alone = BASE.partition("tenants:\n")[2]
+    third = (
+        alone.replace("acme", "third") + "    pools: [{name: p, match: {service: A}, ladder: [{basis: operator}]}]\n"
+    )
+    text = with_tenant("emitters: [kafka]") + alone.replace("acme", "second") + "    pools: 7\n" + third
+    faults = folder.faults(text)
+    assert [line.split(" ")[1] for line in faults] == [
+        "tenants[0].emitters[0]:",
+        "tenants[1].pools:",
+        "tenants[2].pools[0].ladder[0]:",
+    ]
+    assert "the tenant has no operator" in faults[2]
+
+
 # ------------------------------------------------------------------------------------------------ the rulebook
 
 

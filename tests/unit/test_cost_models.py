@@ -18,7 +18,7 @@ from engine.sources import cost_model, cost_rates
 from engine.sources.answers import Answer
 from engine.sources.cost_questions import matchers, questions
 from engine.sources.prometheus import Samples
-from engine.sources.promql import quoted
+from engine.sources.promql import quoted, regular_expression_fault
 
 KAFKA = """
     ecosystem: self_managed_kafka
@@ -95,10 +95,26 @@ def test_a_plain_model_has_defaults(configured: Configured) -> None:
         (RATES, "rates: 1", "value '1'; expected a list"),
         (RATES, "rates: {from: 2025-02-30}", "value '2025-02-30'; expected a day that there is, YYYY-MM-DD"),
         (RATES, "rates: {from: 20250101}", "value '20250101'; expected a day, YYYY-MM-DD"),
-        (RATES, "rates: {from: 2025-01-02, to: 2025-01-02}", "from 2025-01-02 to 2025-01-02, which is no day"),
-        (RATES, "rates: [{to: 2025-01-02}, {from: 2025-01-03}]", "one to 2025-01-02, the next from 2025-01-03"),
-        (RATES, "rates: [{to: 2025-01-04}, {from: 2025-01-03}]", "one to 2025-01-04, the next from 2025-01-03"),
-        (RATES, "rates: [{}, {from: 2025-01-03}]", "one to further notice, the next from 2025-01-03"),
+        (
+            RATES,
+            "rates: {from: 2025-01-02, to: 2025-01-02, network_ingress_per_gib: 1}",
+            "from 2025-01-02 to 2025-01-02, which is no day",
+        ),
+        (
+            RATES,
+            "rates: [{to: 2025-01-02}, {from: 2025-01-03, network_ingress_per_gib: 1}]",
+            "one to 2025-01-02, the next from 2025-01-03",
+        ),
+        (
+            RATES,
+            "rates: [{to: 2025-01-04}, {from: 2025-01-03, network_ingress_per_gib: 1}]",
+            "one to 2025-01-04, the next from 2025-01-03",
+        ),
+        (
+            RATES,
+            "rates: [{}, {from: 2025-01-03, network_ingress_per_gib: 1}]",
+            "one to further notice, the next from 2025-01-03",
+        ),
         ("broker_count: 3", "broker_count: {from: 2025-01-03, count: 3}", "days with rates, but no brokers"),
         (
             RATES,
@@ -108,6 +124,7 @@ def test_a_plain_model_has_defaults(configured: Configured) -> None:
         (RATES, f"{RATES}\n      selector: cluster", "selector, from 'cluster' on; expected matchers like"),
         (RATES, f"{RATES}\n      series: {{bytes_in: 'a b'}}", "source.series.bytes_in: value 'a b'"),
         (RATES, f"{RATES}\n      series: {{principal: value}}", "label 'value' is reserved"),
+        (RATES, f"{RATES}\n      series: {{instance: points}}", "label 'points' is reserved"),
         (RATES, f"{RATES}\n      identity_source: static", "identity source static, and no identities"),
         (RATES, f"{RATES}\n      static_identities: [a]", "identities that are not looked at"),
         (
@@ -121,6 +138,41 @@ def test_a_plain_model_has_defaults(configured: Configured) -> None:
             "'UNALLOCATED' never weighs",
         ),
         ("metrics: {url: 'http://prometheus:9090'}", "operator: o", "to be measured, but no metrics"),
+        ("9090'", "9090', scrape_seconds: 3601", "metrics.scrape_seconds: value '3601'; expected at most 3600, since"),
+        (RATES, "rates: {}", "source.rates: no price at all; expected at least one of compute_hourly_rate, "),
+        (RATES, "rates: [{to: 2025-01-02}, {from: 2025-01-02}]", "source.rates: no price at all"),
+        (
+            RATES,
+            "region: eu\n      rates: {compute_hourly_rate: 1, region_overrides: {eu: {}, eu1: {}}}",
+            "region 'eu1', which no tenant of a cost model is in; expected the region of one, such as 'eu'",
+        ),
+        (
+            RATES,
+            f"{RATES}\n      series: {{bytes_in: x, bytes_out: x}}",
+            "source.series: bytes_in and bytes_out are both 'x'; expected a series of its own for each",
+        ),
+        (
+            RATES,
+            f"{RATES}\n      selector: 'cluster=~\"[\"'",
+            "source.selector: regular expression '[', from '[' on; expected one that Prometheus reads",
+        ),
+        (
+            RATES,
+            f"{RATES}\n      admin: {{bootstrap_servers: ['k:9092'], username: '${{U}}'}}",
+            "source.admin: username without password; expected both, or neither",
+        ),
+        ("9090'", "9090', username: '${U}'", "metrics: username without password; expected both, or neither"),
+        ("9090'", "9090', password: '${P}'", "metrics: password without username; expected both, or neither"),
+        (
+            "9090'",
+            "9090', username: '${U}', password: '${P}', bearer: '${B}'",
+            "metrics: username and bearer; expected one way to say who asks",
+        ),
+        (
+            "metrics:",
+            "lookback_days: 200\n    retention_days: 199\n    metrics:",
+            "retention_days: value '199'; expected at least lookback_days, 200",
+        ),
         ("metrics:", "incomplete_below: 1.1\n    metrics:", "value '1.1'; expected less than or equal to 1"),
         ("metrics:", "products: {X: {ladder: even}}\n    metrics:", "unknown ladder 'even'"),
         (
@@ -160,6 +212,84 @@ def test_clusters_in_one_prometheus_need_selectors(configured: Configured) -> No
     assert "tenant t1 has no selector" in fault
     other = kafka(("prometheus:9090", "another:9090"))
     assert configured(KAFKA, other).id == "t0"
+
+
+@pytest.mark.parametrize(
+    ("url", "selector", "series"),
+    [
+        ("http://localhost:9090", "a='x',b!~'y'", ""),
+        ("http://127.0.0.1:9090/", " b!~'y', a=\"x\"", ""),
+        ("http://[::1]:9090", "a='x', b!~'y'", "bytes_out: other"),
+        ("http://LOCALHOST:9090", "a='x', b!~'y'", ""),
+    ],
+)
+def test_two_clusters_of_the_same_series_are_one_too_many(
+    configured: Configured, url: str, selector: str, series: str
+) -> None:
+    def cluster(url: str, selector: str, series: str = "") -> str:
+        chosen = f"{RATES}\n      selector: {json.dumps(selector)}\n      series: {{{series}}}"
+        return kafka(("http://prometheus:9090", url), (RATES, chosen))
+
+    here = cluster("http://localhost:9090", "a='x', b!~'y'")
+    [fault] = faults(configured, here, cluster(url, selector, series))
+    assert "tenant t1 has the selector of tenant t0, in the same Prometheus; expected" in fault
+    [fault] = faults(configured, here, kafka(("http://prometheus:9090", url)))
+    assert "tenant t1 has no selector" in fault
+    for other in ("http://localhost:9091", "http://localhost:9090/eu", "https://localhost:9090"):
+        assert configured(here, cluster(other, selector)).id == "t0"
+    assert configured(here, cluster(url, "a='x', b!~'z'")).id == "t0"
+    renamed = "log_size: l, bytes_in: i, bytes_out: o"
+    assert configured(here, cluster(url, selector, renamed)).id == "t0"
+
+
+def test_a_region_may_be_that_of_another_tenant(configured: Configured) -> None:
+    prices = "rates: {compute_hourly_rate: 1, region_overrides: {eu: {}, us: {}}}"
+    eu, us = (kafka((RATES, f"region: {name}\n      selector: r='{name}'\n      {prices}")) for name in ("eu", "us"))
+    assert configured(eu, us).id == "t0"
+    [fault] = faults(configured, GENERIC.replace("rate: 1", "rate: {rate: 1, region_overrides: {eu: 2}}"))
+    assert "rates by region, but the cluster has none" in fault
+    rate = "rate: {rate: 1, region_overrides: {us: 2}}"
+    [fault] = faults(
+        configured, GENERIC.replace("rate: 1", rate).replace("cluster_id: g", "cluster_id: g\n      region: eu")
+    )
+    assert "source.cost_types[0].rate: region 'us', which no tenant of a cost model is in" in fault
+
+
+def test_all_that_is_wrong_is_told_at_once(configured: Configured) -> None:
+    wrong = kafka(
+        (RATES, "rates: {}\n      selector: a=~'('\n      series: {bytes_in: x, bytes_out: x}"),
+        ("9090'", "9090', username: '${U}'"),
+        ("metrics:", "retention_days: 1\n    metrics:"),
+    )
+    assert len(faults(configured, wrong)) == 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("a", "a|b", "(a|b)+", "[]a]", "[^]a]", "[[:alpha:]]+", r"\[", r"\Q[(\E", r"[\]]", "(?i)a", "a(?i:b)", r"\pN"),
+        *("", "a{2}", r"\x{10FFFF}", "^*", "(?P<a>b)", r"\Qa[", "[a[]", "é.*"),
+    ],
+)
+def test_what_prometheus_reads_is_a_selector(text: str) -> None:
+    assert regular_expression_fault(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[", "["),
+        ("a[b", "[b"),
+        ("[]", "[]"),
+        ("(a", "(a"),
+        ("a((b)", "((b)"),
+        ("a)", ")"),
+        ("a\\", "\\"),
+        ("*a", "*a"),
+    ],
+)
+def test_what_prometheus_cannot_read_is_none(text: str, told: str) -> None:
+    assert regular_expression_fault(text) == told
 
 
 def test_an_unknown_ecosystem_names_the_known_ones(configured: Configured) -> None:
@@ -237,9 +367,8 @@ def test_a_change_touches_the_days_that_it_is_about(configured: Configured, chan
 
 
 def test_a_cluster_is_there_as_long_as_it_has_rates(configured: Configured) -> None:
-    tenant = configured(
-        kafka((RATES, "rates: [{from: 2025-01-02, to: 2025-01-03}, {from: 2025-01-03, to: 2025-02-01}]"))
-    )
+    rates = "[{from: 2025-01-02, to: 2025-01-03}, {from: 2025-01-03, to: 2025-02-01, compute_hourly_rate: 1}]"
+    tenant = configured(kafka((RATES, f"rates: {rates}")))
     created, deleted = cost_rates.cluster(tenant).select("created_at", "deleted_at").row(0)
     assert (str(created), str(deleted)) == ("2025-01-02 00:00:00", "2025-02-01 00:00:00")
     assert cost_rates.charges(tenant.source, date(2025, 1, 1)) == ()
@@ -298,6 +427,46 @@ def test_resources_are_what_answers_name(configured: Configured) -> None:
         ("k/topic/a/b", "topic", "k", date(2025, 11, 4), date(2025, 11, 5)),
         ("k/topic/ü", "topic", "k", date(2025, 11, 5), date(2025, 11, 5)),
     ]
+
+
+def answered(*series: tuple[dict[str, str], list[str]], first: date = date(2025, 11, 4)) -> list[Answer]:
+    """An answer with a value for each hour from the first day on."""
+    start = (first - date(1970, 1, 1)).days * 86400
+    result = [
+        {"metric": labels, "values": [[start + 3600 * hour - 0.001, text] for hour, text in enumerate(values, start=1)]}
+        for labels, values in series
+    ]
+    return [Answer("", 200, json.dumps({"status": "success", "data": {"resultType": "matrix", "result": result}}))]
+
+
+def test_the_broker_of_which_fewest_samples_came_counts(configured: Configured) -> None:
+    question = next(one for one in questions(configured(KAFKA)) if one.name == "ingress")
+    days = (date(2025, 11, 4), date(2025, 11, 6))
+    moved = [
+        ({"broker": "1", "instance": "a"}, ["60"] * 30 + ["0"] * 18),
+        ({"broker": "1", "instance": "b"}, ["0"] * 30 + ["60"] * 18),
+    ]
+    other = ({"broker": "2", "instance": "a"}, ["60"] * 24 + ["59.5"] * 24)
+    nameless = [({"instance": "c"}, ["60"] * 48), ({"instance": "d"}, ["60"] * 40 + ["0"] * 8)]
+    of = [[*moved], [*moved, other], [*moved, other, *nameless], []]
+    assert [cost_model.parse_counts(question, answered(*series), days) for series in of] == [
+        {"2025-11-04": 1440, "2025-11-05": 1440},
+        {"2025-11-04": 1440, "2025-11-05": 1428},
+        {"2025-11-04": 1440, "2025-11-05": 960},
+        {},
+    ]
+
+
+def test_no_more_samples_came_than_of_the_hours_answered(configured: Configured) -> None:
+    stored = kafka(("network_ingress_per_gib", "storage_per_gib_hourly"))
+    question = next(one for one in questions(configured(stored)) if one.name == "storage")
+    answers = samples([("2025-11-04", "1", 24), ("2025-11-05", "1", 22)])
+    counts = {"2025-11-04": 1441, "2025-11-05": 1440, "2025-11-06": 1440}
+    assert cost_model.came(question, answers, counts, 60) == {
+        "2025-11-04": 1440,
+        "2025-11-05": 1320,
+        "2025-11-06": 0,
+    }
 
 
 def test_quoted_is_what_prometheus_reads() -> None:

@@ -74,6 +74,39 @@ def test_an_older_state_knows_which_question_answered_and_of_which_days_it_said_
         assert [one.running for one in known.usage_days(state, "kafka").values()] == [0]
 
 
+def test_what_days_were_made_of_is_taken_from_what_was_known_of_their_metrics(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
+    for name in sqlfiles.names("state")[:4]:
+        connection.executescript(sqlfiles.read_sql("state", name))
+    connection.executemany(
+        "INSERT INTO constructed_days (tenant_id, charge_date, cause, rounding_residue) VALUES ('k', ?, 'c', '0')",
+        [("2026-10-01",), ("2026-10-02",)],
+    )
+    connection.executemany(
+        """
+        INSERT INTO day_metrics (
+            tenant_id, charge_date, metric, status, ids, billing_digest, fetch_id, rows, dropped, gaps, attempts, error
+        )
+        VALUES ('k', '2026-10-01', ?, ?, '["d"]', '', ?, ?, 0, ?, ?, ?)
+        """,
+        [
+            ("ingress", "fetched", 1, 280, 8, 0, None),
+            ("egress", "failed", None, 0, 0, 1, "no"),
+            ("bytes_in", "fetched", 2, 3, 0, 0, None),
+        ],
+    )
+    connection.close()
+    with open_state(tmp_path) as state:
+        made = known.constructed_days(state, "k")
+        assert {day: (one.model, dict(one.answers)) for day, one in made.items()} == {
+            "2026-10-01": ("", {"bytes_in": (3, 0), "ingress": (280, 8)}),
+            "2026-10-02": ("", {}),
+        }
+        told = made["2026-10-01"]._replace(model="m", answers={"ingress": (288, 0)})
+        known.save_constructed_days(state, "k", [told])
+        assert known.constructed_days(state, "k")["2026-10-01"] == told
+
+
 def test_there_is_one_open_gather_and_another_one_ends_it(state: State) -> None:
     first = known.begin_gather(state, "conf", NOW, "2026-05-04", "2026-11-15")
     known.update_gather(state, first, requests=3, error="500")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
+import json
 import logging
 import socket
+import string
 import threading
 import time
 import traceback
@@ -343,19 +346,69 @@ def test_answers_are_not_quoted_unless_they_are_errors(body: str) -> None:
         assert "was cut short: '<html>Sign in</html>' (3 attempts)" in failure(server.url)
 
 
-def test_a_secret_of_ours_in_an_answer_is_not_passed_on() -> None:
+def test_an_answer_with_a_secret_of_ours_is_refused_and_not_changed() -> None:
     credentials = {"key": SecretStr(KEY), "secret": SecretStr(SECRET)}
-    with serving(Reply(body=f'{{"data": ["{SECRET}"]}}')) as server, client(server.url, **credentials) as http:
-        assert http.get("x").text == '{"data": ["***"]}'
+    for secret in (SECRET, BASIC):
+        with serving(Reply(body=f'{{"data": ["{secret}"]}}')) as server:
+            said = failure(server.url, **credentials)
+            assert len(server.asked) == 1
+        assert said.endswith(
+            ": an answer that repeats the credentials it was asked with; expected an answer without them, or"
+            " credentials that are no common word"
+        )
+
+
+def test_a_short_secret_may_be_a_part_of_a_word_in_answers() -> None:
+    body, told = '{"data": [{"kafka_id": "lkc-1"}]}', "no kafka here"
+    for password in ("kafka", "kafka_i"):
+        with (
+            serving(Reply(body=body), Reply(400, body=told)) as server,
+            client(server.url, key=SecretStr("reader"), secret=SecretStr(password)) as http,
+        ):
+            answer = http.get("kafka_id", {"query": "kafka_id"})
+            assert (answer.url, answer.text) == ("/kafka_id?query=kafka_id", body)
+            with pytest.raises(SourceError) as caught:
+                http.get("kafka_id")
+        assert password not in str(caught.value)
+    with serving(Reply(body=body)) as server:
+        assert "repeats the credentials" in failure(server.url, key=SecretStr("reader"), secret=SecretStr("kafka_id"))
+
+
+def is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("sign", string.punctuation)
+def test_a_secret_of_ours_may_begin_with_any_sign(sign: str) -> None:
+    body = " ".join(f"<{way(f'{sign}canary')}>" for way in SPELLINGS.values())
+    with serving(Reply(400, body=body)) as server:
+        said = failure(server.url, bearer=SecretStr(f"{sign}canary"))
+    assert f"'{' '.join(['<***>'] * len(SPELLINGS))}'" in said
+
+
+@pytest.mark.parametrize("fill", ["", "x", "xx"])
+@pytest.mark.parametrize("way", SPELLINGS.values(), ids=SPELLINGS)
+def test_what_http_basic_makes_of_a_key_and_a_secret_is_known_without_its_filling(
+    way: Callable[[str], str], fill: str
+) -> None:
+    secret = f"{SECRET}/?>~{fill}"
+    credentials = {"key": SecretStr(KEY), "secret": SecretStr(secret)}
+    basic = base64.b64encode(f"{KEY}:{secret}".encode()).decode()
+    with serving(Reply(400, body=f"<{way(basic.rstrip('='))}> <{way(basic)}>")) as server:
+        assert "400 Bad Request '<***> <***>'" in failure(server.url, **credentials)
 
 
 @pytest.mark.parametrize("way", SPELLINGS.values(), ids=SPELLINGS)
 def test_a_secret_of_ours_is_known_in_every_spelling(way: Callable[[str], str]) -> None:
     secret = 'canary/"se+cr\\et=%~'
     credentials = {"key": SecretStr("CANARY/KEY+77"), "secret": SecretStr(secret)}
-    written = way(secret) if "\\" in way("/+") else way(secret).replace("\\", "\\\\").replace('"', '\\"')
-    with serving(Reply(body=f'{{"data": ["<{written}>"]}}')) as server, client(server.url, **credentials) as http:
-        assert http.get("x").body == {"data": ["<***>"]}
+    written = way(secret) if is_json(f'"{way(secret)}"') else json.dumps(way(secret))[1:-1]
+    with serving(Reply(body=f'{{"data": ["<{written}>"]}}')) as server:
+        assert "repeats the credentials" in failure(server.url, **credentials)
     with serving(Reply(400, body=f"<{way(secret)}> <{way('CANARY/KEY+77')}>")) as server:
         assert "400 Bad Request '<***> <***>'" in failure(server.url, **credentials)
 

@@ -484,15 +484,18 @@ def test_an_answer_with_more_series_than_memory_is_meant_for_is_an_error(tmp_pat
 
 def test_credentials_are_in_nothing_that_is_landed_or_said(tmp_path: Path) -> None:
     refusal = "who is bearer-canary?"
-    good = Reply(body=matrix(warnings=["hello bearer-canary"]))
+    repeated = Reply(body=matrix(warnings=["hello bearer-canary"]))
     with (
-        serving(good, Reply(403, refusal)) as server,
+        serving(repeated, Reply(403, refusal), Reply(body=matrix())) as server,
         client(server.url, bearer=SecretStr("bearer-canary")) as http,
     ):
-        landing = Landing(tmp_path)
+        landing, said = Landing(tmp_path), list[str]()
+        for _ in range(2):
+            with pytest.raises(SourceError) as caught:
+                fetch_days(http, landing, BYTES_IN, TWO_DAYS, CLOSED, ids=["a"])
+            said.append(str(caught.value))
+        assert landing.names() == []
         fetch_days(http, landing, BYTES_IN, TWO_DAYS, CLOSED, ids=["a"])
         pages = landing.read(landed_name(BYTES_IN, TWO_DAYS))
-        with pytest.raises(SourceError) as caught:
-            fetch_days(http, landing, BYTES_IN, TWO_DAYS, CLOSED, ids=["a"])
     assert server.asked[0].headers["Authorization"] == "Bearer bearer-canary"
-    assert "canary" not in f"{pages}{caught.value}"
+    assert "canary" not in f"{pages}{said}"

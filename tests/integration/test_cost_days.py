@@ -1,0 +1,452 @@
+"""Which questions a day of a cost model needs, when they are asked again, and what a day that has lines never loses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import date, timedelta
+from decimal import Decimal
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_plus
+
+import polars as pl
+import pytest
+
+from tests.doubles.exporter import DAY, GIB, MINUTE, START, Cluster
+from tests.doubles.prometheus import Row, prometheus
+from tests.functional.bills import prorata
+from tests.integration.cost_tenants import FIRST, RATES, Between, Root, kafka, metrics
+from tests.unit import scripted
+from tests.unit.scripted import Reply
+
+COMPUTE, STORAGE, INGRESS, EGRESS = (
+    f"SELF_KAFKA_{name}" for name in ("COMPUTE", "STORAGE", "NETWORK_INGRESS", "NETWORK_EGRESS")
+)
+FIVE = {"scrape_seconds": "300"}
+DAYS = 6
+WHOLE = Decimal("9.60")
+"""What a day of the cluster costs at RATES."""
+WITHOUT_EGRESS = {name: price for name, price in RATES.items() if "egress" not in name}
+NOTHING = Reply(200, json.dumps({"status": "success", "data": {"resultType": "matrix", "result": []}}))
+REFUSED = Reply(422, '{"status": "error", "errorType": "execution", "error": "too many samples"}')
+TYPO = {"selector": 'cluster="ue"'}
+"""Prometheus is made to refuse it, as it does what is no regular expression (see `mistyped`)."""
+
+
+def day(number: int) -> date:
+    return FIRST + timedelta(days=number)
+
+
+def sizes() -> Iterator[Row]:
+    """What a server has by database, what it had on its first two days, and what lies there by namespace."""
+    for moment in range(0, DAYS * DAY, 5 * MINUTE):
+        for name, size in (("shop", 75), ("crm", 25)):
+            yield Row("pg_size", {"datname": name}, START + moment, size * GIB)
+            if moment < 2 * DAY:
+                yield Row("old_size", {"datname": name}, START + moment, size * GIB)
+        for name in ("a", "b", "c"):
+            yield Row("ns_size", {"ns": name}, START + moment, GIB)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    rows = chain(Cluster("eu", DAYS, step=5 * MINUTE).rows(), sizes())
+    with prometheus(rows, tmp_path_factory.mktemp("prometheus")) as found:
+        yield found
+
+
+@pytest.fixture
+def between(url: str) -> Between:
+    return Between(url)
+
+
+def answering_nothing(between: Between, *words: str) -> None:
+    """Nothing is found for what asks for one of these words, or without words, for any question."""
+
+    def reply(request: scripted.Request) -> Reply:
+        asked = unquote_plus(request.body)
+        return NOTHING if asked and (not words or any(word in asked for word in words)) else between.passed(request)
+
+    between.reply = reply
+
+
+def mistyped(between: Between) -> None:
+    between.failing('cluster="ue"', REFUSED)
+
+
+def eu(url: str, *, days: int = 4, rates: Any = RATES, **settings: Any) -> dict[str, Any]:
+    source = {"rates": rates, **settings.pop("source", {})}
+    return kafka("eu", url, lookback_days=str(days), metrics=FIVE, source=source, **settings)
+
+
+def pg(url: str, *types: dict[str, Any], days: int = 4, **settings: Any) -> dict[str, Any]:
+    found = {"label": "datname", "discovery_query": "pg_size"}
+    source = {"kind": "cost_model", "cluster_id": "pg", "identity_source": found, "cost_types": list(types)}
+    tenant = {"id": "pg", "ecosystem": "generic_metrics", "source": source, "metrics": metrics(url, **FIVE)}
+    return {**tenant, "lookback_days": str(days), "cutoff_days": "0", **settings}
+
+
+def stored(name: str, query: str, rate: Any, **settings: Any) -> dict[str, Any]:
+    quantity = {"storage_gib": query}
+    given = {"name": name, "product_category": "x", "rate": rate, "quantity": quantity, "allocation": "even_split"}
+    return {**given, **settings}
+
+
+FIXED = {"name": "FIX", "product_category": "x", "rate": "1", "quantity": {"fixed": "1"}, "allocation": "even_split"}
+
+
+def billed(root: Root) -> Decimal:
+    return Decimal(str(root.table("billing")["amount"].sum()))
+
+
+def charged(root: Root) -> Decimal:
+    return Decimal(str(root.table("chargeback")["amount"].sum()))
+
+
+def lake(root: Root) -> dict[Path, bytes]:
+    names = ("billing", "usage", "chargeback")
+    return {file: file.read_bytes() for name in names for file in (root.root / "lake" / name).glob("**/*.parquet")}
+
+
+def payers(root: Root, of: date) -> set[tuple[str, str, Decimal]]:
+    rows = root.table("chargeback").filter(pl.col("charge_date") == of)
+    return set(rows.select("product_type", "identity_id", "amount").rows())
+
+
+def warned(root: Root, *words: str) -> list[str]:
+    return [text for text in root.logged if "warning: " in text and all(word in text for word in words)]
+
+
+# A day with lines is not made of less.
+
+
+def test_a_change_that_is_taken_back_finds_its_answers(between: Between, tmp_path: Path) -> None:
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url))
+        root.run(day(6))
+        before = lake(root)
+        mistyped(between)
+        root.write(eu(script.url, source=TYPO))
+        assert root.run(day(6)).exit_code == 11
+        root.write(eu(script.url))
+        answering_nothing(between)  # As when its retention is over.
+        summary = root.run(day(6))
+        assert (summary.exit_code, summary.requests, summary.days_pending, summary.warnings) == (0, 0, 0, ())
+        assert lake(root) == before
+        assert {one.metrics_gathered for one in root.days("eu").values()} == {1}
+
+
+def test_a_recalculation_finds_them_too(between: Between, tmp_path: Path) -> None:
+    mistyped(between)
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url))
+        root.run(day(6))
+        root.write(eu(script.url, source=TYPO))
+        assert root.run(day(6)).exit_code == 11
+        root.write(eu(script.url, rates={**RATES, "compute_hourly_rate": "0.2"}))
+        assert root.run(day(6), "recalculate").days_calculated == 4
+    assert billed(root) == charged(root) == 4 * (WHOLE + Decimal("7.2"))
+
+
+def test_days_keep_what_they_were_made_of_when_questions_are_given_up(between: Between, tmp_path: Path) -> None:
+    mistyped(between)
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url))
+        root.run(day(6))
+        before = lake(root)
+        root.write(eu(script.url, source=TYPO))
+        codes = [root.run(day(6)).exit_code for _ in range(4)]
+        assert codes == [11, 11, 11, 0]
+        assert lake(root) == before
+        [told] = set(warned(root, "4 days", "left as made before"))
+        assert "storage was given up" in told
+        assert "`prorata run --force`" in told
+        assert root.plan(day(6))[str(day(2))].gather_reason == "answers_poorer"
+        # Rules still reach them, with the usage that they have.
+        root.write(eu(script.url, source=TYPO, ladders={"kafka_presence": [{"basis": "unallocated"}]}))
+        root.run(day(6))
+    assert {payer for product, payer, _ in payers(root, day(3)) if product == STORAGE} == {"UNALLOCATED"}
+    assert {payer for product, payer, _ in payers(root, day(3)) if product == INGRESS} == {"User:alice", "User:bob"}
+
+
+def test_days_that_are_named_are_made_of_what_there_is(url: str, tmp_path: Path) -> None:
+    root = Root(tmp_path, eu(url))
+    root.run(day(6))
+    root.write(eu(url, source={"selector": 'cluster="nobody"'}))
+    summary = root.run(day(6))
+    assert (summary.exit_code, billed(root)) == (0, 4 * WHOLE)
+    assert warned(root, "4 days", "left as made before", "storage: 0 of 288 samples, 288 of 288 before")
+    # Whoever only asks again loses nothing.
+    assert root.run(day(6), lift=True).requests > 1
+    assert billed(root) == 4 * WHOLE
+    root.run(day(6), lift=True, first=day(3), end=day(4))
+    assert root.amounts(day(3)) == {COMPUTE: Decimal("7.2")}
+    assert billed(root) == charged(root) == 3 * WHOLE + Decimal("7.2")
+    root.run(day(6))
+    assert billed(root) == charged(root) == 3 * WHOLE + Decimal("7.2")
+
+
+def test_answers_that_are_lost_take_no_line_with_them(between: Between, tmp_path: Path) -> None:
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url))
+        root.run(day(6))
+        before = lake(root)
+        shutil.rmtree(root.root / "raw")
+        answering_nothing(between)
+        summary = root.run(day(6))
+        assert (summary.exit_code, lake(root)) == (0, before)
+        assert warned(root, "4 days", "left as made before")
+        # Nor does who received what: an answer without anybody would leave it to nobody.
+        root.write(eu(script.url, rates={**RATES, "compute_hourly_rate": "0.2"}))
+        root.run(day(6))
+        assert lake(root) == before
+
+
+def test_an_answer_with_less_does_not_take_the_place_of_one_to_the_same_question(
+    between: Between, tmp_path: Path
+) -> None:
+    with between.serving() as script:
+        answering_nothing(between, "bytesout_total")
+        root = Root(tmp_path, eu(script.url, days=1, incomplete_below="0.9"))
+        assert root.run(day(6)).days_pending == 1
+        answering_nothing(between)
+        root.run(day(6))
+        between.reply = between.passed
+        answering_nothing(between, "bytesin_total", "log_size")
+        assert root.run(day(6)).days_calculated == 1
+        assert billed(root) == charged(root) == WHOLE
+
+
+def test_a_day_of_which_half_is_forgotten_keeps_its_principals_too(tmp_path: Path) -> None:
+    rows = [row for row in Cluster("eu", 1, step=5 * MINUTE).rows() if row.milliseconds != START + 5 * MINUTE]
+    left = [row for row in rows if row.milliseconds > START + DAY // 2 and row.labels.get("principal") != "User:bob"]
+    root = Root(tmp_path / "root")
+    with prometheus(rows, tmp_path / "whole") as found:
+        root.write(eu(found, days=1))
+        root.run(day(1))
+    before = lake(root)
+    with prometheus(left, tmp_path / "left") as found:
+        root.write(eu(found, days=1))
+        assert root.run(day(1), lift=True).requests > 1
+    assert lake(root) == before
+    assert {payer for _, payer, _ in payers(root, day(0))} == {"User:alice", "User:bob"}
+
+
+# What comes late.
+
+
+def test_a_day_that_waited_for_samples_gets_its_principals_with_them(between: Between, tmp_path: Path) -> None:
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, days=1, incomplete_below="0.95"))
+        answering_nothing(between)
+        summary = root.run(day(1))
+        assert (summary.exit_code, summary.days_calculated, summary.days_pending) == (0, 0, 1)
+        between.reply = between.passed
+        summary = root.run(day(1))
+        assert (summary.days_calculated, summary.days_pending) == (1, 0)
+    assert billed(root) == charged(root) == WHOLE
+    assert {(product, payer) for product, payer, _ in payers(root, day(0))} == {
+        (product, payer) for product in (COMPUTE, STORAGE, INGRESS, EGRESS) for payer in ("User:alice", "User:bob")
+    }
+    assert set(root.table("resources")["type"]) == {"kafka_cluster", "broker", "topic"}
+    assert root.run(day(1)).requests == 0
+
+
+def test_new_samples_heal_a_day_at_a_real_prometheus(tmp_path: Path) -> None:
+    """Half a day was there when it was asked first, and nothing of one of its principals."""
+    rows = list(Cluster("eu", 1, step=5 * MINUTE).rows())
+    early = [row for row in rows if row.milliseconds < START + DAY // 2 and row.labels.get("principal") != "User:bob"]
+    root = Root(tmp_path / "root")
+    with prometheus(early, tmp_path / "early") as found:
+        root.write(eu(found, days=1, incomplete_below="0.95"))
+        assert root.run(day(1)).days_pending == 1
+    with prometheus(rows, tmp_path / "whole") as found:
+        root.write(eu(found, days=1, incomplete_below="0.95"))
+        assert root.run(day(1)).days_calculated == 1
+    assert billed(root) == charged(root) == WHOLE
+    shares = {payer: amount for product, payer, amount in payers(root, day(0)) if product == INGRESS}
+    assert shares == {"User:alice": Decimal("0.18"), "User:bob": Decimal("0.06")}
+
+
+def test_force_asks_again_for_days_whose_samples_are_missing(between: Between, tmp_path: Path) -> None:
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, days=2))
+        answering_nothing(between)
+        root.run(day(6))
+        assert billed(root) == 2 * Decimal("7.2")
+        between.reply = between.passed
+        assert root.run(day(6)).requests == 0
+        root.run(day(6), lift=True, first=day(5), end=day(6))
+        assert billed(root) == Decimal("7.2") + WHOLE
+        root.run(day(6), lift=True)
+        assert billed(root) == charged(root) == 2 * WHOLE
+        assert "UNALLOCATED" not in set(root.table("chargeback")["identity_id"])
+        assert root.run(day(6), lift=True).requests == 0
+
+
+# A day asks for what its own lines need.
+
+
+def test_a_price_of_the_future_asks_nothing_of_days_before_it(between: Between, tmp_path: Path) -> None:
+    with between.serving() as script:
+        given = {"incomplete_below": "0.95"}
+        root = Root(tmp_path, eu(script.url, rates=WITHOUT_EGRESS, **given))
+        root.run(day(6))
+        answering_nothing(between, "sum(increase(kafka_server_brokertopicmetrics_bytesout")
+        future = [{"to": str(day(10)), **WITHOUT_EGRESS}, {"from": str(day(10)), **RATES}]
+        root.write(eu(script.url, rates=future, **given))
+        summary = root.run(day(6))
+        assert (summary.requests, summary.days_calculated, summary.days_pending) == (0, 0, 0)
+        future[0]["compute_hourly_rate"] = "0.2"
+        root.write(eu(script.url, rates=future, **given))
+        assert root.run(day(6)).days_calculated == 4
+        assert root.incomplete() == []
+    assert billed(root) == charged(root) == 4 * Decimal("15.84")
+
+
+def test_a_rate_is_corrected_while_prometheus_is_down(url: str, tmp_path: Path) -> None:
+    root = Root(tmp_path, eu(url, rates=WITHOUT_EGRESS))
+    root.run(day(6))
+    rates = {**WITHOUT_EGRESS, "compute_hourly_rate": "0.2"}
+    future = [{"to": str(day(10)), **rates}, {"from": str(day(10)), **RATES}]
+    root.write(eu("http://127.0.0.1:9/", rates=future))
+    summary = root.run(day(6))
+    assert (summary.faults, summary.days_calculated) == ((), 4)
+
+
+def test_a_cost_type_that_ended_holds_up_no_later_day(url: str, tmp_path: Path) -> None:
+    ended = stored("OLD", "sum(old_size)", [{"to": str(day(2)), "rate": "1"}])
+    root = Root(tmp_path, pg(url, FIXED, ended, days=6, incomplete_below="0.9"))
+    summary = root.run(day(6))
+    assert (summary.days_calculated, summary.days_pending) == (6, 0)
+    assert root.run(day(6)).requests == 0
+
+
+def test_lines_that_weigh_by_nothing_ask_for_no_principals(between: Between, tmp_path: Path) -> None:
+    """By whom a day's lines are split is said by their ladders, the tenant's own too."""
+    with between.serving() as script:
+        alone = {"network_ingress_per_gib": "0.01"}
+        root = Root(tmp_path, eu(script.url, days=1, rates=alone))
+        root.run(day(1))
+        assert not any("bytesout" in unquote_plus(one.body) for one in script.asked)
+        assert set(root.table("usage")["metric"]) == {"bytes_in"}
+        own = {"SELF_KAFKA_NETWORK_INGRESS": {"ladder": "kafka_egress"}}
+        root.write(eu(script.url, days=1, rates=alone, products=own))
+        root.run(day(1))
+        assert set(root.table("usage")["metric"]) == {"bytes_out"}
+        assert {payer for _, payer, _ in payers(root, day(0))} == {"User:alice", "User:bob"}
+
+
+def test_a_cost_type_of_the_future_is_nobodys_on_days_before_it(url: str, tmp_path: Path) -> None:
+    root = Root(tmp_path, pg(url, FIXED))
+    root.run(day(6))
+    before = lake(root)
+    assert payers(root, day(3)) == {("FIX", "crm", Decimal(12)), ("FIX", "shop", Decimal(12))}
+    by_namespace = {"allocation": "usage_ratio", "allocation_query": "ns_size", "allocation_label": "ns"}
+    rate = [{"from": str(day(5)), "rate": "1"}]
+    root.write(pg(url, FIXED, stored("NS", "sum(ns_size)", rate, **by_namespace)))
+    root.run(day(6))
+    of_before = {file: content for file, content in lake(root).items() if str(day(5)) not in file.name}
+    assert of_before == {file: content for file, content in before.items() if str(day(5)) not in file.name}
+    # On its own day those whom it names are there, for the other cost type too.
+    assert {payer for product, payer, _ in payers(root, day(5)) if product == "FIX"} == {"a", "b", "c", "crm", "shop"}
+
+
+# What waits is left as it is, and said.
+
+
+def test_a_day_that_is_charged_is_not_billed_ahead_while_it_waits(between: Between, tmp_path: Path) -> None:
+    given = {"incomplete_below": "0.95"}
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, rates=WITHOUT_EGRESS, **given))
+        root.run(day(6))
+        before = lake(root)
+        answering_nothing(between, "bytesout_total")
+        root.write(eu(script.url, rates={**RATES, "compute_hourly_rate": "0.2"}, **given))
+        summary = root.run(day(6))
+        assert (summary.exit_code, summary.days_calculated, summary.days_pending) == (0, 0, 4)
+        assert lake(root) == before
+        done = prorata(tmp_path, "run", "--today", str(day(6)))
+        assert done.returncode == 0
+        assert done.stdout == "eu: nothing written: 0 days up to date, 4 wait for inventory or metrics\n"
+        report = prorata(tmp_path, "report", "billed_and_allocated", "--format", "json")
+        assert {Decimal(row["difference"]) for row in json.loads(report.stdout)} == {Decimal(0)}
+        between.reply = between.passed
+        assert root.run(day(6)).days_calculated == 4
+    assert billed(root) == charged(root) == 4 * (WHOLE + Decimal("7.2"))
+
+
+def test_days_before_the_window_stay_and_a_model_that_does_not_reach_them_says_so(url: str, tmp_path: Path) -> None:
+    root = Root(tmp_path, eu(url, days=6, rates=WITHOUT_EGRESS))
+    root.run(day(6))
+    root.write(eu(url, days=2, rates={**RATES, "compute_hourly_rate": "0.2"}))
+    summary = root.run(day(6))
+    assert (summary.days_calculated, summary.days_pending) == (2, 0)
+    assert dict(root.lines(product=COMPUTE))[day(3)] == Decimal("7.2")
+    assert {(one.metrics_gathered, one.error) for one in root.days("eu").values()} == {(1, None)}
+    assert warned(root, "4 days", str(day(0)), str(day(3)), "lookback_days")
+    assert root.plan(day(6))[str(day(0))].gather_reason == "before_window"
+    assert root.plan(day(6))[str(day(0))].calculate_reason == "up_to_date"
+    [told] = [line for line in prorata(tmp_path, "check").stdout.splitlines() if "older cost model" in line]
+    assert "4 days" in told
+    # What needs no new answer reaches them.
+    root.write(eu(url, days=2, rates={**WITHOUT_EGRESS, "compute_hourly_rate": "0.2"}))
+    assert root.run(day(6)).days_calculated == 6
+    assert not any("older cost model" in line for line in prorata(tmp_path, "check").stdout.splitlines())
+
+
+# What no amount depends on.
+
+
+def test_topics_that_cannot_be_had_hold_up_no_day(between: Between, tmp_path: Path) -> None:
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, days=2))
+        between.failing("group by (topic)", REFUSED)
+        found = [root.run(day(6)) for _ in range(4)]
+        assert [(one.exit_code, one.days_calculated, one.days_pending) for one in found] == [
+            (11, 2, 0),
+            (11, 0, 0),
+            (11, 0, 0),
+            (0, 0, 0),
+        ]
+        assert billed(root) == charged(root) == 2 * WHOLE
+        [told] = warned(root, "topics: given up")
+        assert "no amount depends on it" in told
+
+
+# Landed answers that cannot be read.
+
+
+def torn(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-5])
+
+
+@pytest.mark.parametrize("spoil", [torn, Path.unlink], ids=["torn", "gone"])
+def test_answers_that_cannot_be_read_are_asked_for_again(
+    url: str, tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    root = Root(tmp_path, eu(url, days=2))
+    root.run(day(6))
+    [file] = (root.root / "raw").glob("**/ingress-*.zst")
+    spoil(file)
+    root.write(eu(url, days=2, rates={**RATES, "compute_hourly_rate": "0.2"}))
+    summary = root.run(day(6))
+    assert (summary.faults, summary.days_calculated) == ((), 2)
+    assert warned(root, str(file), "asked for again")
+    assert billed(root) == charged(root) == 2 * (WHOLE + Decimal("7.2"))
+
+
+def test_answers_that_cannot_be_read_nor_had_again_leave_their_days(url: str, tmp_path: Path) -> None:
+    root = Root(tmp_path, eu(url, days=2))
+    root.run(day(6))
+    before = lake(root)
+    [file] = (root.root / "raw").glob("**/ingress-*.zst")
+    torn(file)
+    root.write(eu("http://127.0.0.1:9/", days=2, rates={**RATES, "compute_hourly_rate": "0.2"}))
+    assert root.run(day(6)).exit_code == 11
+    assert root.run(day(6), "recalculate").exit_code == 0
+    assert lake(root) == before
+    assert warned(root, "2 days", "left as made before", "no longer kept")
