@@ -135,8 +135,9 @@ def _store_day(asked: work.Work, day: date, size: Size) -> None:
     assert used is not None
     clusters = tuple(_cluster(number) for number in range(size.clusters))
     rows = size.clusters * size.principals
+    fetches = dict.fromkeys(clusters, 1)
     fetched = [
-        gather_state.DayMetric(str(day), metric, "fetched", clusters, billed.billing_digest, 1, rows)
+        gather_state.DayMetric(str(day), metric, "fetched", clusters, billed.billing_digest, 1, rows, fetches=fetches)
         for metric in METRICS
     ]
     with asked.store.transaction():

@@ -229,7 +229,11 @@ def clear_failures(state: Database, tenant_id: str) -> None:
 
 
 class DayMetric(NamedTuple):
-    """What became of a metric that a day asks for, for the resources in `ids`."""
+    """What became of a metric that a day asks for, for the resources in `ids`.
+
+    `fetches`: resource -> number of the question that answered it, whatever became of later ones; `rows`, `dropped` and
+    `gaps` are of those answers. A cost model asks one question a day, `fetch_id`.
+    """
 
     charge_date: str
     metric: str
@@ -242,20 +246,24 @@ class DayMetric(NamedTuple):
     gaps: int = 0
     attempts: int = 0
     error: str | None = None
+    fetches: Mapping[str, int] = {}
 
 
 def day_metrics(state: Database, tenant_id: str) -> dict[tuple[str, str], DayMetric]:
     """(charge date, metric) -> what became of it, in this order."""
     found = state.rows(
         """
-        SELECT charge_date, metric, status, ids, billing_digest, fetch_id, rows, dropped, gaps, attempts, error
+        SELECT charge_date, metric, status, ids, billing_digest, fetch_id, rows, dropped, gaps, attempts, error, fetches
         FROM day_metrics
         WHERE tenant_id = ?
         ORDER BY charge_date, metric
         """,
         (tenant_id,),
     )
-    return {(row[0], row[1]): DayMetric._make([*row[:3], tuple(json.loads(row[3])), *row[4:]]) for row in found}
+    return {
+        (row[0], row[1]): DayMetric._make([*row[:3], tuple(json.loads(row[3])), *row[4:-1], json.loads(row[-1])])
+        for row in found
+    }
 
 
 def save_day_metrics(
@@ -271,16 +279,19 @@ def save_day_metrics(
             """
             INSERT OR REPLACE INTO day_metrics (
                 tenant_id, charge_date, metric, status, ids, billing_digest,
-                fetch_id, rows, dropped, gaps, attempts, error
+                fetch_id, rows, dropped, gaps, attempts, error, fetches
             )
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
             """,
-            [(tenant_id, *one[:3], _json(one.ids), *one[4:]) for one in known],
+            [(tenant_id, *one[:3], _json(one.ids), *one[4:-1], _json(one.fetches)) for one in known],
         )
 
 
 class MetricFetch(NamedTuple):
-    """One question to the metrics that was answered; the answers are landed under its number."""
+    """One question to the metrics that was answered; the answers are landed under its number.
+
+    `warned`: Prometheus said that they may be a part of the truth only.
+    """
 
     fetch_id: int
     metric: str
@@ -288,20 +299,21 @@ class MetricFetch(NamedTuple):
     end_day: str
     ids: tuple[str, ...]
     fetched_at: str
+    warned: int = 0
 
 
 def metric_fetches(state: Database, tenant_id: str) -> dict[int, MetricFetch]:
     """Number -> question, of all whose answers are kept."""
     found = state.rows(
         """
-        SELECT fetch_id, metric, first_day, end_day, ids, fetched_at
+        SELECT fetch_id, metric, first_day, end_day, ids, fetched_at, warned
         FROM metric_fetches
         WHERE tenant_id = ?
         ORDER BY fetch_id
         """,
         (tenant_id,),
     )
-    return {row[0]: MetricFetch._make([*row[:4], tuple(json.loads(row[4])), row[5]]) for row in found}
+    return {row[0]: MetricFetch._make([*row[:4], tuple(json.loads(row[4])), *row[5:]]) for row in found}
 
 
 def next_fetch_id(state: Database, tenant_id: str) -> int:
@@ -315,10 +327,10 @@ def record_fetch(state: Database, tenant_id: str, fetch: MetricFetch) -> None:
     with state.transaction() as connection:
         connection.execute(
             """
-            INSERT INTO metric_fetches (tenant_id, fetch_id, metric, first_day, end_day, ids, fetched_at)
-            VALUES (?, ?, ?, ?, ?, ?, ?)
+            INSERT INTO metric_fetches (tenant_id, fetch_id, metric, first_day, end_day, ids, fetched_at, warned)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?)
             """,
-            (tenant_id, *fetch[:4], _json(fetch.ids), fetch.fetched_at),
+            (tenant_id, *fetch[:4], _json(fetch.ids), *fetch[5:]),
         )
 
 
@@ -336,18 +348,20 @@ def forget_fetches(state: Database, tenant_id: str, fetch_ids: Iterable[int]) ->
 
 
 class UsageDay(NamedTuple):
-    """The day file of usage in the lake."""
+    """The day file of usage in the lake. `running`: how many of its rows are statements that ran."""
 
     charge_date: str
     digest: str
     rows: int
     size: int
+    running: int = 0
 
 
 def usage_days(state: Database, tenant_id: str) -> dict[str, UsageDay]:
     """Charge date -> the day file of usage, as it was published."""
     found = state.rows(
-        "SELECT charge_date, digest, rows, bytes FROM usage_days WHERE tenant_id = ? ORDER BY charge_date", (tenant_id,)
+        "SELECT charge_date, digest, rows, bytes, running FROM usage_days WHERE tenant_id = ? ORDER BY charge_date",
+        (tenant_id,),
     )
     return {row[0]: UsageDay(*row) for row in found}
 
@@ -359,7 +373,10 @@ def save_usage_days(state: Database, tenant_id: str, days: Iterable[UsageDay], g
             "DELETE FROM usage_days WHERE tenant_id = ? AND charge_date = ?", [(tenant_id, one) for one in gone]
         )
         connection.executemany(
-            "INSERT OR REPLACE INTO usage_days (tenant_id, charge_date, digest, rows, bytes) VALUES (?, ?, ?, ?, ?)",
+            """
+            INSERT OR REPLACE INTO usage_days (tenant_id, charge_date, digest, rows, bytes, running)
+            VALUES (?, ?, ?, ?, ?, ?)
+            """,
             [(tenant_id, *one) for one in days],
         )
 

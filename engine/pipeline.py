@@ -208,9 +208,10 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
         return Inputs(tenant, rules.resolve(tenant), empty(USAGE))
 
     def fetch(work: Work, summary: Summary) -> Summary:
-        from engine import gather, metrics  # noqa: PLC0415  # see above
+        from engine import gather, metered, metrics  # noqa: PLC0415  # see above
 
         gather.restore_usage(work, tenant)
+        metered.restore(work, tenant)
         return settle(work, metrics.gather(work, tenant, given(), summary))
 
     def pass_over(work: Work, summary: Summary) -> Summary:
@@ -219,23 +220,25 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
         return gather.gather(work, tenant, summary)
 
     def settle(work: Work, summary: Summary) -> Summary:
-        from engine import metrics  # noqa: PLC0415  # see above
+        from engine import metered  # noqa: PLC0415  # see above
 
-        metrics.settle(work, tenant, given())
+        metered.settle(work, tenant, given())
         return summary
 
     def restore(work: Work, summary: Summary) -> Summary:
-        from engine import gather  # noqa: PLC0415  # see above
+        from engine import gather, metered  # noqa: PLC0415  # see above
 
         gather.restore_usage(work, tenant)
+        metered.restore(work, tenant)
         return settle(work, summary)
 
     def replay(work: Work, summary: Summary) -> Summary:
-        from engine import gather, metrics  # noqa: PLC0415  # see above
+        from engine import gather, metered  # noqa: PLC0415  # see above
 
         summary = gather.replay(work, tenant, summary)
         gather.restore_usage(work, tenant)
-        metrics.replay(work, tenant)
+        metered.restore(work, tenant)
+        metered.replay(work, tenant)
         return settle(work, summary)
 
     def decisions(work: Work, given: Inputs, _billing_period: str) -> _Decide:
@@ -401,7 +404,7 @@ def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
     changed = _changed(work.root, work.tenant, days, causes)
     due = [key for key in days if work.request.covers(key[1]) and (work.request.force or key in changed)]
     kept = _kept(work)
-    ready = [key for key in due if is_ready(days[key]) and not (key[1] in kept and days[key].output_digest)]
+    ready = [key for key in due if is_ready(days[key]) and key[1] not in kept]
     # A day that is calculated may wait, too, for what it is to be made anew of.
     waiting = {key for key in days if work.request.covers(key[1]) and not is_ready(days[key])} | {*due} - {*ready}
     if waiting:
@@ -431,8 +434,7 @@ def _kept(work: Work) -> set[str]:
     """Days whose usage is lost: what was calculated with it must not be calculated again without it."""
     if not isinstance(work.tenant, ConfluentTenant):
         return set()
-    asked = work.root, work.store, work.tenant.id
-    return wanted.lost_usage(*asked) | wanted.irreplaceable(*asked)
+    return wanted.charged_of_lost(work.root, work.store, work.tenant.id)
 
 
 def idle_pools(tenant: AwsTenant, matched: Collection[str]) -> list[str]:

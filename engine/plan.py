@@ -43,6 +43,7 @@ CALCULATE = {
     "calculation_failed": "its calculation failed",
     "metrics_wanted": "metrics are to be fetched first",
     "metrics_failed": "metrics failed and are to be fetched again first",
+    "usage_lost": "its usage is lost, and is read from landed answers, or asked for, first",
     "incomplete": "waits for samples that are missing",
     "inventory_failed": "waits until the inventory is gathered whole",
     "cannot_tell": "what it depends on cannot be read",
@@ -50,7 +51,7 @@ CALCULATE = {
     "up_to_date": "up to date",
 }
 """Why the chargeback of a day is calculated or not: codes and their words."""
-WAITING = frozenset({"metrics_wanted", "metrics_failed", "incomplete", "inventory_failed"})
+WAITING = frozenset({"metrics_wanted", "metrics_failed", "usage_lost", "incomplete", "inventory_failed"})
 _GATHERED = frozenset(
     {"in_window", "model_changed", "gather_unfinished", "bill_new", "bill_changed", "bill_unfinished"}
 )
@@ -186,12 +187,14 @@ def _waiting(
     for key, need in sorted(asked.items()):
         one = known.get(key)
         told = f"{need.metric}, attempt {one.attempts} of {tenant.allocation_retry_limit}: {one.error}" if one else ""
-        if not wanted.is_open(need, one, lost):
+        if need.charge_date in lost:
+            reasons[need.charge_date] = "usage_lost", ""
+        elif not need.open_ids(one):
             if one is not None and one.status == "given_up" and need.charge_date not in reasons:
                 reasons[need.charge_date] = "given_up", told
         elif one is not None and one.status == "failed":
             reasons[need.charge_date] = "metrics_failed", told
-        elif reasons.get(need.charge_date, ("", ""))[0] != "metrics_failed":
+        elif reasons.get(need.charge_date, ("", ""))[0] not in {"metrics_failed", "usage_lost"}:
             reasons[need.charge_date] = "metrics_wanted", ""
     errors = _inventory_errors(store, tenant)
     return reasons | {day: ("inventory_failed", errors) for day, row in days.items() if not row.resources_gathered}

@@ -88,13 +88,13 @@ class Need(NamedTuple):
         """Whether what is known of it is still about the same."""
         return (self.ids, self.billing_digest) == (known.ids, known.billing_digest)
 
-    def is_answered_by(self, known: DayMetric | None) -> bool:
-        """Whether nothing more is to be waited for."""
+    def open_ids(self, known: DayMetric | None) -> tuple[str, ...]:
+        """The resources that are yet to be asked for: what was answered once is not asked again."""
         if known is None:
-            return False
-        if known.status == "fetched":
-            return set(self.ids) <= set(known.ids)
-        return known.status == "given_up" and self.is_the_question_of(known)
+            return self.ids
+        if known.status == "given_up" and self.is_the_question_of(known):
+            return ()
+        return tuple(one for one in self.ids if one not in known.fetches)
 
 
 def needs(root: Path, store: state.State, tenant: ConfluentTenant, given: Inputs) -> dict[Key, Need]:
@@ -126,7 +126,24 @@ def lost_usage(root: Path, store: state.State, tenant_id: str) -> set[str]:
     return _unlike_published(root, store, tenant_id) - irreplaceable(root, store, tenant_id)
 
 
+def charged_of_lost(root: Path, store: state.State, tenant_id: str) -> set[str]:
+    """Days whose usage is lost, and of whose bill every line was charged by it: they stay as they are without it.
+
+    Where the bill is another one since, what was charged is not what is billed, and there is nothing to keep.
+    """
+    return _unlike_published(root, store, tenant_id) - _uncharged(store, tenant_id)
+
+
 def irreplaceable(root: Path, store: state.State, tenant_id: str) -> set[str]:
+    """Days whose usage is lost, with statements that ran and of which no answer says what ran, and that are charged."""
+    return statements_lost(root, store, tenant_id) - _uncharged(store, tenant_id)
+
+
+def _uncharged(store: state.State, tenant_id: str) -> set[str]:
+    return {day for (_, day), row in state.days(store, tenant_id).items() if not row.chargeback_calculated}
+
+
+def statements_lost(root: Path, store: state.State, tenant_id: str) -> set[str]:
     """Days whose usage is lost, with statements that ran, and of which no whole answer says what ran any more."""
     lost = _unlike_published(root, store, tenant_id)
     if not lost:
@@ -138,9 +155,6 @@ def irreplaceable(root: Path, store: state.State, tenant_id: str) -> set[str]:
         and one.started_at[:10] in lost
         and _can_be_read(Landing(raw_folder(root, "confluent_cloud", tenant_id) / "gathers" / f"{one.gather_id:06}"))
     }
-    measured = dict[str, int]()
-    for (day, _), one in gather_state.day_metrics(store, tenant_id).items():
-        measured[day] = measured.get(day, 0) + one.rows
     published = gather_state.usage_days(store, tenant_id)
     # Without gathers, usage is that of a cost model, which has its own answers.
     return {
@@ -148,7 +162,7 @@ def irreplaceable(root: Path, store: state.State, tenant_id: str) -> set[str]:
         for day in lost
         if day not in landed
         and day in published
-        and published[day].rows > measured.get(day, 0)
+        and published[day].running
         and gather_state.last_gather(store, tenant_id) is not None
         and not _says_what_ran(root, tenant_id, day)
     }
@@ -176,8 +190,3 @@ def _unlike_published(root: Path, store: state.State, tenant_id: str) -> set[str
     sizes = {charge_date: size for (_, charge_date), size in lake.sizes(root, USAGE, tenant_id).items()}
     published = {day: row.size for day, row in gather_state.usage_days(store, tenant_id).items()}
     return {day for day in {*sizes, *published} if sizes.get(day) != published.get(day)}
-
-
-def is_open(need: Need, known: DayMetric | None, lost: set[str]) -> bool:
-    """Whether a day still waits for what it asks for."""
-    return need.charge_date in lost or not need.is_answered_by(known)

@@ -15,6 +15,7 @@ from engine import gather_state, lake, state
 from engine.config import ConfluentTenant, CostModelTenant, Tenant
 from engine.errors import ConfigError, ProrataError, StoppedError, StoreError, fault
 from engine.frames import BILLING, CHARGEBACK, EMPTY_KEYS, USAGE, Table, check_rows, empty, encoded
+from engine.rules import FROM_INVENTORY
 from engine.sources import landing
 
 
@@ -215,4 +216,5 @@ def publish_usage(work: Work, charge_date: str, usage: pl.DataFrame) -> gather_s
     rows = check_rows(usage.sort(USAGE.key), USAGE)
     written = lake.write(place.temporary(work.root), USAGE, _slices(encoded(rows)))
     lake.publish(work.root, place, written)
-    return gather_state.UsageDay(charge_date, written.digest, written.rows, written.size)
+    running = int(rows["metric"].is_in(sorted(FROM_INVENTORY)).sum())
+    return gather_state.UsageDay(charge_date, written.digest, written.rows, written.size, running)

@@ -9,7 +9,7 @@ What could not be asked raises SourceError; a series that is not there is only m
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, time, timedelta
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -28,6 +28,8 @@ POINTS_MAX = 11_000
 SERIES_MAX = 100_000
 """Series in one answer, unless the caller says otherwise: what bounds the memory that an answer takes."""
 
+SAMPLES_FAILED_MAX = 3
+"""After so many questions for samples in a row that failed, no more are asked: each may wait as long as it can."""
 SAMPLED_SERIES_MAX = 50
 """Series whose samples of a day are asked for at once; a sample a second makes some 100 MB of them."""
 
@@ -65,6 +67,7 @@ class Samples(NamedTuple):
     values: pl.DataFrame
     dropped: pl.DataFrame
     warnings: tuple[str, ...]
+    unseen: frozenset[str] = frozenset()
 
 
 def sum_of_samples(name: str, series: str, by: Sequence[str], id_label: str) -> Query:
@@ -240,11 +243,11 @@ def fetch_samples(
     found: Samples,
     *,
     series_max: int = SERIES_MAX,
-) -> None:
-    """Land the samples themselves of the points of a sum over days that are no numbers.
+) -> dict[str, str]:
+    """Land the samples themselves of the points of a sum over days that are no numbers, as far as they can be had.
 
     One sample that is no number makes its whole day none; what the others say is in the samples only. `series` are the
-    metrics that `query` sums.
+    metrics that `query` sums. Returns the days of which not all could be had, each with the error.
     """
     if query.step_seconds != DAY_SECONDS or not query.id_label:
         raise ValueError(f"query {query.name!r} is no sum over days by ids")
@@ -266,7 +269,26 @@ def fetch_samples(
         yield from answers(batch[:middle])
         yield from answers(batch[middle:])
 
-    landing.write(samples_name(query, window), (answer for batch in batches for answer in answers(batch)))
+    failed = dict[str, str]()
+    landing.write(samples_name(query, window), _as_far_as_had(batches, answers, failed))
+    return failed
+
+
+def _as_far_as_had(
+    batches: Iterable[pl.DataFrame], answers: Callable[[pl.DataFrame], Iterator[Answer]], failed: dict[str, str]
+) -> Iterator[Answer]:
+    """The answers of all batches, each of one day, that could be had; the days of the others are `failed`."""
+    in_a_row, error = 0, ""
+    for batch in batches:
+        found = list[Answer]()
+        try:
+            if in_a_row < SAMPLES_FAILED_MAX:
+                found, in_a_row = list(answers(batch)), 0
+        except (SourceError, ContractError) as one:
+            error, in_a_row = "; ".join(one.faults), in_a_row + 1
+        if not found:
+            failed.setdefault(batch["window"][0], error)
+        yield from found
 
 
 def _sample_form(query: Query, series: Sequence[str], version: Version, batch: pl.DataFrame) -> dict[str, str]:
@@ -305,7 +327,8 @@ def mended(found: Samples, pages: Iterable[Answer], query: Query, series: Sequen
     again = _summed(used.filter(is_number), key, where).with_columns(points=pl.lit(1, found.values.schema["points"]))
     lost = used.filter(~is_number).group_by(key).agg(points=pl.len())
     unseen = found.dropped.join(used, on=key, how="anti")
-    return Samples(pl.concat([found.values, again]).sort(key), pl.concat([lost, unseen]).sort(key), tuple(warnings))
+    values, dropped = pl.concat([found.values, again]).sort(key), pl.concat([lost, unseen]).sort(key)
+    return Samples(values, dropped, tuple(warnings), frozenset(unseen["window"]))
 
 
 def _warnings(body: Any) -> dict[str, None]:
@@ -363,7 +386,8 @@ def parse_days(pages: Iterable[Answer], query: Query, window: Window, *, negativ
     key = ("window", *query.by)
     is_number = pl.col(".number").is_not_null()
     dropped = points.filter(~is_number).group_by(key).agg(points=pl.len()).sort(key)
-    return Samples(_summed(points.filter(is_number), key, where), dropped, tuple(warnings))
+    values = _summed(points.filter(is_number), key, where)
+    return Samples(values, dropped, tuple(warnings), frozenset(dropped["window"]))
 
 
 def _points(series: list[Any], query: Query, where: str) -> pl.DataFrame:

@@ -6,13 +6,15 @@ import base64
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
 from tests.doubles.organization import Credential
 from tests.doubles.serving import served
+
+REFUSED = b'{"status":"error","errorType":"execution","error":"query processing would load too many samples"}'
 
 
 class Reader(NamedTuple):
@@ -46,12 +48,15 @@ WAYS = {
 
 
 @contextmanager
-def front(target: str, authorization: str | None, warnings: Sequence[str] = ()) -> Iterator[str]:
+def front(
+    target: str, authorization: str | None, warnings: Sequence[str] = (), refused: Collection[str] = ()
+) -> Iterator[str]:
     """The URL of a proxy to `target` for requests whose Authorization header is `authorization`; others get 401.
 
     Then it repeats the header, and all that is in it.
 
-    It adds `warnings` to what a Prometheus answers to questions for a range, as one does that asks others in turn.
+    It adds `warnings` to what a Prometheus answers to questions for a range, as one does that asks others in turn, and
+    refuses questions for samples (422) that have one of `refused` in them.
     """
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -62,6 +67,9 @@ def front(target: str, authorization: str | None, warnings: Sequence[str] = ()) 
             content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             if self.headers.get("Authorization") != authorization:
                 self.answer(401, f"who is {told(self.headers.get('Authorization', ''))}?".encode(), "text/plain")
+                return
+            if self.path.endswith("/query") and any(one.encode() in content for one in refused):
+                self.answer(422, REFUSED, "application/json")
                 return
             kind = {"Content-Type": self.headers.get("Content-Type", "")}
             passed = urllib.request.Request(f"{target}{self.path}", content or None, kind, method=self.command)

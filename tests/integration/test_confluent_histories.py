@@ -21,7 +21,7 @@ from typing import NamedTuple
 import polars as pl
 import pytest
 
-from engine import gather, lake, metrics, pipeline, rules, state, wanted
+from engine import gather, lake, metered, pipeline, rules, state, wanted
 from engine.config import ConfluentTenant
 from engine.decide import Inputs
 from engine.frames import USAGE, empty
@@ -129,7 +129,7 @@ class Root:
         landing = gather.landing_of(work.root, tenant, one.gather_id)
         assert landed(landing, Direct(server), one.first_day, one.end_day) == {}
         summary = gather.absorb(work, tenant, one, landing, gather.Lacking(), Summary(tenant.id))
-        metrics.settle(work, tenant, Inputs(tenant, rules.resolve(tenant), empty(USAGE)))
+        metered.settle(work, tenant, Inputs(tenant, rules.resolve(tenant), empty(USAGE)))
         recipe = pipeline._recipe(tenant)
         summary = pipeline._calculate(work, recipe, summary)
         assert work.problems == []

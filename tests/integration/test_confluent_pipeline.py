@@ -296,16 +296,6 @@ def test_a_metric_that_is_missing_is_no_failure(tenant: Tenant) -> None:
     assert set(rows["allocation_detail"]) == {"no_metrics_located"}
 
 
-def test_usage_that_is_lost_from_the_lake_is_fetched_again(tenant: Tenant, server: Server) -> None:
-    tenant.run(TODAY)
-    before = tenant.files()
-    (tenant.root / "lake/usage/tenant_id=conf/month=2025-09/2025-09-03.parquet").unlink()
-    server.forget()
-    done = tenant.run(TODAY)
-    assert done.requests - server.counted() == 1 + 3 + 2 + 1
-    assert tenant.files() == before
-
-
 @pytest.mark.parametrize(
     ("again", "metrics"), [("run", True), ("run", False), ("recalculate", True), ("replay", False)]
 )
@@ -317,13 +307,8 @@ def test_statements_that_ran_on_a_day_are_read_again_when_its_usage_is_lost(
     before = tenant.files()
     for file in lost:
         file.unlink()
-    if again != "run" and metrics:
-        # Only Prometheus has the rest: the days wait for it and keep what they have.
-        done = tenant.run(TODAY, "recalculate", {}, hour=4, replay=again == "replay")
-        assert (done.exit_code, running(tenant)) == (0, set(map(str, map(day, range(1, DAYS + 1)))))
-    done = tenant.run(TODAY, hour=4) if again == "run" or metrics else tenant.run(
-        TODAY, "recalculate", {}, hour=4, replay=again == "replay"
-    )  # fmt: skip
+    asked = (TODAY,) if again == "run" else (TODAY, "recalculate", {})
+    done = tenant.run(*asked, hour=4, replay=again == "replay")
     assert (done.exit_code, done.faults, tenant.files() == before) == (0, (), True)
 
 
@@ -346,10 +331,6 @@ def seen_daily(tenant: Tenant) -> list[Path]:
     for number in range(1, DAYS + 1):
         assert tenant.run(day(number), hour=2).exit_code == 0
     return [tenant.root / f"lake/usage/tenant_id=conf/month=2025-09/{day(number)}.parquet" for number in (6, 7)]
-
-
-def running(tenant: Tenant) -> set[str]:
-    return set(tenant.table("usage").filter(pl.col("metric") == "running_statements")["window"])
 
 
 def test_a_resource_that_is_billed_later_is_asked_for_on_its_days_only(tenant: Tenant, server: Server) -> None:

@@ -329,18 +329,23 @@ def test_of_a_day_only_the_samples_that_are_no_numbers_are_dropped(tmp_path: Pat
                 found = parse_days(landing.read(landed_name(query, window)), query, window)
                 assert found.values.filter(window="2025-10-02").height == 1
                 http.requests = 0
-                fetch_samples(http, landing, query, series, window, version, found)
+                assert fetch_samples(http, landing, query, series, window, version, found) == {}
                 assert http.requests == 3
                 pages = landing.read(samples_name(query, window))
                 # 50 are too much then, and so are half as many.
                 fetch_samples(http, landing, query, series, window, version, found, series_max=30)
                 assert http.requests > 3 + 7
-                with pytest.raises(SourceError, match="2 series in one answer; expected at most 1"):
-                    fetch_samples(http, landing, query, series, window, version, found, series_max=1)
-            in_parts = mended(found, landing.read(samples_name(query, window)), query, series, window)
+                in_parts = mended(found, landing.read(samples_name(query, window)), query, series, window)
+                # What cannot be had is named, and stays dropped.
+                failed = fetch_samples(http, landing, query, series, window, version, found, series_max=1)
+                assert list(failed) == ["2025-10-02"]
+                assert "2 series in one answer; expected at most 1" in failed["2025-10-02"]
+                left = mended(found, landing.read(samples_name(query, window)), query, series, window)
+                assert left.unseen == {"2025-10-02"}
             whole = mended(found, pages, query, series, window)
             assert in_parts.values.equals(whole.values)
             assert in_parts.dropped.equals(whole.dropped)
+            assert not whole.unseen
             of_day = whole.values.filter(window="2025-10-02")
             assert {row[1:] for row in of_day.rows()} == {
                 *(("lkc-a", f"sa|{number}", Decimal(2020), 1) for number in range(60)),

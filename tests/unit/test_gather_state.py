@@ -52,6 +52,28 @@ def test_a_state_of_an_older_version_keeps_its_days_and_learns_the_rest(tmp_path
         assert state.rows("PRAGMA user_version") == [(len(OLDER) + 1,)]
 
 
+def test_an_older_state_knows_which_question_answered_and_of_which_days_it_said_what_ran(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
+    for name in OLDER:
+        connection.executescript(sqlfiles.read_sql("state", name))
+    connection.executescript(
+        """
+        INSERT INTO gathers VALUES ('conf', 1, 't', 't', '2026-10-01', '2026-10-03', 'done', 1, NULL, '{}', 1, 1);
+        INSERT INTO day_metrics VALUES
+            ('conf', '2026-10-01', 'bytes_in', 'fetched', '["lkc-1","lkc-2"]', 'b1', 3, 4, 0, 1, 0, NULL),
+            ('conf', '2026-10-02', 'bytes_in', 'failed', '["lkc-1"]', 'b1', NULL, 0, 0, 0, 1, '500');
+        INSERT INTO usage_days VALUES
+            ('conf', '2026-10-01', 'd1', 6, 300), ('conf', '2026-10-03', 'd3', 0, 300),
+            ('kafka', '2026-10-01', 'd2', 6, 300);
+        """
+    )
+    connection.close()
+    with open_state(tmp_path) as state:
+        assert [one.fetches for one in known.day_metrics(state, "conf").values()] == [{"lkc-1": 3, "lkc-2": 3}, {}]
+        assert [one.running for one in known.usage_days(state, "conf").values()] == [2, 0]
+        assert [one.running for one in known.usage_days(state, "kafka").values()] == [0]
+
+
 def test_what_days_were_made_of_is_taken_from_what_was_known_of_their_metrics(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
     for name in sqlfiles.names("state")[:4]:
@@ -121,7 +143,8 @@ def test_failures_count_until_one_goes_well_and_suspend_from_the_threshold_on(st
 
 
 def test_metrics_and_usage_are_as_they_were_recorded(state: State) -> None:
-    good = known.DayMetric("2026-10-01", "bytes_in", "fetched", ("lkc-1", "lkc-2"), "b1", 1, rows=7, gaps=2)
+    good = known.DayMetric("2026-10-01", "bytes_in", "fetched", ("lkc-1", "lkc-2"), "b1", 2, rows=7, gaps=2)
+    good = good._replace(fetches={"lkc-1": 1, "lkc-2": 2})
     bad = known.DayMetric("2026-10-02", "bytes_in", "failed", ("lkc-1",), "b2", attempts=2, error="500")
     known.save_day_metrics(state, "conf", [bad, good])
     known.save_day_metrics(state, "other", [good])
@@ -129,13 +152,13 @@ def test_metrics_and_usage_are_as_they_were_recorded(state: State) -> None:
     known.save_day_metrics(state, "conf", [bad._replace(attempts=3)], [("2026-10-01", "bytes_in")])
     assert list(known.day_metrics(state, "conf").values()) == [bad._replace(attempts=3)]
     assert known.next_fetch_id(state, "conf") == 1
-    fetches = [known.MetricFetch(n, "bytes_in", "2026-10-01", "2026-11-01", ("lkc-1",), NOW) for n in (1, 2)]
+    fetches = [known.MetricFetch(n, "bytes_in", "2026-10-01", "2026-11-01", ("lkc-1",), NOW, n - 1) for n in (1, 2)]
     for fetch in fetches:
         known.record_fetch(state, "conf", fetch)
     # A number is never given again, even if nothing of it is kept.
     known.forget_fetches(state, "conf", [1, 2])
     assert (known.metric_fetches(state, "conf"), known.next_fetch_id(state, "conf")) == ({2: fetches[1]}, 3)
-    usage = known.UsageDay("2026-10-01", "d1", 3, 300)
+    usage = known.UsageDay("2026-10-01", "d1", 3, 300, 1)
     known.save_usage_days(state, "conf", [usage])
     assert known.usage_days(state, "conf") == {"2026-10-01": usage}
     known.save_usage_days(state, "conf", [], ["2026-10-01"])

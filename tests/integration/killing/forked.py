@@ -22,6 +22,7 @@ import duckdb  # noqa: F401
 import cli  # noqa: F401
 import engine.construct
 import engine.gather
+import engine.metered
 import engine.metrics
 import engine.pipeline  # noqa: F401
 from tests.integration.killing import victim

@@ -1,0 +1,488 @@
+"""The usage of a tenant's days: answers put into the lake, read again where usage is lost, and when a day has all.
+
+What was answered for a resource stays. An answer that says less than is known replaces nothing, and what nobody asks
+for any more is taken out. Here nobody is asked; `metrics` does that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import date
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from engine import gather_state, state
+from engine.config import ConfluentTenant
+from engine.decide import Inputs
+from engine.errors import ContractError, SourceError, StoreError, fault
+from engine.gather_state import DayMetric
+from engine.sources import confluent_metrics, prometheus
+from engine.sources.confluent_metrics import METRICS
+from engine.sources.landing import Landing
+from engine.text import counted
+from engine.wanted import Key, Need, charged_of_lost, irreplaceable, lost_usage, needs, statements_lost
+from engine.work import Work, publish_usage, raw_folder, usage_left, usage_of
+
+
+class Ask(NamedTuple):
+    """What is asked for a day: some of the resources of what it needs; `anew`, though it was answered."""
+
+    need: Need
+    ids: tuple[str, ...]
+    anew: bool = False
+
+
+class Question(NamedTuple):
+    """A metric of some resources over the days from `first` to before `end`, for some of them."""
+
+    metric: str
+    first: date
+    end: date
+    ids: tuple[str, ...]
+    asks: tuple[Ask, ...]
+
+
+def landing_of(root: Path, tenant: ConfluentTenant, fetch_id: int) -> Landing:
+    """Where the answers to one question are landed."""
+    return Landing(raw_folder(root, tenant) / "metrics" / f"{fetch_id:06}")
+
+
+class Answered(NamedTuple):
+    """A question's answer: USAGE, for each day what was dropped, and for each day and resource what is lacking.
+
+    `unmended`: days of which a point is dropped although most of its samples may be numbers, with the reason.
+    """
+
+    question: Question
+    fetch_id: int
+    usage: pl.DataFrame
+    dropped: dict[str, int]
+    gaps: dict[tuple[str, str], int]
+    fetched_at: str
+    warnings: tuple[str, ...]
+    unmended: Mapping[str, str]
+
+    def usage_of(self, day: str, ids: Collection[str]) -> pl.DataFrame:
+        """USAGE of some resources on a day."""
+        return self.usage.filter(pl.col("window") == day, pl.col("resource_id").is_in(list(ids)))
+
+    def gaps_of(self, day: str, ids: Iterable[str]) -> int:
+        """How many samples of some resources are lacking on a day."""
+        return sum(self.gaps.get((day, resource), 0) for resource in ids)
+
+
+def read(
+    landing: Landing,
+    tenant: ConfluentTenant,
+    question: Question,
+    fetch_id: int,
+    at: str = "",
+    ask_again: Callable[[prometheus.Samples], dict[str, str]] | None = None,
+) -> Answered:
+    """What was landed for a question; days that one sample made no number are asked for again, sample by sample."""
+    asked, days = METRICS[question.metric], (question.first, question.end)
+    samples = prometheus.parse_days(landing.read(prometheus.landed_name(asked.values, days)), asked.values, days)
+    unmended = dict[str, str]()
+    if samples.dropped.height:
+        unmended = ask_again(samples) if ask_again is not None else {}
+        raw = prometheus.samples_name(asked.values, days)
+        # What was landed by older versions has none.
+        if landing.has(raw):
+            samples = prometheus.mended(samples, landing.read(raw), asked.values, asked.series, days)
+    if ask_again is None:
+        unmended = dict.fromkeys(samples.unseen, "not landed")
+    found = confluent_metrics.measured(samples, question.metric, tenant.id)
+    gaps, warnings = dict[tuple[str, str], int](), found.warnings
+    if asked.counts is not None and tenant.metrics is not None:
+        counts = landing.read(prometheus.landed_name(asked.counts, days))
+        lacking = confluent_metrics.gaps(counts, question.metric, days, question.ids, tenant.metrics.scrape_seconds)
+        gaps = {(day, resource): missing for day, resource, missing in lacking.missing.rows()}
+        warnings = tuple(dict.fromkeys([*warnings, *lacking.warnings]))
+    return Answered(question, fetch_id, found.usage, dict(found.dropped.rows()), gaps, at, warnings, unmended)
+
+
+# Into the lake
+
+
+AS_STORED = 0
+"""Stands for the number of a question where usage is as it was found in the lake: no answer is landed under it."""
+
+
+def publish(work: Work, tenant: ConfluentTenant, answered: Sequence[Answered]) -> list[Less]:
+    """Answers of one stretch of days -> the lake, then the state. What says less than is known changes nothing.
+
+    Returns where that was so. Usage that is lost stays so until `settle`, when it is whole.
+    """
+    known = gather_state.day_metrics(work.store, tenant.id)
+    lost = lost_usage(work.root, work.store, tenant.id)
+    unlike = lost & gather_state.usage_days(work.store, tenant.id).keys()
+    wanted: dict[str, list[tuple[Answered, Ask]]] = {}
+    for one in answered:
+        for ask in one.question.asks:
+            wanted.setdefault(ask.need.charge_date, []).append((one, ask))
+    rows, published, gone = dict[Key, DayMetric](), list[gather_state.UsageDay](), list[str]()
+    less = list[Less]()
+    for day, of_day in sorted(wanted.items()):
+        usage = usage_left(work, day)
+        for one, ask in of_day:
+            key = (day, ask.need.metric)
+            before = rows.get(key, known.get(key))
+            usage, after, said_less = _merged(usage, one, ask, before, is_lost=day in unlike)
+            rows |= {key: after} if after is not None else {}
+            less += [said_less] if said_less is not None else []
+        done = publish_usage(work, day, usage)
+        if day not in lost:
+            published += [done] if done else []
+            gone += [] if done else [day]
+    with work.store.transaction():
+        for one in answered:
+            if one.fetched_at:
+                _record(work, tenant, one)
+        gather_state.save_usage_days(work.store, tenant.id, published, gone)
+        gather_state.save_day_metrics(work.store, tenant.id, rows.values())
+    return less
+
+
+class Less(NamedTuple):
+    """An answer with less than is known of a day. `is_stored`: what is known lies in the lake."""
+
+    need: Need
+    found: int
+    known: int
+    is_stored: bool
+
+
+def _merged(
+    usage: pl.DataFrame, one: Answered, ask: Ask, before: DayMetric | None, *, is_lost: bool
+) -> tuple[pl.DataFrame, DayMetric | None, Less | None]:
+    """USAGE of a day with an answer in it, and what is known of its metric then; or why the answer is not taken.
+
+    `is_lost`: what lies in the lake is not what was published, and nobody knows what it is.
+    """
+    need = ask.need
+    is_asked = (pl.col("metric") == need.metric) & pl.col("resource_id").is_in(list(ask.ids))
+    stored, others = usage.filter(is_asked), usage.filter(~is_asked)
+    found = one.usage_of(need.charge_date, ask.ids)
+    rows = found.height + others.filter(pl.col("metric") == need.metric).height
+    if is_lost and before is not None and rows < before.rows:
+        return usage, None, Less(need, rows, before.rows, is_stored=False)
+    kept = [] if is_lost else _less_known(found, stored)
+    is_kept = pl.col("resource_id").is_in(kept)
+    usage = pl.concat([others, found.filter(~is_kept), stored.filter(is_kept)])
+    known = before.fetches if before is not None else {}
+    fetches = {name: known.get(name, AS_STORED) if name in kept else one.fetch_id for name in ask.ids}
+    after = _with_answers(need, before, usage.filter(pl.col("metric") == need.metric).height, fetches)
+    # A resource that has no lines on the day may not have been there, and lacks nothing.
+    dropped, gaps = one.dropped.get(need.charge_date, 0), one.gaps_of(need.charge_date, ask.ids)
+    if kept:
+        dropped, gaps = (before.dropped, before.gaps) if before is not None else (0, 0)
+    elif before is not None and set(after.ids) - set(ask.ids):
+        dropped, gaps = dropped + before.dropped, gaps + before.gaps
+    less = Less(need, found.filter(is_kept).height, stored.filter(is_kept).height, is_stored=True) if kept else None
+    return usage, after._replace(dropped=dropped, gaps=gaps), less
+
+
+def _less_known(found: pl.DataFrame, stored: pl.DataFrame) -> list[str]:
+    """The resources of which an answer has fewer principals than are stored, or less of them in all."""
+    sums = (pl.len().alias("principals"), pl.col("value").sum())
+    new, old = (one.group_by("resource_id").agg(*sums) for one in (found, stored))
+    both = old.join(new, on="resource_id", how="left", suffix="_found", validate="1:1")
+    is_less = (pl.col("principals_found") < pl.col("principals")) | (pl.col("value_found") < pl.col("value"))
+    return sorted(both.filter(is_less.fill_null(value=True))["resource_id"])
+
+
+def _with_answers(need: Need, before: DayMetric | None, rows: int, fetches: Mapping[str, int]) -> DayMetric:
+    """What is known of a metric when some resources more are answered."""
+    known = {name: number for name, number in (before.fetches if before else {}).items() if name in need.ids}
+    merged = dict(sorted({**known, **fetches}.items()))
+    last = max(merged.values())
+    if set(need.ids) <= merged.keys():
+        return DayMetric(*need[:2], "fetched", *need[2:], last, rows, fetches=merged)
+    left = before or DayMetric(*need[:2], "failed", *need[2:])
+    return left._replace(fetch_id=last, rows=rows, fetches=merged)
+
+
+def _record(work: Work, tenant: ConfluentTenant, one: Answered) -> None:
+    asked, warned = one.question, int(bool(one.warnings or one.unmended))
+    fetch = gather_state.MetricFetch(
+        one.fetch_id, asked.metric, str(asked.first), str(asked.end), asked.ids, one.fetched_at, warned
+    )
+    gather_state.record_fetch(work.store, tenant.id, fetch)
+
+
+# Landed answers
+
+
+def next_number(work: Work, tenant: ConfluentTenant) -> int:
+    """A number that no question has, nor a folder of answers that the state does not know."""
+    landed = _landed_numbers(work, tenant)
+    return max(gather_state.next_fetch_id(work.store, tenant.id), max(landed, default=0) + 1)
+
+
+def _landed_numbers(work: Work, tenant: ConfluentTenant) -> list[int]:
+    folder = raw_folder(work.root, tenant) / "metrics"
+    try:
+        names = [one.name for one in folder.iterdir()] if folder.exists() else []
+    except OSError as error:
+        raise StoreError(fault(str(folder), f"cannot be read ({error.strerror})", "a folder of answers")) from error
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+
+
+def adopt(work: Work, tenant: ConfluentTenant) -> None:
+    """Answers that are landed whole and that the state does not know, as it was lost or a run died: known again."""
+    known = gather_state.metric_fetches(work.store, tenant.id)
+    for number in _landed_numbers(work, tenant):
+        if number in known:
+            continue
+        landing = landing_of(work.root, tenant, number)
+        question = _landed_question(landing)
+        if question is None:
+            landing.remove()
+            continue
+        answer = _read_kept(work, tenant, question, number)
+        if answer is None:
+            continue
+        ids = tuple(answer.usage["resource_id"].unique().sort())
+        answer = answer._replace(question=answer.question._replace(ids=ids), fetched_at=work.hooks.now())
+        with work.store.transaction():
+            _record(work, tenant, answer)
+
+
+def _landed_question(landing: Landing) -> Question | None:
+    """What was asked, by the names of what was landed; None if it is not whole."""
+    names = landing.names()
+    for name in names:
+        found = _LANDED.fullmatch(name)
+        if found is not None and found["metric"] in METRICS:
+            days = date.fromisoformat(found["first"]), date.fromisoformat(found["end"])
+            counts = METRICS[found["metric"]].counts
+            is_whole = counts is None or prometheus.landed_name(counts, days) in names
+            return Question(found["metric"], *days, (), ()) if is_whole else None
+    return None
+
+
+_DAY = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
+
+
+_LANDED = re.compile(f"(?P<metric>[a-z_]+)-(?P<first>{_DAY})-(?P<end>{_DAY})")
+
+
+def _read_kept(work: Work, tenant: ConfluentTenant, question: Question, number: int) -> Answered | None:
+    """The landed answers to a question; None, and told, if they cannot be read, or if there are none any more."""
+    landing = landing_of(work.root, tenant, number)
+    if not landing.names():
+        return None
+    try:
+        return read(landing, tenant, question, number)
+    except (StoreError, SourceError, ContractError) as error:
+        work.warn(f"metrics/{number:06}: the landed answers are not used: {'; '.join(error.faults)}")
+        return None
+
+
+def _kept_answer(work: Work, tenant: ConfluentTenant, fetch: gather_state.MetricFetch | None) -> Answered | None:
+    if fetch is None:
+        return None
+    days = date.fromisoformat(fetch.first_day), date.fromisoformat(fetch.end_day)
+    return _read_kept(work, tenant, Question(fetch.metric, *days, fetch.ids, ()), fetch.fetch_id)
+
+
+def landed_answers(work: Work, tenant: ConfluentTenant, asked: Sequence[Ask]) -> tuple[list[Answered], list[Ask]]:
+    """What landed answers have of what is asked, oldest first; and what they have nothing of, or not all."""
+    found, known = list[Answered](), gather_state.day_metrics(work.store, tenant.id)
+    unlike = lost_usage(work.root, work.store, tenant.id) & gather_state.usage_days(work.store, tenant.id).keys()
+    rest = {(ask.need.charge_date, ask.need.metric): ask for ask in asked if not ask.anew}
+
+    def is_enough(key: Key, answer: Answered, ids: Sequence[str]) -> bool:
+        """Whether an answer has what is lost. One that had less, and was not taken, is landed, too."""
+        before = known.get(key)
+        if key[0] not in unlike or before is None:
+            return True
+        usage = usage_left(work, key[0]).filter(metric=key[1])
+        others = usage.filter(~pl.col("resource_id").is_in(list(ids)))
+        return answer.usage_of(key[0], ids).height + others.height >= before.rows
+
+    for fetch in gather_state.metric_fetches(work.store, tenant.id).values():
+        covered = {
+            key: tuple(one for one in ask.ids if one in fetch.ids)
+            for key, ask in rest.items()
+            if key[1] == fetch.metric and fetch.first_day <= key[0] < fetch.end_day
+        }
+        answer = _kept_answer(work, tenant, fetch) if any(covered.values()) else None
+        if answer is None:
+            continue
+        there = set(answer.usage.select("window", "resource_id").unique().rows())
+        taken = {
+            key: tuple(one for one in ids if (key[0], one) in there)
+            for key, ids in covered.items()
+            if key[0] not in answer.unmended and is_enough(key, answer, ids)
+        }
+        asks = tuple(Ask(rest[key].need, ids) for key, ids in taken.items() if ids)
+        if asks:
+            found.append(answer._replace(question=answer.question._replace(asks=asks)))
+        for key, ids in taken.items():
+            rest[key] = rest[key]._replace(ids=tuple(one for one in rest[key].ids if one not in ids))
+    return found, sorted([*(ask for ask in rest.values() if ask.ids), *(ask for ask in asked if ask.anew)])
+
+
+def _landed_usage(
+    work: Work, tenant: ConfluentTenant, known: Iterable[DayMetric]
+) -> Iterator[tuple[str, list[tuple[DayMetric, dict[str, Answered]]]]]:
+    """Days, and for each of their metrics the landed answer of each resource, as far as it is kept."""
+    fetches = gather_state.metric_fetches(work.store, tenant.id)
+    answers = dict[int, Answered | None]()
+    for day, group in groupby(known, key=lambda one: one.charge_date):
+        of_day = list(group)
+        numbers = {number for one in of_day for number in one.fetches.values()}
+        # Those of one day at a time; those after it mostly have the same.
+        answers = {
+            one: answers[one] if one in answers else _kept_answer(work, tenant, fetches.get(one))
+            for one in sorted(numbers)
+        }
+        yield (
+            day,
+            [
+                (one, {name: answer for name, number in one.fetches.items() if (answer := answers[number]) is not None})
+                for one in of_day
+            ],
+        )
+
+
+def _reread(usage: pl.DataFrame, one: DayMetric, answers: Mapping[str, Answered]) -> tuple[pl.DataFrame, DayMetric]:
+    """USAGE of a day as the landed answers have it, and what is known of the metric then; the rest is as it was."""
+    if not answers:
+        return usage, one
+    by_number = {answer.fetch_id: answer for answer in answers.values()}
+    ids = {number: [name for name in answers if answers[name].fetch_id == number] for number in by_number}
+    is_answered = (pl.col("metric") == one.metric) & pl.col("resource_id").is_in(list(answers))
+    found = [answer.usage_of(one.charge_date, ids[number]) for number, answer in by_number.items()]
+    usage = pl.concat([usage.filter(~is_answered), *found])
+    if answers.keys() != one.fetches.keys():
+        return usage, one
+    return usage, one._replace(
+        rows=usage.filter(pl.col("metric") == one.metric).height,
+        dropped=sum(answer.dropped.get(one.charge_date, 0) for answer in by_number.values()),
+        gaps=sum(answer.gaps_of(one.charge_date, ids[number]) for number, answer in by_number.items()),
+    )
+
+
+def restore(work: Work, tenant: ConfluentTenant) -> None:
+    """Lost usage -> the lake again, as the landed answers have it. What is not landed any more is open again."""
+    lost = lost_usage(work.root, work.store, tenant.id)
+    if not lost:
+        return
+    if gone := sorted(statements_lost(work.root, work.store, tenant.id) & lost):
+        work.warn(
+            f"usage of {counted(len(gone), 'day')} ({', '.join(gone)}) is lost, and no whole answer is kept that says"
+            " which statements ran: the bill is another one since, and is charged without them"
+        )
+    known = [one for one in gather_state.day_metrics(work.store, tenant.id).values() if one.charge_date in lost]
+    for day, of_day in _landed_usage(work, tenant, known):
+        usage, rows = usage_left(work, day), list[DayMetric]()
+        for one, by_resource in of_day:
+            usage, after = _reread(usage, one, by_resource)
+            unread = [name for name in one.fetches if name not in by_resource]
+            usage = usage.filter((pl.col("metric") != one.metric) | ~pl.col("resource_id").is_in(unread))
+            rows.append(after._replace(fetches={name: one.fetches[name] for name in by_resource}))
+        publish_usage(work, day, usage)
+        gather_state.save_day_metrics(work.store, tenant.id, rows)
+
+
+def replay(work: Work, tenant: ConfluentTenant) -> None:
+    """Read the landed answers of all days again, without asking anybody. Lost usage is as `restore` left it."""
+    lost = lost_usage(work.root, work.store, tenant.id) | irreplaceable(work.root, work.store, tenant.id)
+    known = gather_state.day_metrics(work.store, tenant.id).values()
+    for day, of_day in _landed_usage(work, tenant, (one for one in known if one.charge_date not in lost)):
+        usage, rows = usage_of(work, day), list[DayMetric]()
+        for one, by_resource in of_day:
+            usage, after = _reread(usage, one, by_resource)
+            rows.append(after)
+        done = publish_usage(work, day, usage)
+        with work.store.transaction():
+            gather_state.save_usage_days(work.store, tenant.id, [done] if done else [], [] if done else [day])
+            gather_state.save_day_metrics(work.store, tenant.id, rows)
+
+
+# Whether a day has all
+
+
+def settle(work: Work, tenant: ConfluentTenant, given: Inputs) -> None:
+    """Say of every day whether it has all that it asks for; usage that nobody asks for any more is taken out."""
+    wanted = needs(work.root, work.store, tenant, given)
+    known = _narrowed(work, tenant, wanted)
+    by_day: dict[str, list[DayMetric | None]] = {}
+    for key, need in wanted.items():
+        if need.open_ids(known.get(key)):
+            by_day.setdefault(need.charge_date, []).append(known.get(key))
+    flags = []
+    for _, day in state.days(work.store, tenant.id):
+        open_ = by_day.get(day, [])
+        failed = [one for one in open_ if one is not None and one.error]
+        attempts = max((one.attempts for one in failed), default=0)
+        flags.append(gather_state.MetricsFlag(day, int(not open_), attempts, failed[0].error if failed else None))
+    gather_state.set_metrics_gathered(work.store, tenant.id, flags)
+    lost = lost_usage(work.root, work.store, tenant.id)
+    if kept := sorted(lost & charged_of_lost(work.root, work.store, tenant.id)):
+        work.warn(
+            f"usage of {counted(len(kept), 'day')} ({', '.join(kept)}) is lost, and cannot be had now: what was charged"
+            " by it stays as it is"
+        )
+
+
+def _narrowed(work: Work, tenant: ConfluentTenant, wanted: Mapping[Key, Need]) -> dict[Key, DayMetric]:
+    """What is known, without what is not asked for any more, in the state and in the lake.
+
+    So the usage of a day does not depend on what it once asked for. Lost usage that is whole again, or of a day that
+    waits no longer for the rest of it, is what is published from now on.
+    """
+    known = gather_state.day_metrics(work.store, tenant.id)
+    has_metrics = tenant.metrics is not None
+    gone = [key for key in known if key not in wanted] if has_metrics else []
+    fewer = {key: _fewer(one, wanted[key]) for key, one in known.items() if key in wanted}
+    fewer = {key: one for key, one in fewer.items() if one != known[key]}
+    waiting = {need.charge_date for key, need in wanted.items() if need.open_ids(fewer.get(key, known.get(key)))}
+    lost = lost_usage(work.root, work.store, tenant.id)
+    # Who has no metrics any more cannot tell what a day lacks.
+    settled = lost - (waiting if has_metrics else charged_of_lost(work.root, work.store, tenant.id))
+    if not gone and not fewer and not settled:
+        return known
+    changed = {day for day, _ in (*gone, *fewer)}
+    published, withdrawn, rows = list[gather_state.UsageDay](), list[str](), dict[Key, int]()
+    for day in sorted((changed - lost) | settled):
+        usage = usage_left(work, day)
+        if has_metrics:
+            usage = _asked_only(usage, {key[1]: need.ids for key, need in wanted.items() if key[0] == day})
+        rows |= {(day, metric): count for metric, count in usage.group_by("metric").len().rows()}
+        done = publish_usage(work, day, usage)
+        published += [done] if done else []
+        withdrawn += [] if done else [day]
+    rewritten = {one.charge_date for one in published} | set(withdrawn)
+    after = [one._replace(rows=rows.get(key, 0)) if key[0] in rewritten else one for key, one in fewer.items()]
+    with work.store.transaction():
+        gather_state.save_usage_days(work.store, tenant.id, published, withdrawn)
+        gather_state.save_day_metrics(work.store, tenant.id, after, gone)
+    return gather_state.day_metrics(work.store, tenant.id)
+
+
+def _fewer(one: DayMetric, need: Need) -> DayMetric:
+    """What is known of a metric of which no more is asked for; all of it may be answered then."""
+    fetches = {name: number for name, number in one.fetches.items() if name in need.ids}
+    if set(need.ids) <= fetches.keys():
+        same = one.status == "fetched" and one.ids == need.ids
+        return one if same else one._replace(status="fetched", ids=need.ids, fetches=fetches, attempts=0, error=None)
+    return one._replace(fetches=fetches)
+
+
+def _asked_only(usage: pl.DataFrame, asked: Mapping[str, Sequence[str]]) -> pl.DataFrame:
+    """USAGE of a day without the metrics of resources that its lines do not ask for."""
+    wanted = pl.DataFrame(
+        [(metric, one) for metric, ids in asked.items() for one in ids],
+        schema={"metric": pl.String, "resource_id": pl.String},
+        orient="row",
+    )
+    is_metric = pl.col("metric").is_in(list(METRICS))
+    ours = usage.filter(is_metric).join(wanted, on=["metric", "resource_id"], how="semi")
+    return pl.concat([usage.filter(~is_metric), ours])

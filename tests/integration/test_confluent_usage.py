@@ -1,0 +1,434 @@
+"""What was metered once stays: usage that is lost, answers that say less than before, and a Prometheus that forgets."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from engine import pipeline, plan
+from engine.work import Summary
+from tests.doubles.bundled import bundled
+from tests.doubles.confluent_cloud import Server, served
+from tests.doubles.confluent_metrics import Metrics
+from tests.doubles.front import front
+from tests.doubles.prometheus import Row, prometheus
+from tests.integration.confluent import FIRST, Tenant, day
+from tests.integration.confluent import prometheus as metrics_at
+
+DAYS = 8
+TODAY = day(DAYS)
+METRICS = Metrics(FIRST, days=DAYS, step_minutes=360)
+NOWHERE = metrics_at("http://127.0.0.1:9")
+"""Where nobody answers."""
+LOST = day(2)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a Prometheus that holds the metrics."""
+    rows = (Row(one.name, one.labels, one.milliseconds, one.value) for one in METRICS.samples())
+    with prometheus(rows, tmp_path_factory.mktemp("prometheus")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def expired(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a Prometheus that has forgotten all of it, and answers well."""
+    with prometheus([Row("other", {}, 0, 1)], tmp_path_factory.mktemp("expired")) as url:
+        yield url
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with served(bundled(FIRST, DAYS)) as found:
+        yield found
+
+
+@pytest.fixture
+def tenant(tmp_path: Path, server: Server, measured: str) -> Tenant:
+    made = Tenant(tmp_path / "conf", server, measured, lookback_days="10")
+    made.tenant["metrics"]["scrape_seconds"] = "21600"
+    made.write()
+    return made
+
+
+def ask(tenant: Tenant, url: str) -> None:
+    """Another Prometheus from now on."""
+    tenant.write(metrics=tenant.tenant["metrics"] | {"url": url})
+
+
+def lose_usage(tenant: Tenant, *, answers: bool = False) -> None:
+    """The usage of a day is gone, and the landed answers too if they are to be."""
+    (tenant.root / f"lake/usage/tenant_id=conf/month=2025-09/{LOST}.parquet").unlink()
+    if answers:
+        shutil.rmtree(tenant.root / "raw/confluent_cloud/conf/metrics")
+
+
+def outputs(tenant: Tenant) -> dict[str, str | None]:
+    return {name: one.output_digest for name, one in tenant.days().items()}
+
+
+def changed(before: dict[str, str | None], tenant: Tenant) -> list[str]:
+    after = outputs(tenant)
+    return sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+
+
+def split(tenant: Tenant, resource: str = "lkc-prod1", when: int = 6) -> set[str]:
+    """By what the writing of a cluster is split on a day."""
+    rows = tenant.table("chargeback").filter(
+        pl.col("charge_date") == day(when),
+        pl.col("product_type") == "KAFKA_NETWORK_WRITE",
+        pl.col("resource_id") == resource,
+    )
+    return set(rows["allocation_detail"])
+
+
+def revise(server: Server, when: int = 2) -> None:
+    """Another bill of a day."""
+    record = server.organization.find(day(when), "KAFKA_STORAGE", "lkc-prod1")[0]
+    server.organization.revise(record["id"], amount=Decimal(1000))
+
+
+def seen(done: Summary) -> tuple[int, int, int]:
+    return done.exit_code, done.days_calculated, done.days_pending
+
+
+# Answers are kept
+
+
+@pytest.mark.parametrize("again", ["run", "recalculate", "replay"])
+def test_lost_usage_is_read_from_landed_answers_and_nobody_is_asked(
+    tenant: Tenant, server: Server, expired: str, again: str
+) -> None:
+    tenant.run(TODAY)
+    before = tenant.files()
+    lose_usage(tenant)
+    ask(tenant, expired)
+    server.forget()
+    how = (TODAY,) if again == "run" else (TODAY, "recalculate", {})
+    done = tenant.run(*how, hour=5, replay=again == "replay")
+    assert (done.exit_code, done.requests, done.days_pending, tenant.files() == before) == (
+        0,
+        server.counted(),
+        0,
+        True,
+    )
+
+
+def test_lost_usage_whose_answers_are_gone_is_fetched_again(tenant: Tenant, server: Server) -> None:
+    tenant.run(TODAY)
+    before = tenant.files()
+    lose_usage(tenant, answers=True)
+    server.forget()
+    done = tenant.run(TODAY, hour=5)
+    # What the server is, three metrics of which two are counted, and one sample that is no number.
+    assert (done.exit_code, done.requests - server.counted(), tenant.files() == before) == (0, 1 + 3 + 2 + 1, True)
+
+
+@pytest.mark.parametrize("prometheus_is", ["the same", "expired"])
+def test_a_late_line_asks_for_its_own_resource_and_changes_no_other(
+    tenant: Tenant, server: Server, expired: str, prometheus_is: str
+) -> None:
+    organization = server.organization
+    late = list(organization.find(day(6), "KAFKA_NETWORK_WRITE", "lkc-test1"))
+    kinds = ("NETWORK_WRITE", "NETWORK_READ", "PARTITION", "BASE", "STORAGE", "NUM_CKU")
+    for number in range(DAYS):
+        for kind in kinds:
+            organization.withdraw(*(one["id"] for one in organization.find(day(number), f"KAFKA_{kind}", "lkc-test1")))
+    tenant.run(TODAY)
+    before, used = outputs(tenant), tenant.table("usage")
+    for record in late:
+        organization.add_cost(day(6), record)
+    if prometheus_is == "expired":
+        ask(tenant, expired)
+    done = tenant.run(TODAY, hour=5)
+    assert (done.exit_code, changed(before, tenant)) == (0, [str(day(6))])
+    assert split(tenant) == {"usage_ratio_allocation"}
+    after = tenant.table("usage")
+    assert after.join(used, on=used.columns, how="semi").height == used.height
+    added = after.filter(pl.col("resource_id") == "lkc-test1")
+    assert set(added["window"]) == ({str(day(6))} if prometheus_is == "the same" else set())
+    ids, fetches = tenant.query(
+        f"SELECT ids, fetches ->> '$.lkc-prod1' < fetches ->> '$.lkc-test1' FROM day_metrics"
+        f" WHERE charge_date = '{day(6)}' AND metric = 'bytes_in'"
+    )[0]
+    assert ("lkc-test1" in ids, fetches) == (True, 1)
+    files = tenant.files()
+    done = tenant.run(TODAY, "recalculate", {}, hour=6, replay=True)
+    assert (done.exit_code, tenant.files() == files) == (0, True)
+    lost = tenant.root / f"lake/usage/tenant_id=conf/month=2025-09/{day(6)}.parquet"
+    lost.unlink()
+    assert (tenant.run(TODAY, "recalculate", {}, hour=6).exit_code, tenant.files() == files) == (0, True)
+
+
+def test_a_resource_that_is_billed_again_is_what_was_answered_once(
+    tenant: Tenant, server: Server, expired: str
+) -> None:
+    tenant.run(TODAY)
+    files, organization = tenant.files(), server.organization
+    records = [one for one in organization.records(day(6), day(7)) if one.get("resource", {}).get("id") == "lkc-prod1"]
+    organization.withdraw(*(one["id"] for one in records))
+    tenant.run(TODAY, hour=5)
+    assert "lkc-prod1" not in set(tenant.table("usage").filter(window=str(day(6)))["resource_id"])
+    for record in records:
+        organization.add_cost(day(6), record)
+    ask(tenant, expired)
+    assert (tenant.run(TODAY, hour=6).exit_code, tenant.files() == files) == (0, True)
+
+
+# The state is lost
+
+
+@pytest.mark.parametrize("kept", ["answers", "usage", "answers of an older state"])
+def test_a_lost_state_loses_no_usage(tenant: Tenant, expired: str, kept: str) -> None:
+    if kept == "answers of an older state":
+        tenant.run(day(4))
+        shutil.copy(tenant.root / "state.db", tenant.folder / "older.db")
+    tenant.run(TODAY)
+    files = tenant.files(["usage"])
+    by_detail = split_by_detail(tenant)
+    for name in ("state.db", "state.db-wal", "state.db-shm"):
+        (tenant.root / name).unlink(missing_ok=True)
+    if kept == "answers of an older state":
+        shutil.copy(tenant.folder / "older.db", tenant.root / "state.db")
+    if kept == "usage":
+        shutil.rmtree(tenant.root / "raw/confluent_cloud/conf/metrics")
+    ask(tenant, expired)
+    done = tenant.run(TODAY, hour=5)
+    assert (done.exit_code, tenant.files(["usage"]) == files, split_by_detail(tenant)) == (0, True, by_detail)
+    told = [text for text in done.warnings if "Prometheus says less" in text]
+    assert [text.partition(":")[0] for text in told] == (
+        ["metric bytes_in", "metric bytes_out", "metric flink_cfu"] if kept == "usage" else []
+    )
+    # Of what has no samples it is not known that it was asked for; of the rest nobody asks any more.
+    again = tenant.run(TODAY, hour=6)
+    assert (seen(again), again.warnings) == ((0, 0, 0), tuple(text for text in again.warnings if "less" not in text))
+    done = tenant.run(TODAY, "recalculate", {}, hour=7, replay=True)
+    assert (done.exit_code, tenant.files(["usage"]) == files, split_by_detail(tenant)) == (0, True, by_detail)
+
+
+def split_by_detail(tenant: Tenant) -> dict[str, Decimal]:
+    rows = tenant.table("chargeback").group_by("allocation_detail").agg(pl.col("amount").sum())
+    return dict(rows.rows())
+
+
+# Usage is lost, with what it was read from
+
+
+def test_less_than_was_known_replaces_nothing_and_is_told(tenant: Tenant, expired: str, measured: str) -> None:
+    tenant.run(TODAY)
+    before, files = outputs(tenant), tenant.files()
+    lose_usage(tenant, answers=True)
+    ask(tenant, expired)
+    for hour in (5, 6, 7):
+        done = tenant.run(TODAY, hour=hour)
+        assert (done.exit_code, changed(before, tenant)) == (0, [])
+        told = [text for text in done.warnings if "says less of 1 day (2025-09-03)" in text]
+        assert [text.partition(":")[0] for text in told] == ["metric bytes_in", "metric bytes_out", "metric flink_cfu"]
+        assert any("usage of 1 day (2025-09-03) is lost" in text for text in done.warnings)
+    ask(tenant, measured)
+    done = tenant.run(TODAY, hour=8)
+    assert (done.exit_code, tenant.files() == files) == (0, True)
+    assert not any("lost" in text for text in done.warnings)
+
+
+def test_a_day_that_lost_its_usage_waits_for_a_prometheus_that_fails_and_keeps_what_was_charged(
+    tenant: Tenant, measured: str
+) -> None:
+    tenant.run(TODAY)
+    before, files = outputs(tenant), tenant.files()
+    lose_usage(tenant, answers=True)
+    tenant.write(metrics=NOWHERE)
+    for hour in (2, 3, 4):
+        done = tenant.run(TODAY, hour=hour)
+        assert (done.exit_code, changed(before, tenant)) == (11, [])
+    rows = f"SELECT DISTINCT status, rows > 0 FROM day_metrics WHERE charge_date = '{LOST}'"
+    assert tenant.query(rows) == [("failed", 1)]
+    ask(tenant, measured)
+    assert (tenant.run(TODAY, hour=5).exit_code, tenant.files() == files) == (0, True)
+
+
+@pytest.mark.parametrize("prometheus_is", ["silent", "expired"])
+def test_a_day_that_lost_its_usage_and_has_another_bill_fails_until_it_is_charged(
+    tenant: Tenant, server: Server, expired: str, measured: str, prometheus_is: str
+) -> None:
+    tenant.run(TODAY)
+    lose_usage(tenant, answers=True)
+    ask(tenant, expired if prometheus_is == "expired" else NOWHERE["url"])
+    tenant.run(TODAY, hour=2)
+    revise(server)
+    done = tenant.run(TODAY, hour=3)
+    assert seen(done) == (11, 0, 1)
+    assert any("2025-09-03" in text for text in done.faults)
+    done = tenant.run(TODAY, hour=4)
+    # The limit of this tenant is 2.
+    assert (seen(done), tenant.total()) == ((11, 1, 0), server.organization.total())
+    assert any("given up for 1 day from 2025-09-03" in text for text in done.warnings)
+    failed = tenant.table("chargeback").filter(allocation_method="allocation_failed")
+    assert set(failed["charge_date"]) == {LOST}
+    assert tenant.run(TODAY, hour=5).exit_code == 0
+    ask(tenant, measured)
+    assert seen(tenant.run(TODAY, hour=6, lift=True)) == (0, 1, 0)
+    assert (tenant.total(), split(tenant, when=2)) == (server.organization.total(), {"usage_ratio_allocation"})
+
+
+def test_a_revised_bill_of_a_day_that_lost_its_usage_is_charged_by_the_landed_answers(
+    tenant: Tenant, server: Server
+) -> None:
+    tenant.run(TODAY)
+    lose_usage(tenant)
+    tenant.write(metrics=NOWHERE)
+    revise(server)
+    assert (seen(tenant.run(TODAY, hour=2)), tenant.total()) == ((0, 1, 0), server.organization.total())
+    assert split(tenant, when=2) == {"usage_ratio_allocation"}
+
+
+@pytest.mark.parametrize("metrics", [True, False])
+def test_another_bill_is_charged_without_statements_of_which_nobody_knows_any_more_that_they_ran(
+    tenant: Tenant, server: Server, metrics: bool
+) -> None:
+    tenant.write(**({} if metrics else {"metrics": None}))
+    for number in range(1, DAYS + 1):
+        tenant.run(day(number), hour=2)
+    (tenant.root / f"lake/usage/tenant_id=conf/month=2025-09/{day(6)}.parquet").unlink()
+    shutil.rmtree(tenant.root / "raw")
+    before = outputs(tenant)
+    done = tenant.run(TODAY, hour=4)
+    assert (done.exit_code, changed(before, tenant)) == (0, [])
+    revise(server, 6)
+    done = tenant.run(TODAY, hour=5)
+    assert (seen(done), changed(before, tenant), tenant.total()) == (
+        *((0, 1, 0), [str(day(6))]),
+        server.organization.total(),
+    )
+    assert [text for text in done.warnings if "lost" in text] == [
+        f"usage of 1 day ({day(6)}) is lost, and no whole answer is kept that says which statements ran: the bill is"
+        " another one since, and is charged without them"
+    ]
+    done = tenant.run(TODAY, hour=6)
+    assert (seen(done), [text for text in done.warnings if "lost" in text]) == ((0, 0, 0), [])
+    assert tenant.run(TODAY, "recalculate", hour=7).days_calculated == DAYS
+
+
+# Samples that are no numbers, and whose others cannot be had
+
+
+def test_samples_that_cannot_be_had_hold_back_their_own_day_and_are_left_out_at_the_limit(
+    tenant: Tenant, server: Server, measured: str
+) -> None:
+    with front(measured, None, refused=["query="]) as url:
+        ask(tenant, url)
+        done = tenant.run(TODAY, hour=1)
+        assert seen(done) == (11, DAYS - 1, 1)
+        assert [text.partition(": bytes_in, ")[0] for text in done.faults] == [
+            f"metrics bytes_in, {LOST} to {LOST}",
+        ]
+        assert "would load too many samples" in done.faults[0]
+        done = tenant.run(TODAY, hour=2)
+        assert seen(done) == (0, 1, 0)
+        told = [text for text in done.warnings if "no numbers" in text]
+        assert [text.partition(":")[0] for text in told] == [f"metric bytes_in, {LOST}"]
+        done = tenant.run(TODAY, hour=3)
+        assert (seen(done), done.warnings) == ((0, 0, 0), ())
+    # Of one principal nothing is known on the day, and of all others all.
+    rows = tenant.table("usage").filter(window=str(LOST), metric="bytes_in")
+    assert "u-alice" not in set(rows.filter(resource_id="lkc-prod1")["principal"])
+    assert (split(tenant, when=2), tenant.total()) == ({"usage_ratio_allocation"}, server.organization.total())
+    assert tenant.table("chargeback").filter(allocation_method="allocation_failed").height == 0
+    files = tenant.files()
+    tenant.run(TODAY, "recalculate", {}, hour=4, replay=True)
+    assert tenant.files() == files
+
+
+def test_samples_that_come_later_are_not_left_out(tenant: Tenant, measured: str) -> None:
+    with front(measured, None, refused=["query="]) as url:
+        ask(tenant, url)
+        assert tenant.run(TODAY, hour=1).days_pending == 1
+    ask(tenant, measured)
+    assert seen(tenant.run(TODAY, hour=2)) == (0, 1, 0)
+    rows = tenant.table("usage").filter(window=str(LOST), metric="bytes_in", resource_id="lkc-prod1")
+    assert "u-alice" in set(rows["principal"])
+
+
+# Answers that may be a part only
+
+
+def test_answers_that_prometheus_warned_of_are_asked_for_again_when_forced(
+    tenant: Tenant, server: Server, measured: str, expired: str, tmp_path: Path
+) -> None:
+    some = (one for one in METRICS.samples() if one.labels.get("principal_id") != "u-alice")
+    rows = (Row(one.name, one.labels, one.milliseconds, one.value) for one in some)
+    with prometheus(rows, tmp_path / "part") as part, front(part, None, ["1 of 2 stores is down"]) as url:
+        ask(tenant, url)
+        assert seen(tenant.run(TODAY, hour=1)) == (0, DAYS, 0)
+    files = tenant.files()
+    ask(tenant, measured)
+    assert seen(tenant.run(TODAY, hour=2)) == (0, 0, 0)
+    # Who has less to say, or cannot be had, changes nothing.
+    ask(tenant, expired)
+    done = tenant.run(TODAY, hour=3, lift=True)
+    assert (seen(done), tenant.files() == files) == ((0, 0, 0), True)
+    assert len([text for text in done.warnings if "says less" in text]) == 3
+    ask(tenant, NOWHERE["url"])
+    done = tenant.run(TODAY, hour=4, lift=True)
+    assert (seen(done), tenant.files() == files) == ((11, 0, 0), True)
+    ask(tenant, measured)
+    done = tenant.run(TODAY, hour=5, lift=True)
+    assert (done.exit_code, done.days_calculated > 0, tenant.total()) == (0, True, server.organization.total())
+    assert "u-alice" in set(tenant.table("usage")["principal"])
+    whole = Tenant(tmp_path / "whole", server, measured, lookback_days="10")
+    whole.tenant["metrics"]["scrape_seconds"] = "21600"
+    whole.write()
+    whole.run(TODAY, hour=5)
+    assert tenant.files(["usage"]) == whole.files(["usage"])
+    # They are whole now.
+    server.forget()
+    done = tenant.run(TODAY, hour=6, lift=True)
+    assert (seen(done), done.requests) == ((0, 0, 0), server.counted())
+
+
+def test_less_than_was_known_is_not_taken_from_what_was_landed_of_it_either(
+    tenant: Tenant, measured: str, tmp_path: Path
+) -> None:
+    tenant.run(TODAY)
+    files = tenant.files()
+    lose_usage(tenant, answers=True)
+    some = (one for one in METRICS.samples() if one.labels.get("principal_id") != "u-alice")
+    rows = (Row(one.name, one.labels, one.milliseconds, one.value) for one in some)
+    with prometheus(rows, tmp_path / "part") as part:
+        ask(tenant, part)
+        done = tenant.run(TODAY, hour=1)
+        assert any("says less of 1 day (2025-09-03)" in text for text in done.warnings)
+    ask(tenant, measured)
+    assert (tenant.run(TODAY, hour=2).exit_code, tenant.files() == files) == (0, True)
+
+
+def test_an_answer_that_cannot_be_understood_is_a_failure_each_time_and_then_given_up(
+    tenant: Tenant, tmp_path: Path
+) -> None:
+    good = [Row(one.name, one.labels, one.milliseconds, one.value) for one in METRICS.samples()]
+    huge = next(one for one in good if one.name == "confluent_kafka_server_request_bytes")
+    with prometheus(
+        [*good, huge._replace(labels={**huge.labels, "principal_id": "huge"}, value=1e30)], tmp_path / "huge"
+    ) as url:
+        ask(tenant, url)
+        assert seen(tenant.run(TODAY, hour=1)) == (11, 0, DAYS)
+        assert seen(tenant.run(TODAY, hour=2)) == (11, DAYS, 0)
+        done = tenant.run(TODAY, hour=3)
+        assert (seen(done), done.warnings) == ((0, 0, 0), ())
+
+
+def test_the_plan_says_that_usage_is_lost(tenant: Tenant) -> None:
+    tenant.run(TODAY)
+    lose_usage(tenant)
+    config = pipeline.configured(tenant.file)
+    [found] = plan.plan(config, config.tenants, TODAY)
+    assert {one.calculate_reason for one in found.days if one.charge_date == str(LOST)} == {"usage_lost"}
+    tenant.run(TODAY, "recalculate", {}, hour=3)
+    [found] = plan.plan(config, config.tenants, TODAY)
+    assert "usage_lost" not in {one.calculate_reason for one in found.days}
