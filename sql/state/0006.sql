@@ -20,4 +20,4 @@ SET running = max(0, rows - (
 ))
 WHERE tenant_id IN (SELECT tenant_id FROM gathers);
 
-PRAGMA user_version = 7;
+PRAGMA user_version = 6;
