@@ -28,7 +28,9 @@ from engine.cost_days import (
     told_incomplete,
     told_kept,
     told_span,
+    told_without_rules,
     window,
+    without_rules,
 )
 from engine.errors import ContractError, SourceError, StoreError, fault
 from engine.frames import BILLING, RESOURCES, USAGE, Table
@@ -484,7 +486,7 @@ def _settle(work: Work, tenant: CostModelTenant, known: Known, days: Iterable[st
     kept = {day for day in charged if known.has_changed(day) and known.keeps(day) is not None}
     for text in told_incomplete(incomplete(tenant, known.day_metrics, {*charged} - kept)):
         work.warn(text)
-    for text in told_kept(known, charged):
+    for text in (*told_kept(known, charged), *told_without_rules(without_rules(work.root, work.store, tenant))):
         work.warn(text)
 
 

@@ -14,8 +14,9 @@ from typing import NamedTuple, TypeAlias
 import polars as pl
 
 from engine import gather_state, lake, rules, state, wanted
-from engine.config import CostModelTenant, KafkaTenant
-from engine.frames import BILLING, RESOURCES
+from engine.config import CostModelTenant, GenericTenant, KafkaTenant
+from engine.errors import shown
+from engine.frames import BILLING, CHARGEBACK, RESOURCES
 from engine.gather_state import DayMetric
 from engine.sources import cost_questions, cost_rates
 from engine.sources.cost_questions import Question
@@ -85,6 +86,49 @@ def _is_weighed(question: Question, products: set[str], weighed: set[str]) -> bo
     return bool(weighed.intersection(own) or (products.intersection(own) and weighed.intersection(question.metrics)))
 
 
+def lost(root: Path, store: state.State, tenant_id: str) -> set[str]:
+    """Days of which the billing or the usage in the lake is not what was written."""
+    sizes = lake.sizes(root, BILLING, tenant_id)
+    unread = {key[1] for key, row in state.days(store, tenant_id).items() if sizes.get(key) != row.billing_bytes}
+    return unread | wanted.lost_usage(root, store, tenant_id)
+
+
+def without_rules(root: Path, store: state.State, tenant: CostModelTenant) -> dict[str, tuple[str, ...]]:
+    """Charge date -> the products of its lines that the cost model has no more, of days that keep what they charge.
+
+    They could not be made anew, so their lines are those of an older cost model, and no rule is left that splits them.
+    """
+    if not isinstance(tenant, GenericTenant):
+        return {}  # The products of the others stand in the rulebook.
+    made, unread = gather_state.constructed_days(store, tenant.id), lost(root, store, tenant.id)
+    sizes = lake.sizes(root, CHARGEBACK, tenant.id)
+    named, found = {one.name for one in tenant.source.cost_types}, dict[str, tuple[str, ...]]()
+    for key, row in state.days(store, tenant.id).items():
+        day, charge_date = key[1], date.fromisoformat(key[1])
+        is_charged = row.chargeback_calculated and row.chargeback_bytes == sizes.get(key)
+        if not is_charged or day not in made or day in unread:
+            continue
+        # Reading the lake takes long, and days of the cost model as it is now have none but its products.
+        if made[day].model == cost_rates.model_digest(tenant, charge_date):
+            continue
+        lines = lake.read(root, lake.Place(BILLING, tenant.id, key[0], charge_date))
+        if gone := sorted(set(lines["product_type"].cast(pl.String)) - named):
+            found[day] = tuple(gone)
+    return found
+
+
+def told_without_rules(found: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """A line for days whose charges stay since no rule is left for some of their lines."""
+    if not found:
+        return
+    products = sorted({name for names in found.values() for name in names})
+    listed = ", ".join([*map(shown, products[:5]), *([f"{len(products) - 5} more"] if products[5:] else [])])
+    yield (
+        f"{told_span(sorted(found))} keep what they charge: they have lines of {listed}, which their cost model no"
+        " longer has, so no rule splits them anew; a cost type whose rate ends (`to`) keeps its rule"
+    )
+
+
 class Kept(NamedTuple):
     """Why a day stays as it was made, although it would be made of something else now: a code, and in words."""
 
@@ -125,11 +169,10 @@ class Known:
         for number, one in self.fetches.items():
             self._landed.setdefault((one.metric, one.ids), []).append(number)
         self.made = gather_state.constructed_days(store, tenant.id)
-        days, sizes = state.days(store, tenant.id), lake.sizes(root, BILLING, tenant.id)
+        days = state.days(store, tenant.id)
         self.billed = {day for _, day in days}
         self.charged = {key[1] for key, row in days.items() if row.output_digest is not None}
-        unread = {key[1] for key, row in days.items() if sizes.get(key) != row.billing_bytes}
-        self.lost = unread | wanted.lost_usage(root, store, tenant.id)
+        self.lost = lost(root, store, tenant.id)
 
     def is_in_window(self, day: str) -> bool:
         """Whether questions may be asked for a day."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from engine import cost_days, decide, gather_state, pipeline, rules, state, wanted
 from engine.config import AwsTenant, Config, ConfluentTenant, CostModelTenant, Tenant
-from engine.errors import ProrataError
+from engine.errors import ProrataError, shown
 from engine.frames import USAGE, empty
 from engine.sources import aws_cur
 from engine.text import counted
@@ -47,6 +47,7 @@ CALCULATE = {
     "incomplete": "waits for samples that are missing",
     "inventory_failed": "waits until the inventory is gathered whole",
     "cannot_tell": "what it depends on cannot be read",
+    "rules_gone": "stays as calculated, since its cost model no longer has a product of its lines",
     "given_up": "up to date, without metrics that were given up",
     "up_to_date": "up to date",
 }
@@ -212,6 +213,7 @@ def _of_cost_model(config: Config, tenant: CostModelTenant, store: state.State, 
     first, end = cost_days.window(tenant, today)
     reasons = {key[1]: reason for key, reason in _calculations(config, tenant, store, days, notes).items()}
     known = cost_days.Known(config.root, store, tenant, (first, end))
+    ruleless = cost_days.without_rules(config.root, store, tenant)
     window = {str(first + timedelta(days=number)) for number in range((today - first).days + 1)}
 
     def making(day: str) -> str:
@@ -229,7 +231,11 @@ def _of_cost_model(config: Config, tenant: CostModelTenant, store: state.State, 
 
     def calculating(day: str) -> _Reason:
         waits = known.waits(day) if day < str(end) else None
-        return waits or reasons.get(day, ("no_billing", ""))
+        if waits:
+            return waits
+        if day in ruleless and not (known.has_changed(day) and known.can_be_made(day)):
+            return "rules_gone", ", ".join(map(shown, ruleless[day]))
+        return reasons.get(day, ("no_billing", ""))
 
     plans = [DayPlan(day[:7], day, making(day), *calculating(day)) for day in sorted({*window, *reasons, *known.made})]
     return TenantPlan(tenant.id, tenant.ecosystem, tuple(notes), tuple(plans))
