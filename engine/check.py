@@ -123,7 +123,10 @@ def _samples(root: Path, tenant: CostModelTenant) -> Iterator[Finding]:
     kept = {day: gone for day, gone in ruleless.items() if not (known.has_changed(day) and known.can_be_made(day))}
     for text in cost_days.told_without_rules(kept):
         yield _warning(tenant, f"cost model: {text}")
-    if not found:
+    given_up = cost_days.made_without(tenant, known.day_metrics, known.made)
+    for text in cost_days.told_given_up(given_up):
+        yield _warning(tenant, text)
+    if not found and not given_up:
         yield _ok(tenant, "samples: none are missing")
 
 

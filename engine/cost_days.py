@@ -17,7 +17,7 @@ from engine import gather_state, lake, rules, state, wanted
 from engine.config import CostModelTenant, GenericTenant, KafkaTenant
 from engine.errors import shown
 from engine.frames import BILLING, CHARGEBACK, RESOURCES
-from engine.gather_state import DayMetric
+from engine.gather_state import ConstructedDay, DayMetric
 from engine.sources import cost_questions, cost_rates
 from engine.sources.cost_questions import Question
 from engine.sources.promql import Window
@@ -261,7 +261,7 @@ class Known:
                 return Kept("answers_gone", f"the answer to {name}")
             elif before is not None and not self.forced(day):
                 if now.status == "given_up":
-                    return Kept("answers_poorer", f"{name} was given up: {(now.error or '').splitlines()[0]}")
+                    return Kept("answers_poorer", f"{name} was given up: {first_line(now)}")
                 if share_came(now.rows, now.gaps) < share_came(*before):
                     return Kept("answers_poorer", f"{name}: {_told_counts(*before, now)}")
         return None
@@ -395,14 +395,37 @@ def told_incomplete(found: Sequence[Incomplete]) -> Iterator[str]:
         )
 
 
+def made_without(
+    tenant: CostModelTenant, known: Mapping[Key, DayMetric], made: Mapping[str, ConstructedDay]
+) -> list[DayMetric]:  # fmt: skip
+    """The questions that were given up on days whose amounts depend on them and that have no earlier answer to them."""
+    return [
+        one
+        for one in asked_now(tenant, known)
+        if one.status == "given_up"
+        and (one.charge_date not in made or one.metric not in made[one.charge_date].answers)
+    ]
+
+
+def first_line(failed: DayMetric) -> str:
+    """How a question failed, in one line."""
+    return (failed.error or "").partition("\n")[0]
+
+
+def told_given_up(found: Sequence[DayMetric]) -> Iterator[str]:
+    """A line a question: of which days something is left out since it was given up, and why."""
+    for question, group in groupby(sorted(found, key=lambda one: one.metric), key=lambda one: one.metric):
+        days = sorted(group, key=lambda one: one.charge_date)
+        span = told_span([one.charge_date for one in days])
+        yield f"{question}: given up for {span}, which are made without ({first_line(days[0])}); `prorata run --force` asks again"
+
+
 def failed_metrics(store: state.State, tenant: CostModelTenant) -> dict[str, frozenset[str]]:
     """Charge date -> the metrics of USAGE that it was made without since their questions were given up, if any."""
     lacking = {one.name: one.metrics for one in cost_questions.questions(tenant)}
     made, found = gather_state.constructed_days(store, tenant.id), dict[str, set[str]]()
-    for one in asked_now(tenant, gather_state.day_metrics(store, tenant.id)):
-        day = made.get(one.charge_date)
-        if one.status == "given_up" and (day is None or one.metric not in day.answers):
-            found.setdefault(one.charge_date, set()).update(lacking[one.metric])
+    for one in made_without(tenant, gather_state.day_metrics(store, tenant.id), made):
+        found.setdefault(one.charge_date, set()).update(lacking[one.metric])
     return {day: frozenset(metrics) for day, metrics in found.items()}
 
 

@@ -214,6 +214,11 @@ def _of_cost_model(config: Config, tenant: CostModelTenant, store: state.State, 
     reasons = {key[1]: reason for key, reason in _calculations(config, tenant, store, days, notes).items()}
     known = cost_days.Known(config.root, store, tenant, (first, end))
     ruleless = cost_days.without_rules(config.root, store, tenant)
+    limit = tenant.allocation_retry_limit
+    given_up = {
+        one.charge_date: ("given_up", f"{one.metric}, attempt {one.attempts} of {limit}: {cost_days.first_line(one)}")
+        for one in cost_days.made_without(tenant, known.day_metrics, known.made)
+    }
     window = {str(first + timedelta(days=number)) for number in range((today - first).days + 1)}
 
     def making(day: str) -> str:
@@ -235,7 +240,8 @@ def _of_cost_model(config: Config, tenant: CostModelTenant, store: state.State, 
             return waits
         if day in ruleless and not (known.has_changed(day) and known.can_be_made(day)):
             return "rules_gone", ", ".join(map(shown, ruleless[day]))
-        return reasons.get(day, ("no_billing", ""))
+        reason = reasons.get(day, ("no_billing", ""))
+        return given_up.get(day, reason) if reason[0] == "up_to_date" else reason
 
     plans = [DayPlan(day[:7], day, making(day), *calculating(day)) for day in sorted({*window, *reasons, *known.made})]
     return TenantPlan(tenant.id, tenant.ecosystem, tuple(notes), tuple(plans))

@@ -235,6 +235,28 @@ def test_a_day_of_which_half_is_forgotten_keeps_its_principals_too(tmp_path: Pat
     assert {payer for _, payer, _ in payers(root, day(0))} == {"User:alice", "User:bob"}
 
 
+def test_what_was_given_up_is_said_as_long_as_days_are_made_without_it(between: Between, tmp_path: Path) -> None:
+    between.failing("log_size", REFUSED)
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url))
+        assert [root.run(day(6)).exit_code for _ in range(4)] == [11, 11, 11, 0]
+        assert billed(root) == charged(root) == 4 * (WHOLE - Decimal("1.2"))
+        plan = root.plan(day(6))[str(day(3))]
+        assert (plan.calculate_reason, plan.gather, plan.calculate) == ("given_up", False, False)
+        assert plan.detail.startswith("storage, attempt 3 of 3: ")
+        checked = prorata(tmp_path, "check").stdout
+        [told] = [line for line in checked.splitlines() if "given up" in line]
+        assert "warning" in told
+        assert f"storage: given up for 4 days ({day(2)} to {day(5)})" in told
+        assert "too many samples" in told
+        assert "none are missing" not in checked
+        between.reply = between.passed
+        root.run(day(6), lift=True)
+        assert "none are missing" in prorata(tmp_path, "check").stdout
+        assert root.plan(day(6))[str(day(3))].calculate_reason == "up_to_date"
+    assert billed(root) == charged(root) == 4 * WHOLE
+
+
 # What comes late.
 
 
