@@ -123,6 +123,8 @@ def _samples(root: Path, tenant: CostModelTenant) -> Iterator[Finding]:
     kept = {day: gone for day, gone in ruleless.items() if not (known.has_changed(day) and known.can_be_made(day))}
     for text in cost_days.told_without_rules(kept):
         yield _warning(tenant, f"cost model: {text}")
+    for text in cost_days.told_lost(day for day in known.lost if not known.can_be_made(day)):
+        yield _warning(tenant, text)
     given_up = cost_days.made_without(tenant, known.day_metrics, known.made)
     for text in cost_days.told_given_up(given_up):
         yield _warning(tenant, text)

@@ -93,6 +93,15 @@ def lost(root: Path, store: state.State, tenant_id: str) -> set[str]:
     return unread | wanted.lost_usage(root, store, tenant_id)
 
 
+def told_lost(days: Iterable[str]) -> Iterator[str]:
+    """A line for days that are lost and were not made again."""
+    if found := sorted(days):
+        yield (
+            f"{told_span(found)} lost from the lake, billing or usage, and not to be made again from landed answers;"
+            " what they charge stays; put their files back, or let lookback_days reach them, to ask for them again"
+        )
+
+
 def without_rules(root: Path, store: state.State, tenant: CostModelTenant) -> dict[str, tuple[str, ...]]:
     """Charge date -> the products of its lines that the cost model has no more, of days that keep what they charge.
 
@@ -335,11 +344,11 @@ _KEPT = {
 def told_kept(known: Known, days: Iterable[str]) -> Iterator[str]:
     """A line for each reason why some of these days stay as they were made, though a change would make them anew.
 
-    Of days before the window only those that the cost model itself would change.
+    Of days before the window only those that the cost model itself would change; not those that are lost (`told_lost`).
     """
     found = dict[str, list[tuple[str, Kept]]]()
     for day in sorted(days):
-        kept = known.keeps(day) if known.has_changed(day) else None
+        kept = known.keeps(day) if known.has_changed(day) and day not in known.lost else None
         if kept is not None and (known.is_in_window(day) or known.is_of_older_model(day)):
             found.setdefault(kept.code, []).append((day, kept))
     for code, of_code in found.items():
@@ -402,8 +411,7 @@ def made_without(
     return [
         one
         for one in asked_now(tenant, known)
-        if one.status == "given_up"
-        and (one.charge_date not in made or one.metric not in made[one.charge_date].answers)
+        if one.status == "given_up" and (one.charge_date not in made or one.metric not in made[one.charge_date].answers)
     ]
 
 
@@ -416,8 +424,8 @@ def told_given_up(found: Sequence[DayMetric]) -> Iterator[str]:
     """A line a question: of which days something is left out since it was given up, and why."""
     for question, group in groupby(sorted(found, key=lambda one: one.metric), key=lambda one: one.metric):
         days = sorted(group, key=lambda one: one.charge_date)
-        span = told_span([one.charge_date for one in days])
-        yield f"{question}: given up for {span}, which are made without ({first_line(days[0])}); `prorata run --force` asks again"
+        span, why = told_span([one.charge_date for one in days]), first_line(days[0])
+        yield f"{question}: given up for {span}, which are made without ({why}); `prorata run --force` asks again"
 
 
 def failed_metrics(store: state.State, tenant: CostModelTenant) -> dict[str, frozenset[str]]:

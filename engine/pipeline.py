@@ -437,7 +437,12 @@ def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
 
 
 def _kept(work: Work) -> set[str]:
-    """Days whose usage is lost: what was calculated with it must not be calculated again without it."""
+    """Days whose usage is lost: what was calculated with it must not be calculated again without it.
+
+    Of a cost model those, too, whose lines are lost: they could not be made again, and hold up no other day.
+    """
+    if isinstance(work.tenant, CostModelTenant):
+        return cost_days.lost(work.root, work.store, work.tenant.id)
     if not isinstance(work.tenant, ConfluentTenant):
         return set()
     return wanted.charged_of_lost(work.root, work.store, work.tenant.id)

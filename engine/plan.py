@@ -47,6 +47,7 @@ CALCULATE = {
     "incomplete": "waits for samples that are missing",
     "inventory_failed": "waits until the inventory is gathered whole",
     "cannot_tell": "what it depends on cannot be read",
+    "lost": "its lines or usage are lost, and cannot be made again from what is landed; what it charges stays",
     "rules_gone": "stays as calculated, since its cost model no longer has a product of its lines",
     "given_up": "up to date, without metrics that were given up",
     "up_to_date": "up to date",
@@ -238,6 +239,8 @@ def _of_cost_model(config: Config, tenant: CostModelTenant, store: state.State, 
         waits = known.waits(day) if day < str(end) else None
         if waits:
             return waits
+        if day in known.lost and not known.can_be_made(day):
+            return "lost", ""
         if day in ruleless and not (known.has_changed(day) and known.can_be_made(day)):
             return "rules_gone", ", ".join(map(shown, ruleless[day]))
         reason = reasons.get(day, ("no_billing", ""))

@@ -257,6 +257,42 @@ def test_what_was_given_up_is_said_as_long_as_days_are_made_without_it(between: 
     assert billed(root) == charged(root) == 4 * WHOLE
 
 
+@pytest.mark.parametrize("table", ["billing", "usage"])
+def test_days_that_are_lost_and_cannot_be_had_again_are_told_and_keep_their_charges(
+    url: str, tmp_path: Path, table: str
+) -> None:
+    root = Root(tmp_path, eu(url))
+    root.run(day(4))
+    before = root.table("chargeback")
+    shutil.rmtree(root.root / "raw")
+    shutil.rmtree(root.root / "lake" / table)
+    root.write(eu(url, days=1))
+    plan = root.plan(day(6))[str(day(3))]
+    assert (plan.gather_reason, plan.calculate_reason, plan.calculate) == ("answers_gone", "lost", False)
+    summary = root.run(day(6))
+    assert (summary.exit_code, summary.days_calculated, summary.days_pending) == (0, 1, 0)
+    [told] = warned(root, "lost from the lake")
+    assert f"4 days ({day(0)} to {day(3)})" in told
+    assert not warned(root, "left as made before")
+    [told] = [line for line in prorata(tmp_path, "check").stdout.splitlines() if "lost from the lake" in line]
+    assert f"4 days ({day(0)} to {day(3)})" in told
+    # Another ladder would change what they charge, and a recalculation does all: they wait, and hold up no other.
+    for command, settings in (
+        ("run", {"ladders": {"kafka_presence": [{"basis": "unallocated"}]}}),
+        ("recalculate", {}),
+    ):
+        root.write(eu(url, days=1, **settings))
+        summary = root.run(day(6), command)
+        assert (summary.exit_code, summary.days_calculated, summary.days_pending) == (0, 1, 4)
+    assert root.table("chargeback").filter(pl.col("charge_date") < day(4)).equals(before)
+    # Once they may be asked for, all is as it was.
+    root.write(eu(url, days=6))
+    root.logged.clear()
+    assert root.run(day(6)).exit_code == 0
+    assert not warned(root, "lost from the lake")
+    assert billed(root) == charged(root) == 6 * WHOLE
+
+
 # What comes late.
 
 
