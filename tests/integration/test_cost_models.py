@@ -586,6 +586,13 @@ def test_other_tenants_are_done(url: str, tmp_path: Path) -> None:
     assert "other: nothing to do: 1 day up to date" in found[1].stdout
 
 
+def test_each_tenant_of_a_prometheus_that_is_down_is_named(tmp_path: Path) -> None:
+    Root(tmp_path, *(kafka(name, "http://127.0.0.1:9/", lookback_days="1") for name in ("eu", "us")))
+    done = prorata(tmp_path, "run", "--today", str(day(1)))
+    told = sorted(text.partition(": GET ")[0] for text in done.stderr.splitlines() if "127.0.0.1:9" in text)
+    assert told == ["prorata: tenant eu: metrics", "prorata: tenant us: metrics"]
+
+
 def test_a_prometheus_that_hardly_answers_is_not_asked_everything(url: str, tmp_path: Path) -> None:
     between = Between(url)
     with between.serving() as script:
