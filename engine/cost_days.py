@@ -421,11 +421,15 @@ def first_line(failed: DayMetric) -> str:
 
 
 def told_given_up(found: Sequence[DayMetric]) -> Iterator[str]:
-    """A line a question: of which days something is left out since it was given up, and why."""
-    for question, group in groupby(sorted(found, key=lambda one: one.metric), key=lambda one: one.metric):
-        days = sorted(group, key=lambda one: one.charge_date)
-        span, why = told_span([one.charge_date for one in days]), first_line(days[0])
-        yield f"{question}: given up for {span}, which are made without ({why}); `prorata run --force` asks again"
+    """A line for questions that were given up on the same days for the same reason: those days are made without."""
+    days_of = dict[tuple[str, str], list[str]]()
+    for one in sorted(found, key=lambda one: (one.metric, one.charge_date)):
+        days_of.setdefault((one.metric, first_line(one)), []).append(one.charge_date)
+    questions = dict[tuple[str, str], list[str]]()
+    for (question, why), days in days_of.items():
+        questions.setdefault((told_span(days), why), []).append(question)
+    for (span, why), named in questions.items():
+        yield f"{', '.join(named)}: given up for {span}, made without ({why}); `prorata run --force` asks again"
 
 
 def failed_metrics(store: state.State, tenant: CostModelTenant) -> dict[str, frozenset[str]]:

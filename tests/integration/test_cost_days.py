@@ -236,19 +236,19 @@ def test_a_day_of_which_half_is_forgotten_keeps_its_principals_too(tmp_path: Pat
 
 
 def test_what_was_given_up_is_said_as_long_as_days_are_made_without_it(between: Between, tmp_path: Path) -> None:
-    between.failing("log_size", REFUSED)
+    between.reply = lambda _: Reply(503, "busy")
     with between.serving() as script:
         root = Root(tmp_path, eu(script.url))
         assert [root.run(day(6)).exit_code for _ in range(4)] == [11, 11, 11, 0]
-        assert billed(root) == charged(root) == 4 * (WHOLE - Decimal("1.2"))
+        assert billed(root) == charged(root) == 4 * Decimal("7.2")
         plan = root.plan(day(6))[str(day(3))]
         assert (plan.calculate_reason, plan.gather, plan.calculate) == ("given_up", False, False)
-        assert plan.detail.startswith("storage, attempt 3 of 3: ")
+        assert plan.detail.startswith("bytes_in, attempt 3 of 3: ")
         checked = prorata(tmp_path, "check").stdout
         [told] = [line for line in checked.splitlines() if "given up" in line]
         assert "warning" in told
-        assert f"storage: given up for 4 days ({day(2)} to {day(5)})" in told
-        assert "too many samples" in told
+        assert f"bytes_in, bytes_out, egress, ingress, storage: given up for 4 days ({day(2)} to {day(5)})" in told
+        assert "503" in told
         assert "none are missing" not in checked
         between.reply = between.passed
         root.run(day(6), lift=True)
