@@ -65,11 +65,18 @@ def _let_go(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _complain(error: BaseException) -> int:
+def _of_tenant(text: str, tenant: Tenant | None) -> str:
+    """A fault with its tenant. Faults of AWS name files; an API or a Prometheus may be that of several tenants."""
+    if tenant is None or tenant.ecosystem == "aws" or f"tenant {tenant.id}" in text:
+        return text
+    return f"tenant {tenant.id}: {text}"
+
+
+def _complain(error: BaseException, tenant: Tenant | None = None) -> int:
     """Say on stderr what is wrong, one line per fault; returns the exit code."""
     if isinstance(error, ProrataError):
         for text in error.faults:
-            _say(f"prorata: {text}")
+            _say(f"prorata: {_of_tenant(text, tenant)}")
         return error.exit_code
     if click.get_current_context().find_root().params["debug"]:
         traceback.print_exception(error)
@@ -466,9 +473,9 @@ def _tenant_outcome(config: Config, tenant: Tenant, request: Request, hooks: Hoo
         # The rest went well, and is shown.
         faults, code = list(summary.faults), summary.exit_code
         for text in faults:
-            _say(f"prorata: {text}")
+            _say(f"prorata: {_of_tenant(text, tenant)}")
     except Exception as error:  # noqa: BLE001  # one tenant's failure, be it our own bug, is not another's
-        code = _complain(error)
+        code = _complain(error, tenant)
         faults = list(error.faults) if isinstance(error, ProrataError) else [f"{type(error).__name__}: {error}"]
     changed = [key for key, digest in after.items() if before.get(key) != digest]
     return Outcome(tenant.id, code, faults, summary, time.monotonic() - started, list(after), changed)

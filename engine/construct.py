@@ -24,11 +24,15 @@ from engine.cost_days import (
     Known,
     incomplete,
     landed_in,
+    lost,
     share_came,
     told_incomplete,
     told_kept,
+    told_lost,
     told_span,
+    told_without_rules,
     window,
+    without_rules,
 )
 from engine.errors import ContractError, SourceError, StoreError, fault
 from engine.frames import BILLING, RESOURCES, USAGE, Table
@@ -484,7 +488,11 @@ def _settle(work: Work, tenant: CostModelTenant, known: Known, days: Iterable[st
     kept = {day for day in charged if known.has_changed(day) and known.keeps(day) is not None}
     for text in told_incomplete(incomplete(tenant, known.day_metrics, {*charged} - kept)):
         work.warn(text)
-    for text in told_kept(known, charged):
+    for text in (
+        *told_kept(known, charged),
+        *told_lost(lost(work.root, work.store, tenant.id)),
+        *told_without_rules(without_rules(work.root, work.store, tenant)),
+    ):
         work.warn(text)
 
 

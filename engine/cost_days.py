@@ -14,9 +14,10 @@ from typing import NamedTuple, TypeAlias
 import polars as pl
 
 from engine import gather_state, lake, rules, state, wanted
-from engine.config import CostModelTenant, KafkaTenant
-from engine.frames import BILLING, RESOURCES
-from engine.gather_state import DayMetric
+from engine.config import CostModelTenant, GenericTenant, KafkaTenant
+from engine.errors import shown
+from engine.frames import BILLING, CHARGEBACK, RESOURCES
+from engine.gather_state import ConstructedDay, DayMetric
 from engine.sources import cost_questions, cost_rates
 from engine.sources.cost_questions import Question
 from engine.sources.promql import Window
@@ -85,6 +86,58 @@ def _is_weighed(question: Question, products: set[str], weighed: set[str]) -> bo
     return bool(weighed.intersection(own) or (products.intersection(own) and weighed.intersection(question.metrics)))
 
 
+def lost(root: Path, store: state.State, tenant_id: str) -> set[str]:
+    """Days of which the billing or the usage in the lake is not what was written."""
+    sizes = lake.sizes(root, BILLING, tenant_id)
+    unread = {key[1] for key, row in state.days(store, tenant_id).items() if sizes.get(key) != row.billing_bytes}
+    return unread | wanted.lost_usage(root, store, tenant_id)
+
+
+def told_lost(days: Iterable[str]) -> Iterator[str]:
+    """A line for days that are lost and were not made again."""
+    if found := sorted(days):
+        yield (
+            f"{told_span(found)} lost from the lake, billing or usage, and not to be made again from landed answers;"
+            " what they charge stays; put their files back, or let lookback_days reach them, to ask for them again"
+        )
+
+
+def without_rules(root: Path, store: state.State, tenant: CostModelTenant) -> dict[str, tuple[str, ...]]:
+    """Charge date -> the products of its lines that the cost model has no more, of days that keep what they charge.
+
+    They could not be made anew, so their lines are those of an older cost model, and no rule is left that splits them.
+    """
+    if not isinstance(tenant, GenericTenant):
+        return {}  # The products of the others stand in the rulebook.
+    made, unread = gather_state.constructed_days(store, tenant.id), lost(root, store, tenant.id)
+    sizes = lake.sizes(root, CHARGEBACK, tenant.id)
+    named, found = {one.name for one in tenant.source.cost_types}, dict[str, tuple[str, ...]]()
+    for key, row in state.days(store, tenant.id).items():
+        day, charge_date = key[1], date.fromisoformat(key[1])
+        is_charged = row.chargeback_calculated and row.chargeback_bytes == sizes.get(key)
+        if not is_charged or day not in made or day in unread:
+            continue
+        # Reading the lake takes long, and days of the cost model as it is now have none but its products.
+        if made[day].model == cost_rates.model_digest(tenant, charge_date):
+            continue
+        lines = lake.read(root, lake.Place(BILLING, tenant.id, key[0], charge_date))
+        if gone := sorted(set(lines["product_type"].cast(pl.String)) - named):
+            found[day] = tuple(gone)
+    return found
+
+
+def told_without_rules(found: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """A line for days whose charges stay since no rule is left for some of their lines."""
+    if not found:
+        return
+    products = sorted({name for names in found.values() for name in names})
+    listed = ", ".join([*map(shown, products[:5]), *([f"{len(products) - 5} more"] if products[5:] else [])])
+    yield (
+        f"{told_span(sorted(found))} keep what they charge: they have lines of {listed}, which their cost model no"
+        " longer has, so no rule splits them anew; a cost type whose rate ends (`to`) keeps its rule"
+    )
+
+
 class Kept(NamedTuple):
     """Why a day stays as it was made, although it would be made of something else now: a code, and in words."""
 
@@ -125,11 +178,10 @@ class Known:
         for number, one in self.fetches.items():
             self._landed.setdefault((one.metric, one.ids), []).append(number)
         self.made = gather_state.constructed_days(store, tenant.id)
-        days, sizes = state.days(store, tenant.id), lake.sizes(root, BILLING, tenant.id)
+        days = state.days(store, tenant.id)
         self.billed = {day for _, day in days}
         self.charged = {key[1] for key, row in days.items() if row.output_digest is not None}
-        unread = {key[1] for key, row in days.items() if sizes.get(key) != row.billing_bytes}
-        self.lost = unread | wanted.lost_usage(root, store, tenant.id)
+        self.lost = lost(root, store, tenant.id)
 
     def is_in_window(self, day: str) -> bool:
         """Whether questions may be asked for a day."""
@@ -218,7 +270,7 @@ class Known:
                 return Kept("answers_gone", f"the answer to {name}")
             elif before is not None and not self.forced(day):
                 if now.status == "given_up":
-                    return Kept("answers_poorer", f"{name} was given up: {(now.error or '').splitlines()[0]}")
+                    return Kept("answers_poorer", f"{name} was given up: {first_line(now)}")
                 if share_came(now.rows, now.gaps) < share_came(*before):
                     return Kept("answers_poorer", f"{name}: {_told_counts(*before, now)}")
         return None
@@ -292,11 +344,11 @@ _KEPT = {
 def told_kept(known: Known, days: Iterable[str]) -> Iterator[str]:
     """A line for each reason why some of these days stay as they were made, though a change would make them anew.
 
-    Of days before the window only those that the cost model itself would change.
+    Of days before the window only those that the cost model itself would change; not those that are lost (`told_lost`).
     """
     found = dict[str, list[tuple[str, Kept]]]()
     for day in sorted(days):
-        kept = known.keeps(day) if known.has_changed(day) else None
+        kept = known.keeps(day) if known.has_changed(day) and day not in known.lost else None
         if kept is not None and (known.is_in_window(day) or known.is_of_older_model(day)):
             found.setdefault(kept.code, []).append((day, kept))
     for code, of_code in found.items():
@@ -352,14 +404,40 @@ def told_incomplete(found: Sequence[Incomplete]) -> Iterator[str]:
         )
 
 
+def made_without(
+    tenant: CostModelTenant, known: Mapping[Key, DayMetric], made: Mapping[str, ConstructedDay]
+) -> list[DayMetric]:  # fmt: skip
+    """The questions that were given up on days whose amounts depend on them and that have no earlier answer to them."""
+    return [
+        one
+        for one in asked_now(tenant, known)
+        if one.status == "given_up" and (one.charge_date not in made or one.metric not in made[one.charge_date].answers)
+    ]
+
+
+def first_line(failed: DayMetric) -> str:
+    """How a question failed, in one line."""
+    return (failed.error or "").partition("\n")[0]
+
+
+def told_given_up(found: Sequence[DayMetric]) -> Iterator[str]:
+    """A line for questions that were given up on the same days for the same reason: those days are made without."""
+    days_of = dict[tuple[str, str], list[str]]()
+    for one in sorted(found, key=lambda one: (one.metric, one.charge_date)):
+        days_of.setdefault((one.metric, first_line(one)), []).append(one.charge_date)
+    questions = dict[tuple[str, str], list[str]]()
+    for (question, why), days in days_of.items():
+        questions.setdefault((told_span(days), why), []).append(question)
+    for (span, why), named in questions.items():
+        yield f"{', '.join(named)}: given up for {span}, made without ({why}); `prorata run --force` asks again"
+
+
 def failed_metrics(store: state.State, tenant: CostModelTenant) -> dict[str, frozenset[str]]:
     """Charge date -> the metrics of USAGE that it was made without since their questions were given up, if any."""
     lacking = {one.name: one.metrics for one in cost_questions.questions(tenant)}
     made, found = gather_state.constructed_days(store, tenant.id), dict[str, set[str]]()
-    for one in asked_now(tenant, gather_state.day_metrics(store, tenant.id)):
-        day = made.get(one.charge_date)
-        if one.status == "given_up" and (day is None or one.metric not in day.answers):
-            found.setdefault(one.charge_date, set()).update(lacking[one.metric])
+    for one in made_without(tenant, gather_state.day_metrics(store, tenant.id), made):
+        found.setdefault(one.charge_date, set()).update(lacking[one.metric])
     return {day: frozenset(metrics) for day, metrics in found.items()}
 
 

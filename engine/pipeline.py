@@ -290,6 +290,7 @@ def _of_cost_model(tenant: CostModelTenant) -> _Recipe:
         def decided(billing: pl.DataFrame, day: state.Day) -> tuple[pl.DataFrame, Decided]:
             usage, lacking = usage_of(work, day.charge_date), failed.get(day.charge_date, frozenset())
             found = decide_products(billing, given, facts._replace(usage=usage, failed=lacking))
+            work.unknown_products.append(found.unknown_products)
             return found.lines, found.decided
 
         return decided
@@ -402,7 +403,12 @@ def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
     days = state.days(work.store, work.tenant.id)
     causes = recipe.causes(work.store, days)
     changed = _changed(work.root, work.tenant, days, causes)
-    due = [key for key in days if work.request.covers(key[1]) and (work.request.force or key in changed)]
+    settled = _settled(work.root, work.store, work.tenant)
+    due = [
+        key
+        for key in days
+        if work.request.covers(key[1]) and key not in settled and (work.request.force or key in changed)
+    ]
     kept = _kept(work)
     ready = [key for key in due if is_ready(days[key]) and key[1] not in kept]
     # A day that is calculated may wait, too, for what it is to be made anew of.
@@ -431,10 +437,22 @@ def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
 
 
 def _kept(work: Work) -> set[str]:
-    """Days whose usage is lost: what was calculated with it must not be calculated again without it."""
+    """Days whose usage is lost: what was calculated with it must not be calculated again without it.
+
+    Of a cost model those, too, whose lines are lost: they could not be made again, and hold up no other day.
+    """
+    if isinstance(work.tenant, CostModelTenant):
+        return cost_days.lost(work.root, work.store, work.tenant.id)
     if not isinstance(work.tenant, ConfluentTenant):
         return set()
     return wanted.charged_of_lost(work.root, work.store, work.tenant.id)
+
+
+def _settled(root: Path, store: state.State, tenant: Tenant) -> set[state.DayKey]:
+    """Calculated days that are not calculated again, whatever changed: no rule is left for lines that they have."""
+    if not isinstance(tenant, CostModelTenant):
+        return set()
+    return {(day[:7], day) for day in cost_days.without_rules(root, store, tenant)}
 
 
 def idle_pools(tenant: AwsTenant, matched: Collection[str]) -> list[str]:
@@ -455,9 +473,8 @@ def _warn_of_unknown_products(work: Work) -> None:
     found = pl.concat(work.unknown_products).group_by(by_product).agg(pl.col("lines", "amount").sum()).sort(by_product)
     for product_type, currency, lines, amount in found.select(*by_product, "lines", "amount").rows():
         told = f"{counted(lines, 'line')} of {number(f'{amount:f}')} {currency}"
-        work.warn(
-            f"no rule for product {shown(product_type)}: {told} borne by their resources, or by nobody without one"
-        )
+        by = "nobody" if isinstance(work.tenant, CostModelTenant) else "their resources, or by nobody without one"
+        work.warn(f"no rule for product {shown(product_type)}: {told} borne by {by}")
 
 
 def days_due(
@@ -469,7 +486,7 @@ def days_due(
     """
     if not any(day.chargeback_calculated for day in days.values()):
         return set(days)
-    return _changed(root, tenant, days, _recipe(tenant).causes(store, days))
+    return _changed(root, tenant, days, _recipe(tenant).causes(store, days)) - _settled(root, store, tenant)
 
 
 def _changed(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from engine import cost_days, decide, gather_state, pipeline, rules, state, wanted
 from engine.config import AwsTenant, Config, ConfluentTenant, CostModelTenant, Tenant
-from engine.errors import ProrataError
+from engine.errors import ProrataError, shown
 from engine.frames import USAGE, empty
 from engine.sources import aws_cur
 from engine.text import counted
@@ -41,12 +41,15 @@ CALCULATE = {
     "billing_changed": "its billing changed since, or its calculation was cut short",
     "inputs_changed": "what it depends on changed (rules, owners, usage, prorata itself), or its file was lost",
     "calculation_failed": "its calculation failed",
+    "made_anew": "is made first, and what comes out of it is charged",
     "metrics_wanted": "metrics are to be fetched first",
     "metrics_failed": "metrics failed and are to be fetched again first",
     "usage_lost": "its usage is lost, and is read from landed answers, or asked for, first",
     "incomplete": "waits for samples that are missing",
     "inventory_failed": "waits until the inventory is gathered whole",
     "cannot_tell": "what it depends on cannot be read",
+    "lost": "its lines or usage are lost, and cannot be made again from what is landed; what it charges stays",
+    "rules_gone": "stays as calculated, since its cost model no longer has a product of its lines",
     "given_up": "up to date, without metrics that were given up",
     "up_to_date": "up to date",
 }
@@ -55,7 +58,7 @@ WAITING = frozenset({"metrics_wanted", "metrics_failed", "usage_lost", "incomple
 _GATHERED = frozenset(
     {"in_window", "model_changed", "gather_unfinished", "bill_new", "bill_changed", "bill_unfinished"}
 )
-_CALCULATED = frozenset({"never_calculated", "billing_changed", "inputs_changed", "calculation_failed"})
+_CALCULATED = frozenset({"never_calculated", "billing_changed", "inputs_changed", "calculation_failed", "made_anew"})
 
 
 class DayPlan(NamedTuple):
@@ -208,11 +211,15 @@ def _inventory_errors(store: state.State, tenant: ConfluentTenant) -> str:
 
 
 def _of_cost_model(config: Config, tenant: CostModelTenant, store: state.State, today: date) -> TenantPlan:
-    days, notes = state.days(store, tenant.id), list[str]()
     first, end = cost_days.window(tenant, today)
-    reasons = {key[1]: reason for key, reason in _calculations(config, tenant, store, days, notes).items()}
-    known = cost_days.Known(config.root, store, tenant, (first, end))
+    known, notes = cost_days.Known(config.root, store, tenant, (first, end)), list[str]()
+    reasons = _reasons_of_cost_model(config, tenant, store, known, notes)
     window = {str(first + timedelta(days=number)) for number in range((today - first).days + 1)}
+
+    def is_made_anew(day: str) -> bool:
+        # Of a day before the window that was never made nothing is known, and nobody is asked.
+        is_reached = day >= str(first) or day in known.made
+        return day < str(end) and known.has_changed(day) and known.can_be_made(day) and is_reached
 
     def making(day: str) -> str:
         if day >= str(end):
@@ -223,16 +230,33 @@ def _of_cost_model(config: Config, tenant: CostModelTenant, store: state.State, 
             return "made"
         if kept := known.keeps(day):
             return kept.code
-        # Of a day before the window that was never made nothing is known, and nobody is asked.
-        made = known.can_be_made(day) and (day >= str(first) or day in known.made)
-        return "model_changed" if made else "before_window"
+        return "model_changed" if is_made_anew(day) else "before_window"
 
     def calculating(day: str) -> _Reason:
         waits = known.waits(day) if day < str(end) else None
-        return waits or reasons.get(day, ("no_billing", ""))
+        if waits:
+            return waits
+        if is_made_anew(day) and known.has_charges(day):
+            return "made_anew", ""
+        return reasons.get(day, ("no_billing", ""))
 
     plans = [DayPlan(day[:7], day, making(day), *calculating(day)) for day in sorted({*window, *reasons, *known.made})]
     return TenantPlan(tenant.id, tenant.ecosystem, tuple(notes), tuple(plans))
+
+
+def _reasons_of_cost_model(
+    config: Config, tenant: CostModelTenant, store: state.State, known: cost_days.Known, notes: list[str]
+) -> dict[str, _Reason]:
+    """Why the stored days are calculated or not, as long as they are not made anew and wait for nothing."""
+    days, limit = state.days(store, tenant.id), tenant.allocation_retry_limit
+    found = {key[1]: reason for key, reason in _calculations(config, tenant, store, days, notes).items()}
+    for one in cost_days.made_without(tenant, known.day_metrics, known.made):
+        if found.get(one.charge_date, ("", ""))[0] == "up_to_date":
+            told = f"{one.metric}, attempt {one.attempts} of {limit}: {cost_days.first_line(one)}"
+            found[one.charge_date] = "given_up", told
+    for day, products in cost_days.without_rules(config.root, store, tenant).items():
+        found[day] = "rules_gone", ", ".join(map(shown, products))
+    return found | {day: ("lost", "") for day in known.lost & found.keys() if not known.can_be_made(day)}
 
 
 def as_json(found: TenantPlan) -> dict[str, Any]:

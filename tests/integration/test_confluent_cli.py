@@ -80,6 +80,7 @@ def test_json_counts_requests_and_days_that_wait(tenant: Tenant, server: Server)
     assert (said.code, found["exit_code"], found["days_pending"], found["days_calculated"]) == (11, 11, 2, 0)
     assert found["requests"] > server.counted()
     assert "metrics bytes_in" in found["errors"][0]
+    assert "prorata: tenant conf: metrics bytes_in" in said.err
 
 
 def plan(tenant: Tenant, *words: str) -> list[str]:

@@ -235,6 +235,64 @@ def test_a_day_of_which_half_is_forgotten_keeps_its_principals_too(tmp_path: Pat
     assert {payer for _, payer, _ in payers(root, day(0))} == {"User:alice", "User:bob"}
 
 
+def test_what_was_given_up_is_said_as_long_as_days_are_made_without_it(between: Between, tmp_path: Path) -> None:
+    between.reply = lambda _: Reply(503, "busy")
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url))
+        assert [root.run(day(6)).exit_code for _ in range(4)] == [11, 11, 11, 0]
+        assert billed(root) == charged(root) == 4 * Decimal("7.2")
+        plan = root.plan(day(6))[str(day(3))]
+        assert (plan.calculate_reason, plan.gather, plan.calculate) == ("given_up", False, False)
+        assert plan.detail.startswith("bytes_in, attempt 3 of 3: ")
+        checked = prorata(tmp_path, "check").stdout
+        [told] = [line for line in checked.splitlines() if "given up" in line]
+        assert "warning" in told
+        assert f"bytes_in, bytes_out, egress, ingress, storage: given up for 4 days ({day(2)} to {day(5)})" in told
+        assert "503" in told
+        assert "none are missing" not in checked
+        between.reply = between.passed
+        root.run(day(6), lift=True)
+        assert "none are missing" in prorata(tmp_path, "check").stdout
+        assert root.plan(day(6))[str(day(3))].calculate_reason == "up_to_date"
+    assert billed(root) == charged(root) == 4 * WHOLE
+
+
+@pytest.mark.parametrize("table", ["billing", "usage"])
+def test_days_that_are_lost_and_cannot_be_had_again_are_told_and_keep_their_charges(
+    url: str, tmp_path: Path, table: str
+) -> None:
+    root = Root(tmp_path, eu(url))
+    root.run(day(4))
+    before = root.table("chargeback")
+    shutil.rmtree(root.root / "raw")
+    shutil.rmtree(root.root / "lake" / table)
+    root.write(eu(url, days=1))
+    plan = root.plan(day(6))[str(day(3))]
+    assert (plan.gather_reason, plan.calculate_reason, plan.calculate) == ("answers_gone", "lost", False)
+    summary = root.run(day(6))
+    assert (summary.exit_code, summary.days_calculated, summary.days_pending) == (0, 1, 0)
+    [told] = warned(root, "lost from the lake")
+    assert f"4 days ({day(0)} to {day(3)})" in told
+    assert not warned(root, "left as made before")
+    [told] = [line for line in prorata(tmp_path, "check").stdout.splitlines() if "lost from the lake" in line]
+    assert f"4 days ({day(0)} to {day(3)})" in told
+    # Another ladder would change what they charge, and a recalculation does all: they wait, and hold up no other.
+    for command, settings in (
+        ("run", {"ladders": {"kafka_presence": [{"basis": "unallocated"}]}}),
+        ("recalculate", {}),
+    ):
+        root.write(eu(url, days=1, **settings))
+        summary = root.run(day(6), command)
+        assert (summary.exit_code, summary.days_calculated, summary.days_pending) == (0, 1, 4)
+    assert root.table("chargeback").filter(pl.col("charge_date") < day(4)).equals(before)
+    # Once they may be asked for, all is as it was.
+    root.write(eu(url, days=6))
+    root.logged.clear()
+    assert root.run(day(6)).exit_code == 0
+    assert not warned(root, "lost from the lake")
+    assert billed(root) == charged(root) == 6 * WHOLE
+
+
 # What comes late.
 
 
@@ -396,6 +454,73 @@ def test_days_before_the_window_stay_and_a_model_that_does_not_reach_them_says_s
     root.write(eu(url, days=2, rates={**WITHOUT_EGRESS, "compute_hourly_rate": "0.2"}))
     assert root.run(day(6)).days_calculated == 6
     assert not any("older cost model" in line for line in prorata(tmp_path, "check").stdout.splitlines())
+
+
+# A cost type that is no longer there.
+
+SIZES = "sum(pg_size)"
+
+
+def test_days_of_a_cost_type_that_has_another_name_keep_their_charges_and_hold_up_no_other(
+    url: str, tmp_path: Path
+) -> None:
+    root = Root(tmp_path, pg(url, FIXED, stored("STO", SIZES, "1"), days=3))
+    root.run(day(4))
+    before = lake(root)
+    root.write(pg(url, FIXED, stored("STORAGE", SIZES, "1"), days=2))
+    assert root.plan(day(6))[str(day(1))].calculate_reason == "rules_gone"
+    summary = root.run(day(6))
+    assert (summary.exit_code, summary.faults, summary.days_calculated, summary.days_pending) == (0, (), 2, 0)
+    assert {file: content for file, content in lake(root).items() if file in before} == before
+    assert {product for product, *_ in payers(root, day(3))} == {"FIX", "STO"}
+    assert {product for product, *_ in payers(root, day(5))} == {"FIX", "STORAGE"}
+    assert billed(root) == charged(root)
+    [told] = warned(root, "keep what they charge")
+    assert f"3 days ({day(1)} to {day(3)})" in told
+    assert "'STO'" in told
+    found = root.plan(day(6))
+    assert {name for name, one in found.items() if one.calculate_reason == "rules_gone"} == {
+        str(day(number)) for number in (1, 2, 3)
+    }
+    assert not any(one.calculate for one in found.values() if one.charge_date < str(day(6)))
+    checked = prorata(tmp_path, "check")
+    assert checked.returncode == 0
+    assert [line for line in checked.stdout.splitlines() if "keep what they charge" in line and "'STO'" in line]
+    assert "0 to calculate" in prorata(tmp_path, "status").stdout.splitlines()[0]
+    assert (root.run(day(6), "recalculate").days_calculated, root.run(day(6)).days_calculated) == (2, 0)
+    assert {file: content for file, content in lake(root).items() if file in before} == before
+    # Under its old name it is found again.
+    root.write(pg(url, FIXED, stored("STO", SIZES, "1"), days=2))
+    root.run(day(6))
+    assert root.run(day(6), "recalculate").days_calculated == 5
+    assert not any("keep what they charge" in line for line in prorata(tmp_path, "check").stdout.splitlines())
+    assert billed(root) == charged(root)
+
+
+def test_a_cost_type_may_be_removed_after_the_answers_of_older_days_are_gone(url: str, tmp_path: Path) -> None:
+    licence = {**FIXED, "name": "LICENCE"}
+    root = Root(tmp_path, pg(url, FIXED, licence, stored("STO", SIZES, "1")))
+    root.run(day(4))
+    shutil.rmtree(root.root / "raw")
+    before = lake(root)
+    root.write(pg(url, FIXED, stored("STO", SIZES, "1"), days=1))
+    summary = root.run(day(6))
+    assert (summary.exit_code, summary.faults, summary.days_calculated) == (0, (), 1)
+    assert {file: content for file, content in lake(root).items() if file in before} == before
+    assert warned(root, "4 days", "keep what they charge", "'LICENCE'")
+
+
+def test_lines_of_a_cost_type_that_is_gone_are_nobodys_where_their_charges_are_lost(url: str, tmp_path: Path) -> None:
+    root = Root(tmp_path, pg(url, FIXED, stored("STO", SIZES, "1")))
+    root.run(day(4))
+    [file] = (root.root / "lake" / "chargeback").glob(f"**/{day(2)}.parquet")
+    file.unlink()
+    root.write(pg(url, FIXED, stored("STORAGE", SIZES, "1"), days=1))
+    summary = root.run(day(6))
+    assert (summary.exit_code, summary.days_calculated) == (0, 2)
+    assert billed(root) == charged(root)
+    assert {payer for product, payer, _ in payers(root, day(2)) if product == "STO"} == {"UNALLOCATED"}
+    assert warned(root, "no rule for product 'STO'", "1 line of 2,400 USD borne by nobody")
 
 
 # What no amount depends on.

@@ -427,15 +427,17 @@ def test_a_rate_that_changes_asks_nothing_and_touches_its_days_alone(url: str, t
     rates = [{"to": str(day(27)), **RATES}, {"from": str(day(27)), **RATES, "compute_hourly_rate": "0.2"}]
     # Nobody is there to ask.
     root.write(kafka("eu", "http://127.0.0.1:9/", **given, source={"rates": rates}))
-    assert {name for name, one in root.plan(day(DAYS)).items() if one.gather_reason == "model_changed"} == {
-        str(day(number)) for number in range(27, DAYS)
-    }
+    changed = {str(day(number)) for number in range(27, DAYS)}
+    plan = root.plan(day(DAYS))
+    assert {name for name, one in plan.items() if one.gather_reason == "model_changed"} == changed
+    assert {name for name, one in plan.items() if one.calculate} == changed
     summary = root.run(day(DAYS))
     assert (summary.faults, summary.requests, summary.days_calculated) == ((), 0, 3)
     after = {name: row.output_digest for name, row in root.days("eu").items()}
-    assert {name for name, digest in after.items() if digest != before[name]} == {
-        str(day(number)) for number in range(27, DAYS)
-    }
+    assert {name for name, digest in after.items() if digest != before[name]} == changed
+    assert not any(
+        one.gather or one.calculate for one in root.plan(day(DAYS)).values() if one.charge_date < str(day(DAYS))
+    )
     compute = dict(root.lines(product=COMPUTE))
     assert (compute[day(26)], compute[day(27)]) == (Decimal("7.2"), Decimal("14.4"))
     # As much as to say the same with other digits, or of a time that nobody asks for.
@@ -584,6 +586,13 @@ def test_other_tenants_are_done(url: str, tmp_path: Path) -> None:
     assert len(told) == 1, found[0].stderr
     assert "minute: 1 day calculated" in found[1].stdout
     assert "other: nothing to do: 1 day up to date" in found[1].stdout
+
+
+def test_each_tenant_of_a_prometheus_that_is_down_is_named(tmp_path: Path) -> None:
+    Root(tmp_path, *(kafka(name, "http://127.0.0.1:9/", lookback_days="1") for name in ("eu", "us")))
+    done = prorata(tmp_path, "run", "--today", str(day(1)))
+    told = sorted(text.partition(": GET ")[0] for text in done.stderr.splitlines() if "127.0.0.1:9" in text)
+    assert told == ["prorata: tenant eu: metrics", "prorata: tenant us: metrics"]
 
 
 def test_a_prometheus_that_hardly_answers_is_not_asked_everything(url: str, tmp_path: Path) -> None:
