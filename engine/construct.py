@@ -7,7 +7,7 @@ touches, and no others. A day that has lines is not made of less than it was mad
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from fractions import Fraction
@@ -34,7 +34,7 @@ from engine.errors import ContractError, SourceError, StoreError, fault
 from engine.frames import BILLING, RESOURCES, USAGE, Table
 from engine.gather_state import ConstructedDay, DayMetric, MetricFetch, MetricsFlag
 from engine.sources import cost_model, cost_rates, kafka_admin, prometheus
-from engine.sources.cost_questions import Question
+from engine.sources.cost_questions import Question, Use
 from engine.sources.http import Client, Clock
 from engine.sources.landing import Landing
 from engine.sources.prometheus import Samples
@@ -178,7 +178,7 @@ def _fetch(work: Work, tenant: CostModelTenant, known: Known, days: Sequence[dat
     given = tenant.metrics
     if not asked or given is None:
         return 0
-    failed, less = dict[str, None](), set[str]()
+    failed, less = dict[str, None](), dict[str, Use]()
     with Client(metrics.endpoint(work, tenant, given), Clock(*clock_of(work)), work.hooks.stop) as client:
         try:
             version, unreachable = prometheus.buildinfo(client), ""
@@ -194,7 +194,8 @@ def _fetch(work: Work, tenant: CostModelTenant, known: Known, days: Sequence[dat
                 try:
                     if unreachable:
                         raise SourceError(unreachable)
-                    less |= _land(work, tenant, known, client, version, piece, less)
+                    fewer = _land(work, tenant, known, client, version, piece, less)
+                    less = dict.fromkeys(fewer, piece.question.use) | less
                     answered, unheard = answered + 1, 0
                 except (SourceError, ContractError) as error:
                     failed[_told(piece, error, unreachable)] = None
@@ -237,12 +238,12 @@ def _land(
     client: Client,
     version: prometheus.Version,
     piece: Open,
-    less: Set[str],
+    less: Mapping[str, Use],
 ) -> set[str]:
     """Ask one question for some days, land the answers, and record what came, but for less than came before.
 
-    The days on which less came. `less`: those on which less came to questions before, quantities first. Who is in what
-    is left of their samples is not everybody, however many there are.
+    The days on which less came. `less`: those on which less came to questions before, quantities first, with the use of
+    the first. Who is in what is left of their samples is not everybody, however many there are.
     """
     question, days = piece.question, (piece.days[0], piece.days[-1] + timedelta(days=1))
     fetch_id = gather_state.next_fetch_id(work.store, tenant.id)
@@ -267,9 +268,15 @@ def _land(
         return left or _is_less(one, before)
 
     worse = {one.charge_date for one in rows if takes_away(one)}
+    kept = [one for one in rows if one.charge_date not in worse]
+    # Of samples that came whole, who is in them was answered before, if now nobody is: that is asked no more.
+    if question.use not in QUANTITIES:
+        whole = {day for day in worse if less.get(day) not in QUANTITIES}
+        limit = tenant.allocation_retry_limit
+        kept += [one._replace(attempts=limit) for one in _attempted(known, question, whole, "nobody is in them")]
     with work.store.transaction():
         gather_state.record_fetch(work.store, tenant.id, fetch)
-        gather_state.save_day_metrics(work.store, tenant.id, [one for one in rows if one.charge_date not in worse])
+        gather_state.save_day_metrics(work.store, tenant.id, kept)
         _fold_resources(work, tenant, cost_model.resources(tenant, {question.name: samples}))
     return worse
 
@@ -322,9 +329,16 @@ def _came(
     return cost_model.came(question, samples, counts, scrape_seconds)
 
 
+def _attempted(known: Known, question: Question, days: Iterable[str], error: str) -> list[DayMetric]:
+    """What was answered before for some days, with one attempt more to ask again."""
+    found = (known.metric(day, question.name) for day in sorted(days))
+    return [one._replace(attempts=one.attempts + 1, error=error) for one in found if one and one.status == "fetched"]
+
+
 def _record_failure(work: Work, tenant: CostModelTenant, known: Known, piece: Open, error: str) -> None:
     """Count the failure on each of the days. What was answered before, if incompletely, stays."""
     question, rows = piece.question, list[DayMetric]()
+    again = [] if question.use in QUANTITIES else _attempted(known, question, map(str, piece.days), error)
     for day in map(str, piece.days):
         before = known.metric(day, question.name)
         if before is not None and before.status == "fetched":
@@ -332,7 +346,10 @@ def _record_failure(work: Work, tenant: CostModelTenant, known: Known, piece: Op
         attempts = before.attempts + 1 if before is not None else 1
         status: gather_state.Status = "given_up" if attempts >= tenant.allocation_retry_limit else "failed"
         rows.append(DayMetric(day, question.name, status, (question.digest,), "", attempts=attempts, error=error))
-    gather_state.save_day_metrics(work.store, tenant.id, rows)
+    gather_state.save_day_metrics(work.store, tenant.id, rows + again)
+    if stay := [one.charge_date for one in again if one.attempts >= tenant.allocation_retry_limit]:
+        days = counted(len(stay), "day")
+        work.warn(f"{question.name}: given up for {days} from {stay[0]} on; what was answered before stays")
     # Days that were made of an answer keep it, which is said when all days are made.
     made = {day for day, one in known.made.items() if question.name in one.answers}
     gone = [row.charge_date for row in rows if row.status == "given_up" and row.charge_date not in made]

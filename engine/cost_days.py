@@ -154,10 +154,27 @@ class Known:
             return lift
         if self._is_unanswered(question, day, lift=lift):
             return True
+        if question.use in QUANTITIES:
+            return False
         # Samples that come late come late for all: who is in them is asked for along with how much there was.
-        quantities = [one for one in self.asked_of(day) if one.use in QUANTITIES]
-        is_quantity = question.use in QUANTITIES
-        return not is_quantity and any(self._is_unanswered(one, day, lift=lift) for one in quantities)
+        is_late = any(self._is_unanswered(one, day, lift=lift) for one in self._quantities(day))
+        return is_late or self.is_behind(question, day, lift=lift)
+
+    def _quantities(self, day: str) -> list[Question]:
+        return [one for one in self.asked_of(day) if one.use in QUANTITIES]
+
+    def is_behind(self, question: Question, day: str, *, lift: bool = False) -> bool:
+        """Whether who is in a day's samples was answered before how much there was, and is still to be asked again.
+
+        Who was in the first samples of a day is not everybody in all of them.
+        """
+        known = self.metric(day, question.name)
+        if question.use in QUANTITIES or known is None or known.fetch_id is None or not self.is_kept(known):
+            return False
+        if known.attempts >= self.tenant.allocation_retry_limit and not lift:
+            return False
+        found = [self.metric(day, one.name) for one in self._quantities(day)]
+        return any(one is not None and self.is_kept(one) and (one.fetch_id or 0) > known.fetch_id for one in found)
 
     def _is_unanswered(self, question: Question, day: str, *, lift: bool) -> bool:
         known = self.metric(day, question.name)
@@ -193,7 +210,10 @@ class Known:
             name, one = question.name, self.metric(day, question.name)
             if one is None:
                 return "metrics_wanted", ""
-            if one.status == "failed":
+            is_behind = self.is_behind(question, day)
+            if is_behind and not one.attempts:
+                return "metrics_wanted", ""
+            if is_behind or one.status == "failed":
                 limit = self.tenant.allocation_retry_limit
                 return "metrics_failed", f"{name}, attempt {one.attempts} of {limit}: {one.error}"
             if is_incomplete(self.tenant, one):
@@ -211,7 +231,7 @@ class Known:
             return None
         for question in self.asked_of(day):
             name, now, before = question.name, self.metric(day, question.name), made.answers.get(question.name)
-            if now is None or now.status == "failed":
+            if now is None or now.status == "failed" or self.is_behind(question, day):
                 if not self.is_in_window(day):
                     return Kept("before_window", f"{name} was not answered")
             elif now.status == "fetched" and not self.is_kept(now):

@@ -77,6 +77,23 @@ def mistyped(between: Between) -> None:
     between.failing('cluster="ue"', REFUSED)
 
 
+def half_arrived(between: Between) -> None:
+    """Half of a day's samples are there, and nothing of bob, whose come late."""
+
+    def reply(request: scripted.Request) -> Reply:
+        asked, found = unquote_plus(request.body), between.passed(request)
+        if "query=" not in asked:
+            return found
+        content = json.loads(found.body)
+        rows = content["data"]["result"]
+        content["data"]["result"] = rows = [row for row in rows if row["metric"].get("principal") != "User:bob"]
+        for row in rows if "max by" in asked else ():
+            row["values"] = [[moment, str(float(value) / 2)] for moment, value in row["values"]]
+        return Reply(200, json.dumps(content))
+
+    between.reply = reply
+
+
 def eu(url: str, *, days: int = 4, rates: Any = RATES, **settings: Any) -> dict[str, Any]:
     source = {"rates": rates, **settings.pop("source", {})}
     return kafka("eu", url, lookback_days=str(days), metrics=FIVE, source=source, **settings)
@@ -269,6 +286,73 @@ def test_new_samples_heal_a_day_at_a_real_prometheus(tmp_path: Path) -> None:
     assert billed(root) == charged(root) == WHOLE
     shares = {payer: amount for product, payer, amount in payers(root, day(0)) if product == INGRESS}
     assert shares == {"User:alice": Decimal("0.18"), "User:bob": Decimal("0.06")}
+
+
+WHO = "sum by (principal)"
+"""In what asks who sent and received, and in nothing else."""
+BOTH_PAY = {("User:alice", Decimal("0.18")), ("User:bob", Decimal("0.06"))}
+"""Who pays for what came in on a day."""
+
+
+def pays_for_ingress(root: Root, of: date) -> set[tuple[str, Decimal]]:
+    return {(payer, amount) for product, payer, amount in payers(root, of) if product == INGRESS}
+
+
+def test_who_is_in_late_samples_is_asked_until_it_is_answered(between: Between, tmp_path: Path) -> None:
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, days=2, incomplete_below="0.9"))
+        half_arrived(between)
+        assert root.run(day(2)).days_pending == 2
+        between.failing(WHO, REFUSED)
+        summary = root.run(day(2))
+        assert (summary.exit_code, summary.days_calculated, summary.days_pending) == (11, 0, 2)
+        between.reply = between.passed
+        summary = root.run(day(2))
+        assert (summary.exit_code, summary.days_calculated, summary.days_pending) == (0, 2, 0)
+        assert pays_for_ingress(root, day(1)) == BOTH_PAY
+        assert root.run(day(2)).requests == 0
+    assert billed(root) == charged(root) == 2 * WHOLE
+
+
+def test_a_charged_day_waits_for_who_is_in_samples_that_force_asked_for(between: Between, tmp_path: Path) -> None:
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, days=2))
+        half_arrived(between)
+        root.run(day(2))
+        before = lake(root)
+        between.failing(WHO, Reply(503, "busy"))
+        summary = root.run(day(2), lift=True)
+        assert (summary.exit_code, summary.days_pending, lake(root)) == (11, 2, before)
+        assert root.plan(day(2))[str(day(1))].calculate_reason == "metrics_failed"
+        between.reply = between.passed
+        assert root.run(day(2)).exit_code == 0
+    assert pays_for_ingress(root, day(1)) == BOTH_PAY
+
+
+def test_who_is_in_late_samples_is_given_up_for_who_was_in_the_first(between: Between, tmp_path: Path) -> None:
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, days=1, incomplete_below="0.9", allocation_retry_limit="2"))
+        half_arrived(between)
+        root.run(day(1))
+        between.failing(WHO, REFUSED)
+        assert [root.run(day(1)).days_pending for _ in range(2)] == [1, 0]
+        assert warned(root, "bytes_in: given up for 1 day", "what was answered before stays")
+        assert pays_for_ingress(root, day(0)) == {("User:alice", Decimal("0.24"))}
+        between.reply = between.passed
+        assert root.run(day(1)).requests == 0
+        root.run(day(1), lift=True)
+    assert pays_for_ingress(root, day(0)) == BOTH_PAY
+
+
+def test_an_empty_answer_to_who_is_in_late_samples_is_asked_no_more(between: Between, tmp_path: Path) -> None:
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, days=1, incomplete_below="0.9"))
+        half_arrived(between)
+        root.run(day(1))
+        answering_nothing(between, WHO)
+        assert root.run(day(1)).days_pending == 0
+        assert root.run(day(1)).requests == 0
+    assert pays_for_ingress(root, day(0)) == {("User:alice", Decimal("0.24"))}
 
 
 def test_force_asks_again_for_days_whose_samples_are_missing(between: Between, tmp_path: Path) -> None:
