@@ -24,6 +24,7 @@ from engine.cost_days import (
     Known,
     incomplete,
     landed_in,
+    made_of,
     share_came,
     told_incomplete,
     told_kept,
@@ -288,7 +289,9 @@ def _answered(
     assert tenant.metrics is not None  # else nothing was landed
     samples, scrape_seconds = _samples(work, tenant, question, fetch), tenant.metrics.scrape_seconds
     came = _came(work, tenant, question, fetch, samples, scrape_seconds)
-    dropped = dict(samples.dropped.group_by("window").agg(pl.col("points").sum()).rows())
+    dropped, points = (
+        dict(frame.group_by("window").agg(pl.col("points").sum()).rows()) for frame in (samples.dropped, samples.values)
+    )
     expected = question.expected(scrape_seconds)
     rows = [
         DayMetric(
@@ -296,6 +299,7 @@ def _answered(
             rows=came.get(day, 0),
             dropped=dropped.get(day, 0),
             gaps=max(expected - came.get(day, 0), 0),
+            points=points.get(day, 0),
         )
         for day in days
     ]
@@ -351,7 +355,7 @@ def _record_failure(work: Work, tenant: CostModelTenant, known: Known, piece: Op
         days = counted(len(stay), "day")
         work.warn(f"{question.name}: given up for {days} from {stay[0]} on; what was answered before stays")
     # Days that were made of an answer keep it, which is said when all days are made.
-    made = {day for day, one in known.made.items() if question.name in one.answers}
+    made = {day for day, one in known.made.items() if made_of(one, question) is not None}
     gone = [row.charge_date for row in rows if row.status == "given_up" and row.charge_date not in made]
     if gone:
         lost = "what it splits goes to UNALLOCATED" if question.metrics else "its lines are left out"

@@ -16,7 +16,7 @@ import polars as pl
 from engine import gather_state, lake, rules, state, wanted
 from engine.config import CostModelTenant, KafkaTenant
 from engine.frames import BILLING, RESOURCES
-from engine.gather_state import DayMetric
+from engine.gather_state import ConstructedDay, DayMetric, MadeOf
 from engine.sources import cost_questions, cost_rates
 from engine.sources.cost_questions import Question
 from engine.sources.promql import Window
@@ -51,6 +51,25 @@ def is_incomplete(tenant: CostModelTenant, known: DayMetric) -> bool:
 def share_came(rows: int, gaps: int) -> Fraction:
     """Which part of what was expected came; of what nobody counts, whether anything did."""
     return Fraction(rows, rows + gaps) if rows else Fraction(0)
+
+
+def made_of(made: ConstructedDay | None, question: Question) -> MadeOf | None:
+    """The answer that a day was made of: to just this question under any name, else to what has its name."""
+    answers = {} if made is None else made.answers
+    same = (one for one in answers.values() if one.digest == question.digest)
+    return next(same, answers.get(question.name))
+
+
+def is_poorer(now: DayMetric, before: MadeOf) -> bool:
+    """Whether less came than a day was made of: a smaller share, or of another question, nothing where something did.
+
+    Samples of two questions, or of two opinions of how many there should be, say nothing of each other.
+    """
+    if now.fetch_id == before.fetch_id:
+        return False
+    if now.ids == (before.digest,) and now.rows + now.gaps == before.rows + before.gaps:
+        return share_came(now.rows, now.gaps) < share_came(before.rows, before.gaps)
+    return before.points > 0 and now.points == 0
 
 
 def landed_in(root: Path, tenant: CostModelTenant, fetch_id: int) -> Path:
@@ -183,7 +202,14 @@ class Known:
         if known.status == "given_up":
             return lift
         lacks = lift and share_came(known.rows, known.gaps) < 1
-        return lacks or not self.is_kept(known) or is_incomplete(self.tenant, known)
+        return lacks or not self.is_kept(known) or self._is_awaited(question, day)
+
+    def _is_awaited(self, question: Question, day: str) -> bool:
+        """Whether a day waits for samples that are missing; one that was charged of the same answer does no more."""
+        known, before = self.metric(day, question.name), made_of(self.made.get(day), question)
+        if known is None or not is_incomplete(self.tenant, known) or self.forced(day):
+            return False
+        return day not in self.charged or before is None or before.fetch_id != known.fetch_id
 
     def is_kept(self, known: DayMetric | None) -> bool:
         """Whether a question was answered and the answer is still there."""
@@ -210,13 +236,13 @@ class Known:
             name, one = question.name, self.metric(day, question.name)
             if one is None:
                 return "metrics_wanted", ""
-            is_behind = self.is_behind(question, day)
+            is_behind = self.is_behind(question, day) and not self.forced(day)
             if is_behind and not one.attempts:
                 return "metrics_wanted", ""
             if is_behind or one.status == "failed":
                 limit = self.tenant.allocation_retry_limit
                 return "metrics_failed", f"{name}, attempt {one.attempts} of {limit}: {one.error}"
-            if is_incomplete(self.tenant, one):
+            if self._is_awaited(question, day):
                 return "incomplete", f"{name}: {one.rows} of {one.rows + one.gaps} samples"
         return None
 
@@ -230,7 +256,7 @@ class Known:
         if made is None or day not in self.billed:
             return None
         for question in self.asked_of(day):
-            name, now, before = question.name, self.metric(day, question.name), made.answers.get(question.name)
+            name, now, before = question.name, self.metric(day, question.name), made_of(made, question)
             if now is None or now.status == "failed" or self.is_behind(question, day):
                 if not self.is_in_window(day):
                     return Kept("before_window", f"{name} was not answered")
@@ -239,8 +265,8 @@ class Known:
             elif before is not None and not self.forced(day):
                 if now.status == "given_up":
                     return Kept("answers_poorer", f"{name} was given up: {(now.error or '').splitlines()[0]}")
-                if share_came(now.rows, now.gaps) < share_came(*before):
-                    return Kept("answers_poorer", f"{name}: {_told_counts(*before, now)}")
+                if is_poorer(now, before):
+                    return Kept("answers_poorer", f"{name}: {_told_counts(before, now)}")
         return None
 
     def can_be_made(self, day: str) -> bool:
@@ -261,10 +287,14 @@ class Known:
         found = ((one.name, self.metric(day, one.name)) for one in self.asked_of(day))
         return tuple((name, one.fetch_id) for name, one in found if one is not None and one.fetch_id is not None)
 
-    def answers_of(self, day: str) -> dict[str, tuple[int, int]]:
-        """The questions that were answered for a day, with how many samples came and how many are missing."""
-        found = ((one.name, self.metric(day, one.name)) for one in self.asked_of(day))
-        return {name: (one.rows, one.gaps) for name, one in found if one is not None and one.status == "fetched"}
+    def answers_of(self, day: str) -> dict[str, MadeOf]:
+        """The questions that were answered for a day, with their answers."""
+        found = ((one, self.metric(day, one.name)) for one in self.asked_of(day))
+        return {
+            question.name: MadeOf(one.rows, one.gaps, one.points, question.digest, one.fetch_id or 0)
+            for question, one in found
+            if one is not None and one.status == "fetched"
+        }
 
     def cause(self, day: str) -> str:
         """A digest of all that a day's lines and usage are made of."""
@@ -286,10 +316,10 @@ class Known:
         return before is not None and before.model not in {"", self.model(day)}
 
 
-def _told_counts(rows: int, gaps: int, now: DayMetric) -> str:
-    if not gaps and not now.gaps:
-        return f"{counted(now.rows, 'value')}, {rows} before"
-    return f"{now.rows} of {now.rows + now.gaps} samples, {rows} of {rows + gaps} before"
+def _told_counts(before: MadeOf, now: DayMetric) -> str:
+    if not before.gaps and not now.gaps:
+        return f"{counted(now.rows, 'value')}, {before.rows} before"
+    return f"{now.rows} of {now.rows + now.gaps} samples, {before.rows} of {before.rows + before.gaps} before"
 
 
 _KEPT = {
@@ -326,9 +356,11 @@ def told_kept(known: Known, days: Iterable[str]) -> Iterator[str]:
 
 
 def told_span(days: Sequence[str]) -> str:
-    """How many days there are, and from which to which."""
-    span = f"{days[0]} to {days[-1]}" if days[1:] else days[0]
-    return f"{counted(len(days), 'day')} ({span})"
+    """How many days there are, and from which to which; whether others lie between them."""
+    first, last = days[0], days[-1]
+    if (date.fromisoformat(last) - date.fromisoformat(first)).days >= len(days):
+        return f"{len(days)} of the days {first} to {last}"
+    return f"{counted(len(days), 'day')} ({first} to {last})" if days[1:] else f"1 day ({first})"
 
 
 class Incomplete(NamedTuple):
@@ -374,12 +406,11 @@ def told_incomplete(found: Sequence[Incomplete]) -> Iterator[str]:
 
 def failed_metrics(store: state.State, tenant: CostModelTenant) -> dict[str, frozenset[str]]:
     """Charge date -> the metrics of USAGE that it was made without since their questions were given up, if any."""
-    lacking = {one.name: one.metrics for one in cost_questions.questions(tenant)}
+    questions = {one.name: one for one in cost_questions.questions(tenant)}
     made, found = gather_state.constructed_days(store, tenant.id), dict[str, set[str]]()
     for one in asked_now(tenant, gather_state.day_metrics(store, tenant.id)):
-        day = made.get(one.charge_date)
-        if one.status == "given_up" and (day is None or one.metric not in day.answers):
-            found.setdefault(one.charge_date, set()).update(lacking[one.metric])
+        if one.status == "given_up" and made_of(made.get(one.charge_date), questions[one.metric]) is None:
+            found.setdefault(one.charge_date, set()).update(questions[one.metric].metrics)
     return {day: frozenset(metrics) for day, metrics in found.items()}
 
 

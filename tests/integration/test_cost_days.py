@@ -206,6 +206,45 @@ def test_days_that_are_named_are_made_of_what_there_is(url: str, tmp_path: Path)
     assert billed(root) == charged(root) == 3 * WHOLE + Decimal("7.2")
 
 
+def test_days_that_are_named_wait_for_no_samples(between: Between, tmp_path: Path) -> None:
+    given = {"incomplete_below": "0.9"}
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, **given))
+        root.run(day(6))
+        root.write(eu(script.url, source={"selector": 'cluster="nobody"'}, **given))
+        root.run(day(6))
+        assert billed(root) == 4 * WHOLE
+        summary = root.run(day(6), lift=True, first=day(3), end=day(4))
+        assert (summary.days_calculated, summary.days_pending) == (1, 0)
+        assert root.amounts(day(3)) == {COMPUTE: Decimal("7.2")}
+        assert billed(root) == charged(root) == 3 * WHOLE + Decimal("7.2")
+        root.logged.clear()
+        summary = root.run(day(6))
+        assert (summary.days_calculated, summary.days_pending) == (0, 3)
+        assert warned(root, "3 of the days 2025-10-03 to 2025-10-06 left as made before")
+        assert root.plan(day(6))[str(day(3))].calculate_reason == "up_to_date"
+        # A rate that changes reaches it, without waiting.
+        rates = {**RATES, "compute_hourly_rate": "0.2"}
+        root.write(eu(script.url, rates=rates, source={"selector": 'cluster="nobody"'}, **given))
+        root.run(day(6))
+        assert root.amounts(day(3)) == {COMPUTE: Decimal("14.4")}
+        # What is stored is charged.
+        assert billed(root) == charged(root) == 3 * WHOLE + Decimal("14.4")
+
+
+def test_a_day_that_waits_is_made_of_what_there_is_when_it_is_named(between: Between, tmp_path: Path) -> None:
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, days=2, incomplete_below="0.9"))
+        answering_nothing(between)
+        assert root.run(day(2)).days_pending == 2
+        summary = root.run(day(2), lift=True, first=day(0), end=day(1))
+        assert (summary.days_calculated, summary.days_pending) == (1, 0)
+        root.logged.clear()
+        summary = root.run(day(2))
+        assert (summary.days_calculated, summary.days_pending) == (0, 1)
+    assert charged(root) == Decimal("7.2")
+
+
 def test_answers_that_are_lost_take_no_line_with_them(between: Between, tmp_path: Path) -> None:
     with between.serving() as script:
         root = Root(tmp_path, eu(script.url))
@@ -250,6 +289,24 @@ def test_a_day_of_which_half_is_forgotten_keeps_its_principals_too(tmp_path: Pat
         assert root.run(day(1), lift=True).requests > 1
     assert lake(root) == before
     assert {payer for _, payer, _ in payers(root, day(0))} == {"User:alice", "User:bob"}
+
+
+def test_samples_of_two_questions_are_not_compared(tmp_path: Path) -> None:
+    """A broker that joined on the day after makes a day 0 of 288 samples, when it is asked in another way."""
+    rows = list(Cluster("eu", 2, step=5 * MINUTE).rows())
+    joined = [row for row in rows if row.labels["broker"] == "1" or row.milliseconds >= START + DAY + DAY // 2]
+    root = Root(tmp_path / "root")
+    with prometheus([row for row in joined if row.milliseconds <= START + DAY], tmp_path / "early") as found:
+        root.write(eu(found, days=1))
+        root.run(day(1))
+    assert root.incomplete() == []
+    chosen = {"selector": 'cluster="eu", topic!=""'}
+    with prometheus(joined, tmp_path / "whole") as found:
+        root.write(eu(found, days=1, rates={**RATES, "compute_hourly_rate": "0.2"}, source=chosen))
+        root.run(day(1))
+    assert {one.came for one in root.incomplete()} == {0}
+    assert root.amounts(day(0))[COMPUTE] == Decimal("14.4")
+    assert not warned(root, "left as made before")
 
 
 # What comes late.
