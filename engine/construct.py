@@ -312,8 +312,8 @@ def _landing(work: Work, tenant: CostModelTenant, fetch_id: int) -> Landing:
 
 def _samples(work: Work, tenant: CostModelTenant, question: Question, fetch: MetricFetch) -> Samples:
     days = date.fromisoformat(fetch.first_day), date.fromisoformat(fetch.end_day)
-    landing = _landing(work, tenant, fetch.fetch_id)
-    return cost_model.parse(question, landing.read(prometheus.landed_name(question.values, days)), days)
+    landing, landed = _landing(work, tenant, fetch.fetch_id), question.landed_as(fetch.metric)
+    return cost_model.parse(question, landing.read(prometheus.landed_name(landed.values, days)), days)
 
 
 def _came(
@@ -325,11 +325,12 @@ def _came(
     scrape_seconds: int,
 ) -> dict[str, int]:
     """Day -> how many of the expected samples came, or for what nobody expects anything, how many series."""
-    if question.counts is None:
+    landed = question.landed_as(fetch.metric)
+    if landed.counts is None:
         return dict(samples.values.group_by("window").agg(came=pl.col("points").sum()).rows())
     days = date.fromisoformat(fetch.first_day), date.fromisoformat(fetch.end_day)
     landing = _landing(work, tenant, fetch.fetch_id)
-    counts = cost_model.parse_counts(question, landing.read(prometheus.landed_name(question.counts, days)), days)
+    counts = cost_model.parse_counts(question, landing.read(prometheus.landed_name(landed.counts, days)), days)
     return cost_model.came(question, samples, counts, scrape_seconds)
 
 

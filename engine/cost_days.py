@@ -140,9 +140,9 @@ class Known:
             for number, one in found
             if number not in unreadable and landed_in(root, tenant, number).is_dir()
         }
-        self._landed = dict[tuple[str, tuple[str, ...]], list[int]]()
+        self._landed = dict[tuple[str, ...], list[int]]()
         for number, one in self.fetches.items():
-            self._landed.setdefault((one.metric, one.ids), []).append(number)
+            self._landed.setdefault(one.ids, []).append(number)
         self.made = gather_state.constructed_days(store, tenant.id)
         days, sizes = state.days(store, tenant.id), lake.sizes(root, BILLING, tenant.id)
         self.billed = {day for _, day in days}
@@ -221,8 +221,8 @@ class Known:
         return known if known is not None and known.ids == (self._digests[name],) else None
 
     def landed_before(self, question: Question, day: str) -> list[int]:
-        """The numbers under which answers for a day to a question as it is asked now are landed."""
-        landed = self._landed.get((question.name, (self._digests[question.name],)), [])
+        """The numbers under which answers for a day to a question as it is asked now are landed, whatever its name."""
+        landed = self._landed.get((self._digests[question.name],), [])
         return [number for number in landed if self.fetches[number].first_day <= day < self.fetches[number].end_day]
 
     def waits(self, day: str) -> tuple[str, str] | None:

@@ -291,6 +291,25 @@ def test_a_day_of_which_half_is_forgotten_keeps_its_principals_too(tmp_path: Pat
     assert {payer for _, payer, _ in payers(root, day(0))} == {"User:alice", "User:bob"}
 
 
+@pytest.mark.parametrize("how", ["empty", "refused"])
+def test_a_cost_type_that_is_renamed_keeps_its_line(between: Between, tmp_path: Path, how: str) -> None:
+    by_size = {"allocation": "usage_ratio", "allocation_query": "pg_size", "allocation_label": "datname"}
+    with between.serving() as script:
+        root = Root(tmp_path, pg(script.url, FIXED, stored("STO", "sum(pg_size)", "0.001", **by_size)))
+        root.run(day(6))
+        before = billed(root)
+        if how == "empty":
+            answering_nothing(between)
+        else:
+            between.failing("pg_size", REFUSED)
+        root.write(pg(script.url, FIXED, stored("STORAGE", "sum(pg_size)", "0.001", **by_size)))
+        summary = root.run(day(6))
+        assert (summary.exit_code, summary.requests, summary.days_pending) == (0, 0, 0)
+    assert billed(root) == charged(root) == before
+    storage = {(product, payer, amount) for product, payer, amount in payers(root, day(3)) if product != "FIX"}
+    assert storage == {("STORAGE", "shop", Decimal("1.8")), ("STORAGE", "crm", Decimal("0.6"))}
+
+
 def test_samples_of_two_questions_are_not_compared(tmp_path: Path) -> None:
     """A broker that joined on the day after makes a day 0 of 288 samples, when it is asked in another way."""
     rows = list(Cluster("eu", 2, step=5 * MINUTE).rows())
