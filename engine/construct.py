@@ -7,7 +7,7 @@ touches, and no others. A day that has lines is not made of less than it was mad
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from fractions import Fraction
@@ -66,11 +66,12 @@ def gather(work: Work, tenant: CostModelTenant, summary: Summary) -> Summary:
     unreadable = _unreadable(work, tenant, known, days)
     if unreadable:
         known = _recalled(work, tenant, days, unreadable)
-    requests = _fetch(work, tenant, known, days)
+    asked = _open_questions(work, known, days)
+    requests = _fetch(work, tenant, known, asked)
     _forget_old(work, tenant)
-    return _made_anew(
-        work, tenant, summary._replace(requests=summary.requests + requests), days, _known(work, tenant, unreadable)
-    )
+    summary = summary._replace(requests=summary.requests + requests)
+    asked_for = {str(day) for one in asked for day in one.days}
+    return _made_anew(work, tenant, summary, days, _known(work, tenant, unreadable), asked_for=asked_for)
 
 
 def _known(work: Work, tenant: CostModelTenant, unreadable: Collection[int] = ()) -> Known:
@@ -130,16 +131,16 @@ def _recalled(
 ) -> Known:  # fmt: skip
     """What is known, after days that lack an answer have taken what was landed before to the question as it is now.
 
-    So a change of a question that is taken back asks nothing, and finds what may not be had again.
+    So a change of a question that is taken back asks nothing, and finds what may not be had again. Samples are counted
+    again where another number of them is expected by now.
     """
     known, found = _known(work, tenant, unreadable), list[DayMetric]()
     wanted = sorted({*map(str, days), *known.made})
     for question in known.questions.values():
         landed = dict[int, list[str]]()
         for day in wanted:
-            if known.is_wanted(question, day) and not known.is_kept(known.metric(day, question.name)):
-                for number in known.landed_before(question, day):
-                    landed.setdefault(number, []).append(day)
+            for number in _to_recall(tenant, known, question, day) if known.is_wanted(question, day) else ():
+                landed.setdefault(number, []).append(day)
         best = dict[str, DayMetric]()
         for number, of_days in sorted(landed.items()):
             try:
@@ -153,6 +154,16 @@ def _recalled(
         return known
     gather_state.save_day_metrics(work.store, tenant.id, found)
     return _known(work, tenant, unreadable)
+
+
+def _to_recall(tenant: CostModelTenant, known: Known, question: Question, day: str) -> list[int]:
+    """The numbers of landed answers that are to be read for a day again."""
+    one = known.metric(day, question.name)
+    if one is None or one.fetch_id is None or not known.is_kept(one):
+        return known.landed_before(question, day)
+    assert tenant.metrics is not None  # else nothing was landed
+    is_counted = question.counts is None or one.rows + one.gaps == question.expected(tenant.metrics.scrape_seconds)
+    return [] if is_counted else [one.fetch_id]
 
 
 def _is_less(one: DayMetric, other: DayMetric | None) -> bool:
@@ -173,9 +184,8 @@ def _unreadable(work: Work, tenant: CostModelTenant, known: Known, days: Sequenc
     return found
 
 
-def _fetch(work: Work, tenant: CostModelTenant, known: Known, days: Sequence[date]) -> int:
+def _fetch(work: Work, tenant: CostModelTenant, known: Known, asked: Sequence[Open]) -> int:
     """Ask in as few pieces as may be. What fails is told, and leaves its days waiting. How many requests were sent."""
-    asked = _open_questions(work, known, days)
     given = tenant.metrics
     if not asked or given is None:
         return 0
@@ -401,9 +411,16 @@ def rebuild(work: Work, tenant: CostModelTenant, summary: Summary, *, redo: bool
 
 
 def _made_anew(
-    work: Work, tenant: CostModelTenant, summary: Summary, days: Sequence[date], known: Known, *, redo: bool = False
+    work: Work,
+    tenant: CostModelTenant,
+    summary: Summary,
+    days: Sequence[date],
+    known: Known,
+    *,
+    redo: bool = False,
+    asked_for: Set[str] = frozenset(),
 ) -> Summary:
-    """These days and the stored ones, as far as they are to be made anew and can be."""
+    """These days and the stored ones, as far as they are to be made anew and can be. `asked_for`: in this run."""
     wanted = sorted({*map(str, days), *known.made})
     due = [
         day
@@ -423,7 +440,7 @@ def _made_anew(
             continue
         done = _make(work, tenant, known, answers, of_group)
         changed, removed = changed + done[0], removed + done[1]
-    _settle(work, tenant, known, wanted)
+    _settle(work, tenant, known, wanted, {*due} | asked_for)
     if due:
         work.log(f"cost model: {counted(len(due), 'day')} made, {changed} changed, {removed} without lines")
     return summary._replace(days_gathered=summary.days_gathered + changed, days_removed=summary.days_removed + removed)
@@ -499,12 +516,18 @@ def _text(residue: Fraction) -> str:
     return f"-{text}" if units < 0 else text
 
 
-def _settle(work: Work, tenant: CostModelTenant, known: Known, days: Iterable[str]) -> None:
-    """Say of every day whether it has what it is calculated from, and if not, why it waits; and which are kept."""
+def _settle(work: Work, tenant: CostModelTenant, known: Known, days: Iterable[str], touched: Set[str]) -> None:
+    """Say of every day whether it has what it is calculated from, and if not, why it waits; and which are kept.
+
+    Missing samples are told of days that were `touched` in this run, and of those that wait: of others nobody can end
+    them, and `check` and `status` know.
+    """
     charged = [day for day in days if known.has_charges(day)]
-    gather_state.set_metrics_gathered(work.store, tenant.id, [_flag(known, day) for day in charged])
+    flags = [_flag(known, day) for day in charged]
+    gather_state.set_metrics_gathered(work.store, tenant.id, flags)
     kept = {day for day in charged if known.has_changed(day) and known.keeps(day) is not None}
-    for text in told_incomplete(incomplete(tenant, known.day_metrics, {*charged} - kept)):
+    told = {one.charge_date for one in flags if not one.gathered or one.charge_date in touched}
+    for text in told_incomplete(incomplete(tenant, known.day_metrics, told - kept)):
         work.warn(text)
     for text in told_kept(known, charged):
         work.warn(text)

@@ -447,6 +447,46 @@ def test_force_asks_again_for_days_whose_samples_are_missing(between: Between, t
         assert root.run(day(6), lift=True).requests == 0
 
 
+def test_missing_samples_are_told_by_the_run_that_asks_or_makes_and_by_check(between: Between, tmp_path: Path) -> None:
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, days=2))
+        half_arrived(between)
+        root.run(day(2))
+        told = "storage: samples are missing on 2 days"
+        assert warned(root, told)
+        root.logged.clear()
+        assert root.run(day(2)).requests == 0
+        assert not warned(root)
+        assert told in prorata(tmp_path, "check").stdout
+        assert told in prorata(tmp_path, "status").stdout
+        # Whoever asks again hears it again.
+        root.run(day(2), lift=True, first=day(1), end=day(2))
+        assert warned(root, "storage: samples are missing on 1 day")
+        root.logged.clear()
+        # Whoever waits for them, too.
+        root.write(eu(script.url, days=2, incomplete_below="0.9", source={"selector": 'cluster="eu", topic!=""'}))
+        for _ in range(2):
+            root.logged.clear()
+            root.run(day(2))
+            assert warned(root, told)
+
+
+def test_scrape_seconds_that_are_mended_end_what_is_missing(url: str, tmp_path: Path) -> None:
+    root = Root(tmp_path, eu(url, days=2, incomplete_below="0.9"))
+    minutely = {**eu(url, days=2, incomplete_below="0.9"), "metrics": metrics(url, scrape_seconds="60")}
+    root.write(minutely)
+    assert root.run(day(2)).days_pending == 2
+    assert {one.expected for one in root.incomplete()} == {1440}
+    root.write(eu(url, days=2, incomplete_below="0.9"))
+    root.logged.clear()
+    summary = root.run(day(5))
+    assert (summary.days_calculated, root.incomplete(), warned(root)) == (4, [], [])
+    # A mistake that would make them incomplete takes nothing from a day that is charged.
+    root.write({**minutely, "source": {**minutely["source"], "rates": {**RATES, "compute_hourly_rate": "0.2"}}})
+    summary = root.run(day(5))
+    assert (summary.days_calculated, summary.days_pending) == (4, 0)
+
+
 # A day asks for what its own lines need.
 
 
