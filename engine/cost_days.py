@@ -225,6 +225,20 @@ class Known:
         landed = self._landed.get((self._digests[question.name],), [])
         return [number for number in landed if self.fetches[number].first_day <= day < self.fetches[number].end_day]
 
+    def recall(self) -> None:
+        """Give days the landed answers that a run will find again: those to questions of now that they were made of."""
+        for day, made in self.made.items():
+            for question in self.questions.values():
+                if self.is_kept(self.metric(day, question.name)):
+                    continue
+                before, landed = made_of(made, question), self.landed_before(question, day)
+                answered = DayMetric(day, question.name, "fetched", (question.digest,), "")
+                if before is not None and before.fetch_id in landed:
+                    counts = {name: getattr(before, name) for name in ("rows", "gaps", "points", "fetch_id")}
+                    self.day_metrics[day, question.name] = answered._replace(**counts)
+                elif question.use == "resources" and landed:
+                    self.day_metrics[day, question.name] = answered._replace(fetch_id=landed[-1])
+
     def waits(self, day: str) -> tuple[str, str] | None:
         """Why a day is not to be calculated yet, as a code and in words; None if it is.
 

@@ -212,6 +212,7 @@ def _of_cost_model(config: Config, tenant: CostModelTenant, store: state.State, 
     first, end = cost_days.window(tenant, today)
     reasons = {key[1]: reason for key, reason in _calculations(config, tenant, store, days, notes).items()}
     known = cost_days.Known(config.root, store, tenant, (first, end))
+    known.recall()
     window = {str(first + timedelta(days=number)) for number in range((today - first).days + 1)}
 
     def making(day: str) -> str:

@@ -150,6 +150,8 @@ def test_a_change_that_is_taken_back_finds_its_answers(between: Between, tmp_pat
         assert root.run(day(6)).exit_code == 11
         root.write(eu(script.url))
         answering_nothing(between)  # As when its retention is over.
+        planned = [root.plan(day(6))[str(day(number))] for number in range(2, 6)]
+        assert {(one.gather_reason, one.calculate_reason) for one in planned} == {("made", "up_to_date")}
         summary = root.run(day(6))
         assert (summary.exit_code, summary.requests, summary.days_pending, summary.warnings) == (0, 0, 0, ())
         assert lake(root) == before
