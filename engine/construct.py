@@ -160,7 +160,11 @@ def _to_recall(tenant: CostModelTenant, known: Known, question: Question, day: s
     """The numbers of landed answers that are to be read for a day again."""
     one = known.metric(day, question.name)
     if one is None or one.fetch_id is None or not known.is_kept(one):
-        return known.landed_before(question, day)
+        before, landed = made_of(known.made.get(day), question), known.landed_before(question, day)
+        # Of who is in samples, one that names fewer may have been refused, which its counts do not show.
+        if question.use not in QUANTITIES and before is not None and before.fetch_id in landed:
+            return [before.fetch_id]
+        return landed
     assert tenant.metrics is not None  # else nothing was landed
     is_counted = question.counts is None or one.rows + one.gaps == question.expected(tenant.metrics.scrape_seconds)
     return [] if is_counted else [one.fetch_id]

@@ -289,6 +289,11 @@ def test_a_day_of_which_half_is_forgotten_keeps_its_principals_too(tmp_path: Pat
     with prometheus(left, tmp_path / "left") as found:
         root.write(eu(found, days=1))
         assert root.run(day(1), lift=True).requests > 1
+        assert lake(root) == before
+        # Nor does it find them among what was landed and refused, when a change is taken back.
+        for source in ({"selector": 'cluster="nobody"'}, {}):
+            root.write(eu(found, days=1, source=source))
+            root.run(day(1))
     assert lake(root) == before
     assert {payer for _, payer, _ in payers(root, day(0))} == {"User:alice", "User:bob"}
 
