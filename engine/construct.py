@@ -368,7 +368,8 @@ def _record_failure(work: Work, tenant: CostModelTenant, known: Known, piece: Op
     gather_state.save_day_metrics(work.store, tenant.id, rows + again)
     if stay := [one.charge_date for one in again if one.attempts >= tenant.allocation_retry_limit]:
         days = counted(len(stay), "day")
-        work.warn(f"{question.name}: given up for {days} from {stay[0]} on; what was answered before stays")
+        told = f"given up for {days} from {stay[0]} on; what was answered before stays"
+        work.warn(f"{question.name}: {told}; `prorata run --force` asks again")
     # Days that were made of an answer keep it, which is said when all days are made.
     made = {day for day, one in known.made.items() if made_of(one, question) is not None}
     gone = [row.charge_date for row in rows if row.status == "given_up" and row.charge_date not in made]
