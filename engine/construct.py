@@ -7,7 +7,7 @@ touches, and no others. A day that has lines is not made of less than it was mad
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from fractions import Fraction
@@ -25,6 +25,7 @@ from engine.cost_days import (
     incomplete,
     landed_in,
     lost,
+    made_of,
     share_came,
     told_incomplete,
     told_kept,
@@ -38,7 +39,7 @@ from engine.errors import ContractError, SourceError, StoreError, fault
 from engine.frames import BILLING, RESOURCES, USAGE, Table
 from engine.gather_state import ConstructedDay, DayMetric, MetricFetch, MetricsFlag
 from engine.sources import cost_model, cost_rates, kafka_admin, prometheus
-from engine.sources.cost_questions import Question
+from engine.sources.cost_questions import Question, Use
 from engine.sources.http import Client, Clock
 from engine.sources.landing import Landing
 from engine.sources.prometheus import Samples
@@ -69,11 +70,12 @@ def gather(work: Work, tenant: CostModelTenant, summary: Summary) -> Summary:
     unreadable = _unreadable(work, tenant, known, days)
     if unreadable:
         known = _recalled(work, tenant, days, unreadable)
-    requests = _fetch(work, tenant, known, days)
+    asked = _open_questions(work, known, days)
+    requests = _fetch(work, tenant, known, asked)
     _forget_old(work, tenant)
-    return _made_anew(
-        work, tenant, summary._replace(requests=summary.requests + requests), days, _known(work, tenant, unreadable)
-    )
+    summary = summary._replace(requests=summary.requests + requests)
+    asked_for = {str(day) for one in asked for day in one.days}
+    return _made_anew(work, tenant, summary, days, _known(work, tenant, unreadable), asked_for=asked_for)
 
 
 def _known(work: Work, tenant: CostModelTenant, unreadable: Collection[int] = ()) -> Known:
@@ -133,16 +135,16 @@ def _recalled(
 ) -> Known:  # fmt: skip
     """What is known, after days that lack an answer have taken what was landed before to the question as it is now.
 
-    So a change of a question that is taken back asks nothing, and finds what may not be had again.
+    So a change of a question that is taken back asks nothing, and finds what may not be had again. Samples are counted
+    again where another number of them is expected by now.
     """
     known, found = _known(work, tenant, unreadable), list[DayMetric]()
     wanted = sorted({*map(str, days), *known.made})
     for question in known.questions.values():
         landed = dict[int, list[str]]()
         for day in wanted:
-            if known.is_wanted(question, day) and not known.is_kept(known.metric(day, question.name)):
-                for number in known.landed_before(question, day):
-                    landed.setdefault(number, []).append(day)
+            for number in _to_recall(tenant, known, question, day) if known.is_wanted(question, day) else ():
+                landed.setdefault(number, []).append(day)
         best = dict[str, DayMetric]()
         for number, of_days in sorted(landed.items()):
             try:
@@ -156,6 +158,20 @@ def _recalled(
         return known
     gather_state.save_day_metrics(work.store, tenant.id, found)
     return _known(work, tenant, unreadable)
+
+
+def _to_recall(tenant: CostModelTenant, known: Known, question: Question, day: str) -> list[int]:
+    """The numbers of landed answers that are to be read for a day again."""
+    one = known.metric(day, question.name)
+    if one is None or one.fetch_id is None or not known.is_kept(one):
+        before, landed = made_of(known.made.get(day), question), known.landed_before(question, day)
+        # Of who is in samples, one that names fewer may have been refused, which its counts do not show.
+        if question.use not in QUANTITIES and before is not None and before.fetch_id in landed:
+            return [before.fetch_id]
+        return landed
+    assert tenant.metrics is not None  # else nothing was landed
+    is_counted = question.counts is None or one.rows + one.gaps == question.expected(tenant.metrics.scrape_seconds)
+    return [] if is_counted else [one.fetch_id]
 
 
 def _is_less(one: DayMetric, other: DayMetric | None) -> bool:
@@ -176,13 +192,12 @@ def _unreadable(work: Work, tenant: CostModelTenant, known: Known, days: Sequenc
     return found
 
 
-def _fetch(work: Work, tenant: CostModelTenant, known: Known, days: Sequence[date]) -> int:
+def _fetch(work: Work, tenant: CostModelTenant, known: Known, asked: Sequence[Open]) -> int:
     """Ask in as few pieces as may be. What fails is told, and leaves its days waiting. How many requests were sent."""
-    asked = _open_questions(work, known, days)
     given = tenant.metrics
     if not asked or given is None:
         return 0
-    failed, less = dict[str, None](), set[str]()
+    failed, less = dict[str, None](), dict[str, Use]()
     with Client(metrics.endpoint(work, tenant, given), Clock(*clock_of(work)), work.hooks.stop) as client:
         try:
             version, unreachable = prometheus.buildinfo(client), ""
@@ -198,7 +213,8 @@ def _fetch(work: Work, tenant: CostModelTenant, known: Known, days: Sequence[dat
                 try:
                     if unreachable:
                         raise SourceError(unreachable)
-                    less |= _land(work, tenant, known, client, version, piece, less)
+                    fewer = _land(work, tenant, known, client, version, piece, less)
+                    less = dict.fromkeys(fewer, piece.question.use) | less
                     answered, unheard = answered + 1, 0
                 except (SourceError, ContractError) as error:
                     failed[_told(piece, error, unreachable)] = None
@@ -241,12 +257,12 @@ def _land(
     client: Client,
     version: prometheus.Version,
     piece: Open,
-    less: Set[str],
+    less: Mapping[str, Use],
 ) -> set[str]:
     """Ask one question for some days, land the answers, and record what came, but for less than came before.
 
-    The days on which less came. `less`: those on which less came to questions before, quantities first. Who is in what
-    is left of their samples is not everybody, however many there are.
+    The days on which less came. `less`: those on which less came to questions before, quantities first, with the use of
+    the first. Who is in what is left of their samples is not everybody, however many there are.
     """
     question, days = piece.question, (piece.days[0], piece.days[-1] + timedelta(days=1))
     fetch_id = gather_state.next_fetch_id(work.store, tenant.id)
@@ -271,9 +287,15 @@ def _land(
         return left or _is_less(one, before)
 
     worse = {one.charge_date for one in rows if takes_away(one)}
+    kept = [one for one in rows if one.charge_date not in worse]
+    # Of samples that came whole, who is in them was answered before, if now nobody is: that is asked no more.
+    if question.use not in QUANTITIES:
+        whole = {day for day in worse if less.get(day) not in QUANTITIES}
+        limit = tenant.allocation_retry_limit
+        kept += [one._replace(attempts=limit) for one in _attempted(known, question, whole, "nobody is in them")]
     with work.store.transaction():
         gather_state.record_fetch(work.store, tenant.id, fetch)
-        gather_state.save_day_metrics(work.store, tenant.id, [one for one in rows if one.charge_date not in worse])
+        gather_state.save_day_metrics(work.store, tenant.id, kept)
         _fold_resources(work, tenant, cost_model.resources(tenant, {question.name: samples}))
     return worse
 
@@ -285,7 +307,9 @@ def _answered(
     assert tenant.metrics is not None  # else nothing was landed
     samples, scrape_seconds = _samples(work, tenant, question, fetch), tenant.metrics.scrape_seconds
     came = _came(work, tenant, question, fetch, samples, scrape_seconds)
-    dropped = dict(samples.dropped.group_by("window").agg(pl.col("points").sum()).rows())
+    dropped, points = (
+        dict(frame.group_by("window").agg(pl.col("points").sum()).rows()) for frame in (samples.dropped, samples.values)
+    )
     expected = question.expected(scrape_seconds)
     rows = [
         DayMetric(
@@ -293,6 +317,7 @@ def _answered(
             rows=came.get(day, 0),
             dropped=dropped.get(day, 0),
             gaps=max(expected - came.get(day, 0), 0),
+            points=points.get(day, 0),
         )
         for day in days
     ]
@@ -305,8 +330,8 @@ def _landing(work: Work, tenant: CostModelTenant, fetch_id: int) -> Landing:
 
 def _samples(work: Work, tenant: CostModelTenant, question: Question, fetch: MetricFetch) -> Samples:
     days = date.fromisoformat(fetch.first_day), date.fromisoformat(fetch.end_day)
-    landing = _landing(work, tenant, fetch.fetch_id)
-    return cost_model.parse(question, landing.read(prometheus.landed_name(question.values, days)), days)
+    landing, landed = _landing(work, tenant, fetch.fetch_id), question.landed_as(fetch.metric)
+    return cost_model.parse(question, landing.read(prometheus.landed_name(landed.values, days)), days)
 
 
 def _came(
@@ -318,17 +343,25 @@ def _came(
     scrape_seconds: int,
 ) -> dict[str, int]:
     """Day -> how many of the expected samples came, or for what nobody expects anything, how many series."""
-    if question.counts is None:
+    landed = question.landed_as(fetch.metric)
+    if landed.counts is None:
         return dict(samples.values.group_by("window").agg(came=pl.col("points").sum()).rows())
     days = date.fromisoformat(fetch.first_day), date.fromisoformat(fetch.end_day)
     landing = _landing(work, tenant, fetch.fetch_id)
-    counts = cost_model.parse_counts(question, landing.read(prometheus.landed_name(question.counts, days)), days)
+    counts = cost_model.parse_counts(question, landing.read(prometheus.landed_name(landed.counts, days)), days)
     return cost_model.came(question, samples, counts, scrape_seconds)
+
+
+def _attempted(known: Known, question: Question, days: Iterable[str], error: str) -> list[DayMetric]:
+    """What was answered before for some days, with one attempt more to ask again."""
+    found = (known.metric(day, question.name) for day in sorted(days))
+    return [one._replace(attempts=one.attempts + 1, error=error) for one in found if one and one.status == "fetched"]
 
 
 def _record_failure(work: Work, tenant: CostModelTenant, known: Known, piece: Open, error: str) -> None:
     """Count the failure on each of the days. What was answered before, if incompletely, stays."""
     question, rows = piece.question, list[DayMetric]()
+    again = [] if question.use in QUANTITIES else _attempted(known, question, map(str, piece.days), error)
     for day in map(str, piece.days):
         before = known.metric(day, question.name)
         if before is not None and before.status == "fetched":
@@ -336,9 +369,13 @@ def _record_failure(work: Work, tenant: CostModelTenant, known: Known, piece: Op
         attempts = before.attempts + 1 if before is not None else 1
         status: gather_state.Status = "given_up" if attempts >= tenant.allocation_retry_limit else "failed"
         rows.append(DayMetric(day, question.name, status, (question.digest,), "", attempts=attempts, error=error))
-    gather_state.save_day_metrics(work.store, tenant.id, rows)
+    gather_state.save_day_metrics(work.store, tenant.id, rows + again)
+    if stay := [one.charge_date for one in again if one.attempts >= tenant.allocation_retry_limit]:
+        days = counted(len(stay), "day")
+        told = f"given up for {days} from {stay[0]} on; what was answered before stays"
+        work.warn(f"{question.name}: {told}; `prorata run --force` asks again")
     # Days that were made of an answer keep it, which is said when all days are made.
-    made = {day for day, one in known.made.items() if question.name in one.answers}
+    made = {day for day, one in known.made.items() if made_of(one, question) is not None}
     gone = [row.charge_date for row in rows if row.status == "given_up" and row.charge_date not in made]
     if gone:
         lost = "what it splits goes to UNALLOCATED" if question.metrics else "its lines are left out"
@@ -383,9 +420,16 @@ def rebuild(work: Work, tenant: CostModelTenant, summary: Summary, *, redo: bool
 
 
 def _made_anew(
-    work: Work, tenant: CostModelTenant, summary: Summary, days: Sequence[date], known: Known, *, redo: bool = False
+    work: Work,
+    tenant: CostModelTenant,
+    summary: Summary,
+    days: Sequence[date],
+    known: Known,
+    *,
+    redo: bool = False,
+    asked_for: Set[str] = frozenset(),
 ) -> Summary:
-    """These days and the stored ones, as far as they are to be made anew and can be."""
+    """These days and the stored ones, as far as they are to be made anew and can be. `asked_for`: in this run."""
     wanted = sorted({*map(str, days), *known.made})
     due = [
         day
@@ -405,7 +449,7 @@ def _made_anew(
             continue
         done = _make(work, tenant, known, answers, of_group)
         changed, removed = changed + done[0], removed + done[1]
-    _settle(work, tenant, known, wanted)
+    _settle(work, tenant, known, wanted, {*due} | asked_for)
     if due:
         work.log(f"cost model: {counted(len(due), 'day')} made, {changed} changed, {removed} without lines")
     return summary._replace(days_gathered=summary.days_gathered + changed, days_removed=summary.days_removed + removed)
@@ -481,12 +525,18 @@ def _text(residue: Fraction) -> str:
     return f"-{text}" if units < 0 else text
 
 
-def _settle(work: Work, tenant: CostModelTenant, known: Known, days: Iterable[str]) -> None:
-    """Say of every day whether it has what it is calculated from, and if not, why it waits; and which are kept."""
+def _settle(work: Work, tenant: CostModelTenant, known: Known, days: Iterable[str], touched: Set[str]) -> None:
+    """Say of every day whether it has what it is calculated from, and if not, why it waits; and which are kept.
+
+    Missing samples are told of days that were `touched` in this run, and of those that wait: of others nobody can end
+    them, and `check` and `status` know.
+    """
     charged = [day for day in days if known.has_charges(day)]
-    gather_state.set_metrics_gathered(work.store, tenant.id, [_flag(known, day) for day in charged])
+    flags = [_flag(known, day) for day in charged]
+    gather_state.set_metrics_gathered(work.store, tenant.id, flags)
     kept = {day for day in charged if known.has_changed(day) and known.keeps(day) is not None}
-    for text in told_incomplete(incomplete(tenant, known.day_metrics, {*charged} - kept)):
+    told = {one.charge_date for one in flags if not one.gathered or one.charge_date in touched}
+    for text in told_incomplete(incomplete(tenant, known.day_metrics, told - kept)):
         work.warn(text)
     for text in (
         *told_kept(known, charged),

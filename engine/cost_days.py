@@ -17,7 +17,7 @@ from engine import gather_state, lake, rules, state, wanted
 from engine.config import CostModelTenant, GenericTenant, KafkaTenant
 from engine.errors import shown
 from engine.frames import BILLING, CHARGEBACK, RESOURCES
-from engine.gather_state import ConstructedDay, DayMetric
+from engine.gather_state import ConstructedDay, DayMetric, MadeOf
 from engine.sources import cost_questions, cost_rates
 from engine.sources.cost_questions import Question
 from engine.sources.promql import Window
@@ -52,6 +52,25 @@ def is_incomplete(tenant: CostModelTenant, known: DayMetric) -> bool:
 def share_came(rows: int, gaps: int) -> Fraction:
     """Which part of what was expected came; of what nobody counts, whether anything did."""
     return Fraction(rows, rows + gaps) if rows else Fraction(0)
+
+
+def made_of(made: ConstructedDay | None, question: Question) -> MadeOf | None:
+    """The answer that a day was made of: to just this question under any name, else to what has its name."""
+    answers = {} if made is None else made.answers
+    same = (one for one in answers.values() if one.digest == question.digest)
+    return next(same, answers.get(question.name))
+
+
+def is_poorer(now: DayMetric, before: MadeOf) -> bool:
+    """Whether less came than a day was made of: a smaller share, or of another question, nothing where something did.
+
+    Samples of two questions, or of two opinions of how many there should be, say nothing of each other.
+    """
+    if now.fetch_id == before.fetch_id:
+        return False
+    if now.ids == (before.digest,) and now.rows + now.gaps == before.rows + before.gaps:
+        return share_came(now.rows, now.gaps) < share_came(before.rows, before.gaps)
+    return before.points > 0 and now.points == 0
 
 
 def landed_in(root: Path, tenant: CostModelTenant, fetch_id: int) -> Path:
@@ -174,9 +193,9 @@ class Known:
             for number, one in found
             if number not in unreadable and landed_in(root, tenant, number).is_dir()
         }
-        self._landed = dict[tuple[str, tuple[str, ...]], list[int]]()
+        self._landed = dict[tuple[str, ...], list[int]]()
         for number, one in self.fetches.items():
-            self._landed.setdefault((one.metric, one.ids), []).append(number)
+            self._landed.setdefault(one.ids, []).append(number)
         self.made = gather_state.constructed_days(store, tenant.id)
         days = state.days(store, tenant.id)
         self.billed = {day for _, day in days}
@@ -206,10 +225,27 @@ class Known:
             return lift
         if self._is_unanswered(question, day, lift=lift):
             return True
+        if question.use in QUANTITIES:
+            return False
         # Samples that come late come late for all: who is in them is asked for along with how much there was.
-        quantities = [one for one in self.asked_of(day) if one.use in QUANTITIES]
-        is_quantity = question.use in QUANTITIES
-        return not is_quantity and any(self._is_unanswered(one, day, lift=lift) for one in quantities)
+        is_late = any(self._is_unanswered(one, day, lift=lift) for one in self._quantities(day))
+        return is_late or self.is_behind(question, day, lift=lift)
+
+    def _quantities(self, day: str) -> list[Question]:
+        return [one for one in self.asked_of(day) if one.use in QUANTITIES]
+
+    def is_behind(self, question: Question, day: str, *, lift: bool = False) -> bool:
+        """Whether who is in a day's samples was answered before how much there was, and is still to be asked again.
+
+        Who was in the first samples of a day is not everybody in all of them.
+        """
+        known = self.metric(day, question.name)
+        if question.use in QUANTITIES or known is None or known.fetch_id is None or not self.is_kept(known):
+            return False
+        if known.attempts >= self.tenant.allocation_retry_limit and not lift:
+            return False
+        found = [self.metric(day, one.name) for one in self._quantities(day)]
+        return any(one is not None and self.is_kept(one) and (one.fetch_id or 0) > known.fetch_id for one in found)
 
     def _is_unanswered(self, question: Question, day: str, *, lift: bool) -> bool:
         known = self.metric(day, question.name)
@@ -218,7 +254,14 @@ class Known:
         if known.status == "given_up":
             return lift
         lacks = lift and share_came(known.rows, known.gaps) < 1
-        return lacks or not self.is_kept(known) or is_incomplete(self.tenant, known)
+        return lacks or not self.is_kept(known) or self._is_awaited(question, day)
+
+    def _is_awaited(self, question: Question, day: str) -> bool:
+        """Whether a day waits for samples that are missing; one that was charged of the same answer does no more."""
+        known, before = self.metric(day, question.name), made_of(self.made.get(day), question)
+        if known is None or not is_incomplete(self.tenant, known) or self.forced(day):
+            return False
+        return day not in self.charged or before is None or before.fetch_id != known.fetch_id
 
     def is_kept(self, known: DayMetric | None) -> bool:
         """Whether a question was answered and the answer is still there."""
@@ -230,9 +273,23 @@ class Known:
         return known if known is not None and known.ids == (self._digests[name],) else None
 
     def landed_before(self, question: Question, day: str) -> list[int]:
-        """The numbers under which answers for a day to a question as it is asked now are landed."""
-        landed = self._landed.get((question.name, (self._digests[question.name],)), [])
+        """The numbers under which answers for a day to a question as it is asked now are landed, whatever its name."""
+        landed = self._landed.get((self._digests[question.name],), [])
         return [number for number in landed if self.fetches[number].first_day <= day < self.fetches[number].end_day]
+
+    def recall(self) -> None:
+        """Give days the landed answers that a run will find again: those to questions of now that they were made of."""
+        for day, made in self.made.items():
+            for question in self.questions.values():
+                if self.is_kept(self.metric(day, question.name)):
+                    continue
+                before, landed = made_of(made, question), self.landed_before(question, day)
+                answered = DayMetric(day, question.name, "fetched", (question.digest,), "")
+                if before is not None and before.fetch_id in landed:
+                    counts = {name: getattr(before, name) for name in ("rows", "gaps", "points", "fetch_id")}
+                    self.day_metrics[day, question.name] = answered._replace(**counts)
+                elif question.use == "resources" and landed:
+                    self.day_metrics[day, question.name] = answered._replace(fetch_id=landed[-1])
 
     def waits(self, day: str) -> tuple[str, str] | None:
         """Why a day is not to be calculated yet, as a code and in words; None if it is.
@@ -245,10 +302,13 @@ class Known:
             name, one = question.name, self.metric(day, question.name)
             if one is None:
                 return "metrics_wanted", ""
-            if one.status == "failed":
+            is_behind = self.is_behind(question, day) and not self.forced(day)
+            if is_behind and not one.attempts:
+                return "metrics_wanted", ""
+            if is_behind or one.status == "failed":
                 limit = self.tenant.allocation_retry_limit
                 return "metrics_failed", f"{name}, attempt {one.attempts} of {limit}: {one.error}"
-            if is_incomplete(self.tenant, one):
+            if self._is_awaited(question, day):
                 return "incomplete", f"{name}: {one.rows} of {one.rows + one.gaps} samples"
         return None
 
@@ -262,8 +322,8 @@ class Known:
         if made is None or day not in self.billed:
             return None
         for question in self.asked_of(day):
-            name, now, before = question.name, self.metric(day, question.name), made.answers.get(question.name)
-            if now is None or now.status == "failed":
+            name, now, before = question.name, self.metric(day, question.name), made_of(made, question)
+            if now is None or now.status == "failed" or self.is_behind(question, day):
                 if not self.is_in_window(day):
                     return Kept("before_window", f"{name} was not answered")
             elif now.status == "fetched" and not self.is_kept(now):
@@ -271,8 +331,8 @@ class Known:
             elif before is not None and not self.forced(day):
                 if now.status == "given_up":
                     return Kept("answers_poorer", f"{name} was given up: {first_line(now)}")
-                if share_came(now.rows, now.gaps) < share_came(*before):
-                    return Kept("answers_poorer", f"{name}: {_told_counts(*before, now)}")
+                if is_poorer(now, before):
+                    return Kept("answers_poorer", f"{name}: {_told_counts(before, now)}")
         return None
 
     def can_be_made(self, day: str) -> bool:
@@ -293,10 +353,14 @@ class Known:
         found = ((one.name, self.metric(day, one.name)) for one in self.asked_of(day))
         return tuple((name, one.fetch_id) for name, one in found if one is not None and one.fetch_id is not None)
 
-    def answers_of(self, day: str) -> dict[str, tuple[int, int]]:
-        """The questions that were answered for a day, with how many samples came and how many are missing."""
-        found = ((one.name, self.metric(day, one.name)) for one in self.asked_of(day))
-        return {name: (one.rows, one.gaps) for name, one in found if one is not None and one.status == "fetched"}
+    def answers_of(self, day: str) -> dict[str, MadeOf]:
+        """The questions that were answered for a day, with their answers."""
+        found = ((one, self.metric(day, one.name)) for one in self.asked_of(day))
+        return {
+            question.name: MadeOf(one.rows, one.gaps, one.points, question.digest, one.fetch_id or 0)
+            for question, one in found
+            if one is not None and one.status == "fetched"
+        }
 
     def cause(self, day: str) -> str:
         """A digest of all that a day's lines and usage are made of."""
@@ -318,10 +382,10 @@ class Known:
         return before is not None and before.model not in {"", self.model(day)}
 
 
-def _told_counts(rows: int, gaps: int, now: DayMetric) -> str:
-    if not gaps and not now.gaps:
-        return f"{counted(now.rows, 'value')}, {rows} before"
-    return f"{now.rows} of {now.rows + now.gaps} samples, {rows} of {rows + gaps} before"
+def _told_counts(before: MadeOf, now: DayMetric) -> str:
+    if not before.gaps and not now.gaps:
+        return f"{counted(now.rows, 'value')}, {before.rows} before"
+    return f"{now.rows} of {now.rows + now.gaps} samples, {before.rows} of {before.rows + before.gaps} before"
 
 
 _KEPT = {
@@ -358,9 +422,11 @@ def told_kept(known: Known, days: Iterable[str]) -> Iterator[str]:
 
 
 def told_span(days: Sequence[str]) -> str:
-    """How many days there are, and from which to which."""
-    span = f"{days[0]} to {days[-1]}" if days[1:] else days[0]
-    return f"{counted(len(days), 'day')} ({span})"
+    """How many days there are, and from which to which; whether others lie between them."""
+    first, last = days[0], days[-1]
+    if (date.fromisoformat(last) - date.fromisoformat(first)).days >= len(days):
+        return f"{len(days)} of the days {first} to {last}"
+    return f"{counted(len(days), 'day')} ({first} to {last})" if days[1:] else f"1 day ({first})"
 
 
 class Incomplete(NamedTuple):
@@ -408,10 +474,11 @@ def made_without(
     tenant: CostModelTenant, known: Mapping[Key, DayMetric], made: Mapping[str, ConstructedDay]
 ) -> list[DayMetric]:  # fmt: skip
     """The questions that were given up on days whose amounts depend on them and that have no earlier answer to them."""
+    questions = {one.name: one for one in cost_questions.questions(tenant)}
     return [
         one
         for one in asked_now(tenant, known)
-        if one.status == "given_up" and (one.charge_date not in made or one.metric not in made[one.charge_date].answers)
+        if one.status == "given_up" and made_of(made.get(one.charge_date), questions[one.metric]) is None
     ]
 
 

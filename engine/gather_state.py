@@ -232,7 +232,8 @@ class DayMetric(NamedTuple):
     """What became of a metric that a day asks for, for the resources in `ids`.
 
     `fetches`: resource -> number of the question that answered it, whatever became of later ones; `rows`, `dropped` and
-    `gaps` are of those answers. A cost model asks one question a day, `fetch_id`.
+    `gaps` are of those answers. A cost model asks one question a day, `fetch_id`, whose answer has `points` values, of
+    `rows` samples.
     """
 
     charge_date: str
@@ -246,6 +247,7 @@ class DayMetric(NamedTuple):
     gaps: int = 0
     attempts: int = 0
     error: str | None = None
+    points: int = 0
     fetches: Mapping[str, int] = {}
 
 
@@ -253,7 +255,9 @@ def day_metrics(state: Database, tenant_id: str) -> dict[tuple[str, str], DayMet
     """(charge date, metric) -> what became of it, in this order."""
     found = state.rows(
         """
-        SELECT charge_date, metric, status, ids, billing_digest, fetch_id, rows, dropped, gaps, attempts, error, fetches
+        SELECT
+            charge_date, metric, status, ids, billing_digest,
+            fetch_id, rows, dropped, gaps, attempts, error, points, fetches
         FROM day_metrics
         WHERE tenant_id = ?
         ORDER BY charge_date, metric
@@ -279,9 +283,9 @@ def save_day_metrics(
             """
             INSERT OR REPLACE INTO day_metrics (
                 tenant_id, charge_date, metric, status, ids, billing_digest,
-                fetch_id, rows, dropped, gaps, attempts, error, fetches
+                fetch_id, rows, dropped, gaps, attempts, error, points, fetches
             )
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
             """,
             [(tenant_id, *one[:3], _json(one.ids), *one[4:-1], _json(one.fetches)) for one in known],
         )
@@ -428,18 +432,31 @@ def set_resources_gathered(
             )
 
 
+class MadeOf(NamedTuple):
+    """An answer that a day was made of: how many samples came (`rows`), how many were missing, how many values it had.
+
+    `digest`: of the question ('': not known). `fetch_id`: the number of the answer (0: not known).
+    """
+
+    rows: int
+    gaps: int
+    points: int
+    digest: str
+    fetch_id: int
+
+
 class ConstructedDay(NamedTuple):
     """What a day's lines and usage were made from, and what rounding took of its lines.
 
-    `model`: a digest of what of the cost model held on it ('': not known). `answers`: question -> how many samples came
-    and how many were missing, of the answers that it was made of.
+    `model`: a digest of what of the cost model held on it ('': not known). `answers`: question -> the answer to it that
+    the day was made of.
     """
 
     charge_date: str
     cause: str
     rounding_residue: str
     model: str = ""
-    answers: Mapping[str, tuple[int, int]] = MappingProxyType({})
+    answers: Mapping[str, MadeOf] = MappingProxyType({})
 
 
 def constructed_days(state: Database, tenant_id: str) -> dict[str, ConstructedDay]:
@@ -453,11 +470,11 @@ def constructed_days(state: Database, tenant_id: str) -> dict[str, ConstructedDa
         """,
         (tenant_id,),
     )
-    return {row[0]: ConstructedDay._make([*row[:-1], _counts_by_name(row[-1])]) for row in found}
+    return {row[0]: ConstructedDay._make([*row[:-1], _made_of(row[-1])]) for row in found}
 
 
-def _counts_by_name(text: str) -> dict[str, tuple[int, int]]:
-    return {name: (came, missing) for name, (came, missing) in json.loads(text).items()}
+def _made_of(text: str) -> dict[str, MadeOf]:
+    return {name: MadeOf._make(one) for name, one in json.loads(text).items()}
 
 
 def save_constructed_days(state: Database, tenant_id: str, days: Iterable[ConstructedDay]) -> None:

@@ -213,6 +213,7 @@ def _inventory_errors(store: state.State, tenant: ConfluentTenant) -> str:
 def _of_cost_model(config: Config, tenant: CostModelTenant, store: state.State, today: date) -> TenantPlan:
     first, end = cost_days.window(tenant, today)
     known, notes = cost_days.Known(config.root, store, tenant, (first, end)), list[str]()
+    known.recall()
     reasons = _reasons_of_cost_model(config, tenant, store, known, notes)
     window = {str(first + timedelta(days=number)) for number in range((today - first).days + 1)}
 

@@ -28,7 +28,7 @@ class Question(NamedTuple):
     """One thing that Prometheus is asked of a cluster, for every day.
 
     `counts` asks of a quantity how many of its samples came, of each `by` for itself where it has labels. `metrics`:
-    what USAGE lacks where there is no answer.
+    what USAGE lacks where there is no answer. Queries are named as `landed_as` says: answers are landed under that.
     """
 
     name: str
@@ -42,6 +42,11 @@ class Question(NamedTuple):
         """What is asked: where it changes, older answers are of another question."""
         asked = [[query.expression, query.by, query.step_seconds] for query in (self.values, self.counts) if query]
         return hashlib.sha256(json.dumps([self.use, asked]).encode()).hexdigest()[:16]
+
+    def landed_as(self, name: str) -> Question:
+        """The question with its queries named as they are where its answers were landed under this name."""
+        counts = self.counts and self.counts._replace(name=_landed(f"{name}_samples"))
+        return self._replace(values=self.values._replace(name=_landed(name)), counts=counts)
 
     def expected(self, scrape_seconds: int) -> int:
         """How many samples a whole day has, or hours where nobody knows how it is scraped; 0 where nobody counts."""

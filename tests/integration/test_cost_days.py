@@ -77,6 +77,23 @@ def mistyped(between: Between) -> None:
     between.failing('cluster="ue"', REFUSED)
 
 
+def half_arrived(between: Between) -> None:
+    """Half of a day's samples are there, and nothing of bob, whose come late."""
+
+    def reply(request: scripted.Request) -> Reply:
+        asked, found = unquote_plus(request.body), between.passed(request)
+        if "query=" not in asked:
+            return found
+        content = json.loads(found.body)
+        rows = content["data"]["result"]
+        content["data"]["result"] = rows = [row for row in rows if row["metric"].get("principal") != "User:bob"]
+        for row in rows if "max by" in asked else ():
+            row["values"] = [[moment, str(float(value) / 2)] for moment, value in row["values"]]
+        return Reply(200, json.dumps(content))
+
+    between.reply = reply
+
+
 def eu(url: str, *, days: int = 4, rates: Any = RATES, **settings: Any) -> dict[str, Any]:
     source = {"rates": rates, **settings.pop("source", {})}
     return kafka("eu", url, lookback_days=str(days), metrics=FIVE, source=source, **settings)
@@ -133,6 +150,8 @@ def test_a_change_that_is_taken_back_finds_its_answers(between: Between, tmp_pat
         assert root.run(day(6)).exit_code == 11
         root.write(eu(script.url))
         answering_nothing(between)  # As when its retention is over.
+        planned = [root.plan(day(6))[str(day(number))] for number in range(2, 6)]
+        assert {(one.gather_reason, one.calculate_reason) for one in planned} == {("made", "up_to_date")}
         summary = root.run(day(6))
         assert (summary.exit_code, summary.requests, summary.days_pending, summary.warnings) == (0, 0, 0, ())
         assert lake(root) == before
@@ -189,6 +208,45 @@ def test_days_that_are_named_are_made_of_what_there_is(url: str, tmp_path: Path)
     assert billed(root) == charged(root) == 3 * WHOLE + Decimal("7.2")
 
 
+def test_days_that_are_named_wait_for_no_samples(between: Between, tmp_path: Path) -> None:
+    given = {"incomplete_below": "0.9"}
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, **given))
+        root.run(day(6))
+        root.write(eu(script.url, source={"selector": 'cluster="nobody"'}, **given))
+        root.run(day(6))
+        assert billed(root) == 4 * WHOLE
+        summary = root.run(day(6), lift=True, first=day(3), end=day(4))
+        assert (summary.days_calculated, summary.days_pending) == (1, 0)
+        assert root.amounts(day(3)) == {COMPUTE: Decimal("7.2")}
+        assert billed(root) == charged(root) == 3 * WHOLE + Decimal("7.2")
+        root.logged.clear()
+        summary = root.run(day(6))
+        assert (summary.days_calculated, summary.days_pending) == (0, 3)
+        assert warned(root, "3 of the days 2025-10-03 to 2025-10-06 left as made before")
+        assert root.plan(day(6))[str(day(3))].calculate_reason == "up_to_date"
+        # A rate that changes reaches it, without waiting.
+        rates = {**RATES, "compute_hourly_rate": "0.2"}
+        root.write(eu(script.url, rates=rates, source={"selector": 'cluster="nobody"'}, **given))
+        root.run(day(6))
+        assert root.amounts(day(3)) == {COMPUTE: Decimal("14.4")}
+        # What is stored is charged.
+        assert billed(root) == charged(root) == 3 * WHOLE + Decimal("14.4")
+
+
+def test_a_day_that_waits_is_made_of_what_there_is_when_it_is_named(between: Between, tmp_path: Path) -> None:
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, days=2, incomplete_below="0.9"))
+        answering_nothing(between)
+        assert root.run(day(2)).days_pending == 2
+        summary = root.run(day(2), lift=True, first=day(0), end=day(1))
+        assert (summary.days_calculated, summary.days_pending) == (1, 0)
+        root.logged.clear()
+        summary = root.run(day(2))
+        assert (summary.days_calculated, summary.days_pending) == (0, 1)
+    assert charged(root) == Decimal("7.2")
+
+
 def test_answers_that_are_lost_take_no_line_with_them(between: Between, tmp_path: Path) -> None:
     with between.serving() as script:
         root = Root(tmp_path, eu(script.url))
@@ -231,6 +289,11 @@ def test_a_day_of_which_half_is_forgotten_keeps_its_principals_too(tmp_path: Pat
     with prometheus(left, tmp_path / "left") as found:
         root.write(eu(found, days=1))
         assert root.run(day(1), lift=True).requests > 1
+        assert lake(root) == before
+        # Nor does it find them among what was landed and refused, when a change is taken back.
+        for source in ({"selector": 'cluster="nobody"'}, {}):
+            root.write(eu(found, days=1, source=source))
+            root.run(day(1))
     assert lake(root) == before
     assert {payer for _, payer, _ in payers(root, day(0))} == {"User:alice", "User:bob"}
 
@@ -293,6 +356,43 @@ def test_days_that_are_lost_and_cannot_be_had_again_are_told_and_keep_their_char
     assert billed(root) == charged(root) == 6 * WHOLE
 
 
+@pytest.mark.parametrize("how", ["empty", "refused"])
+def test_a_cost_type_that_is_renamed_keeps_its_line(between: Between, tmp_path: Path, how: str) -> None:
+    by_size = {"allocation": "usage_ratio", "allocation_query": "pg_size", "allocation_label": "datname"}
+    with between.serving() as script:
+        root = Root(tmp_path, pg(script.url, FIXED, stored("STO", "sum(pg_size)", "0.001", **by_size)))
+        root.run(day(6))
+        before = billed(root)
+        if how == "empty":
+            answering_nothing(between)
+        else:
+            between.failing("pg_size", REFUSED)
+        root.write(pg(script.url, FIXED, stored("STORAGE", "sum(pg_size)", "0.001", **by_size)))
+        summary = root.run(day(6))
+        assert (summary.exit_code, summary.requests, summary.days_pending) == (0, 0, 0)
+    assert billed(root) == charged(root) == before
+    storage = {(product, payer, amount) for product, payer, amount in payers(root, day(3)) if product != "FIX"}
+    assert storage == {("STORAGE", "shop", Decimal("1.8")), ("STORAGE", "crm", Decimal("0.6"))}
+
+
+def test_samples_of_two_questions_are_not_compared(tmp_path: Path) -> None:
+    """A broker that joined on the day after makes a day 0 of 288 samples, when it is asked in another way."""
+    rows = list(Cluster("eu", 2, step=5 * MINUTE).rows())
+    joined = [row for row in rows if row.labels["broker"] == "1" or row.milliseconds >= START + DAY + DAY // 2]
+    root = Root(tmp_path / "root")
+    with prometheus([row for row in joined if row.milliseconds <= START + DAY], tmp_path / "early") as found:
+        root.write(eu(found, days=1))
+        root.run(day(1))
+    assert root.incomplete() == []
+    chosen = {"selector": 'cluster="eu", topic!=""'}
+    with prometheus(joined, tmp_path / "whole") as found:
+        root.write(eu(found, days=1, rates={**RATES, "compute_hourly_rate": "0.2"}, source=chosen))
+        root.run(day(1))
+    assert {one.came for one in root.incomplete()} == {0}
+    assert root.amounts(day(0))[COMPUTE] == Decimal("14.4")
+    assert not warned(root, "left as made before")
+
+
 # What comes late.
 
 
@@ -329,6 +429,73 @@ def test_new_samples_heal_a_day_at_a_real_prometheus(tmp_path: Path) -> None:
     assert shares == {"User:alice": Decimal("0.18"), "User:bob": Decimal("0.06")}
 
 
+WHO = "sum by (principal)"
+"""In what asks who sent and received, and in nothing else."""
+BOTH_PAY = {("User:alice", Decimal("0.18")), ("User:bob", Decimal("0.06"))}
+"""Who pays for what came in on a day."""
+
+
+def pays_for_ingress(root: Root, of: date) -> set[tuple[str, Decimal]]:
+    return {(payer, amount) for product, payer, amount in payers(root, of) if product == INGRESS}
+
+
+def test_who_is_in_late_samples_is_asked_until_it_is_answered(between: Between, tmp_path: Path) -> None:
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, days=2, incomplete_below="0.9"))
+        half_arrived(between)
+        assert root.run(day(2)).days_pending == 2
+        between.failing(WHO, REFUSED)
+        summary = root.run(day(2))
+        assert (summary.exit_code, summary.days_calculated, summary.days_pending) == (11, 0, 2)
+        between.reply = between.passed
+        summary = root.run(day(2))
+        assert (summary.exit_code, summary.days_calculated, summary.days_pending) == (0, 2, 0)
+        assert pays_for_ingress(root, day(1)) == BOTH_PAY
+        assert root.run(day(2)).requests == 0
+    assert billed(root) == charged(root) == 2 * WHOLE
+
+
+def test_a_charged_day_waits_for_who_is_in_samples_that_force_asked_for(between: Between, tmp_path: Path) -> None:
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, days=2))
+        half_arrived(between)
+        root.run(day(2))
+        before = lake(root)
+        between.failing(WHO, Reply(503, "busy"))
+        summary = root.run(day(2), lift=True)
+        assert (summary.exit_code, summary.days_pending, lake(root)) == (11, 2, before)
+        assert root.plan(day(2))[str(day(1))].calculate_reason == "metrics_failed"
+        between.reply = between.passed
+        assert root.run(day(2)).exit_code == 0
+    assert pays_for_ingress(root, day(1)) == BOTH_PAY
+
+
+def test_who_is_in_late_samples_is_given_up_for_who_was_in_the_first(between: Between, tmp_path: Path) -> None:
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, days=1, incomplete_below="0.9", allocation_retry_limit="2"))
+        half_arrived(between)
+        root.run(day(1))
+        between.failing(WHO, REFUSED)
+        assert [root.run(day(1)).days_pending for _ in range(2)] == [1, 0]
+        assert warned(root, "bytes_in: given up for 1 day", "what was answered before stays")
+        assert pays_for_ingress(root, day(0)) == {("User:alice", Decimal("0.24"))}
+        between.reply = between.passed
+        assert root.run(day(1)).requests == 0
+        root.run(day(1), lift=True)
+    assert pays_for_ingress(root, day(0)) == BOTH_PAY
+
+
+def test_an_empty_answer_to_who_is_in_late_samples_is_asked_no_more(between: Between, tmp_path: Path) -> None:
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, days=1, incomplete_below="0.9"))
+        half_arrived(between)
+        root.run(day(1))
+        answering_nothing(between, WHO)
+        assert root.run(day(1)).days_pending == 0
+        assert root.run(day(1)).requests == 0
+    assert pays_for_ingress(root, day(0)) == {("User:alice", Decimal("0.24"))}
+
+
 def test_force_asks_again_for_days_whose_samples_are_missing(between: Between, tmp_path: Path) -> None:
     with between.serving() as script:
         root = Root(tmp_path, eu(script.url, days=2))
@@ -343,6 +510,46 @@ def test_force_asks_again_for_days_whose_samples_are_missing(between: Between, t
         assert billed(root) == charged(root) == 2 * WHOLE
         assert "UNALLOCATED" not in set(root.table("chargeback")["identity_id"])
         assert root.run(day(6), lift=True).requests == 0
+
+
+def test_missing_samples_are_told_by_the_run_that_asks_or_makes_and_by_check(between: Between, tmp_path: Path) -> None:
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, days=2))
+        half_arrived(between)
+        root.run(day(2))
+        told = "storage: samples are missing on 2 days"
+        assert warned(root, told)
+        root.logged.clear()
+        assert root.run(day(2)).requests == 0
+        assert not warned(root)
+        assert told in prorata(tmp_path, "check").stdout
+        assert told in prorata(tmp_path, "status").stdout
+        # Whoever asks again hears it again.
+        root.run(day(2), lift=True, first=day(1), end=day(2))
+        assert warned(root, "storage: samples are missing on 1 day")
+        root.logged.clear()
+        # Whoever waits for them, too.
+        root.write(eu(script.url, days=2, incomplete_below="0.9", source={"selector": 'cluster="eu", topic!=""'}))
+        for _ in range(2):
+            root.logged.clear()
+            root.run(day(2))
+            assert warned(root, told)
+
+
+def test_scrape_seconds_that_are_mended_end_what_is_missing(url: str, tmp_path: Path) -> None:
+    root = Root(tmp_path, eu(url, days=2, incomplete_below="0.9"))
+    minutely = {**eu(url, days=2, incomplete_below="0.9"), "metrics": metrics(url, scrape_seconds="60")}
+    root.write(minutely)
+    assert root.run(day(2)).days_pending == 2
+    assert {one.expected for one in root.incomplete()} == {1440}
+    root.write(eu(url, days=2, incomplete_below="0.9"))
+    root.logged.clear()
+    summary = root.run(day(5))
+    assert (summary.days_calculated, root.incomplete(), warned(root)) == (4, [], [])
+    # A mistake that would make them incomplete takes nothing from a day that is charged.
+    root.write({**minutely, "source": {**minutely["source"], "rates": {**RATES, "compute_hourly_rate": "0.2"}}})
+    summary = root.run(day(5))
+    assert (summary.days_calculated, summary.days_pending) == (4, 0)
 
 
 # A day asks for what its own lines need.
@@ -467,7 +674,8 @@ def test_days_of_a_cost_type_that_has_another_name_keep_their_charges_and_hold_u
     root = Root(tmp_path, pg(url, FIXED, stored("STO", SIZES, "1"), days=3))
     root.run(day(4))
     before = lake(root)
-    root.write(pg(url, FIXED, stored("STORAGE", SIZES, "1"), days=2))
+    # By another query, too: to the same one the answers would be found, and the days be made anew.
+    root.write(pg(url, FIXED, stored("STORAGE", f"1 * {SIZES}", "1"), days=2))
     assert root.plan(day(6))[str(day(1))].calculate_reason == "rules_gone"
     summary = root.run(day(6))
     assert (summary.exit_code, summary.faults, summary.days_calculated, summary.days_pending) == (0, (), 2, 0)
@@ -515,7 +723,7 @@ def test_lines_of_a_cost_type_that_is_gone_are_nobodys_where_their_charges_are_l
     root.run(day(4))
     [file] = (root.root / "lake" / "chargeback").glob(f"**/{day(2)}.parquet")
     file.unlink()
-    root.write(pg(url, FIXED, stored("STORAGE", SIZES, "1"), days=1))
+    root.write(pg(url, FIXED, stored("STORAGE", f"1 * {SIZES}", "1"), days=1))
     summary = root.run(day(6))
     assert (summary.exit_code, summary.days_calculated) == (0, 2)
     assert billed(root) == charged(root)

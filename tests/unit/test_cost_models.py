@@ -11,14 +11,15 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from engine import pipeline
+from engine import cost_days, pipeline
 from engine.config import CostModelTenant, GenericTenant, KafkaTenant
 from engine.errors import ConfigError, ContractError
+from engine.gather_state import ConstructedDay, DayMetric, MadeOf
 from engine.sources import cost_model, cost_rates
 from engine.sources.answers import Answer
-from engine.sources.cost_questions import matchers, questions
+from engine.sources.cost_questions import Question, matchers, questions
 from engine.sources.prometheus import Samples
-from engine.sources.promql import quoted, regular_expression_fault
+from engine.sources.promql import Query, quoted, regular_expression_fault
 
 KAFKA = """
     ecosystem: self_managed_kafka
@@ -471,3 +472,36 @@ def test_no_more_samples_came_than_of_the_hours_answered(configured: Configured)
 
 def test_quoted_is_what_prometheus_reads() -> None:
     assert quoted('a"b\\') == r'"a\"b\\"'
+
+
+@pytest.mark.parametrize(
+    ("rows", "gaps", "points", "digest", "number", "is_poorer"),
+    [
+        (144, 144, 24, "same", 2, True),
+        (288, 0, 24, "same", 2, False),
+        (144, 144, 24, "same", 1, False),  # the same answer, of which less was expected before
+        (144, 1296, 24, "same", 2, False),  # as many were never expected
+        (0, 144, 24, "other", 2, False),
+        (0, 288, 0, "other", 2, True),
+    ],
+)
+def test_less_came_only_than_of_the_same_question(
+    rows: int, gaps: int, points: int, digest: str, number: int, is_poorer: bool
+) -> None:
+    before = MadeOf(288, 0, 24, "same", 1)
+    now = DayMetric("2025-10-01", "storage", "fetched", (digest,), "", number, rows, gaps=gaps, points=points)
+    assert cost_days.is_poorer(now, before) == is_poorer
+
+
+def test_what_a_day_was_made_of_is_found_by_the_question_and_else_by_its_name() -> None:
+    storage = Question("quantity-STORAGE", "mean", Query("q", "sum(x)", ()))
+    same, other = MadeOf(288, 0, 24, storage.digest, 1), MadeOf(288, 0, 24, "other", 2)
+    found = [
+        cost_days.made_of(ConstructedDay("2025-10-01", "cause", "0", answers=answers), storage)
+        for answers in (
+            {"quantity-STO": same, storage.name: other},
+            {storage.name: other},
+            {"quantity-STO": other},
+        )
+    ]
+    assert found == [same, other, None]

@@ -54,7 +54,7 @@ def test_a_state_of_an_older_version_keeps_its_days_and_learns_the_rest(tmp_path
 
 def test_an_older_state_knows_which_question_answered_and_of_which_days_it_said_what_ran(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
-    for name in OLDER:
+    for name in OLDER[:5]:
         connection.executescript(sqlfiles.read_sql("state", name))
     connection.executescript(
         """
@@ -99,10 +99,10 @@ def test_what_days_were_made_of_is_taken_from_what_was_known_of_their_metrics(tm
     with open_state(tmp_path) as state:
         made = known.constructed_days(state, "k")
         assert {day: (one.model, dict(one.answers)) for day, one in made.items()} == {
-            "2026-10-01": ("", {"bytes_in": (3, 0), "ingress": (280, 8)}),
+            "2026-10-01": ("", {"bytes_in": (3, 0, 3, "d", 2), "ingress": (280, 8, 280, "d", 1)}),
             "2026-10-02": ("", {}),
         }
-        told = made["2026-10-01"]._replace(model="m", answers={"ingress": (288, 0)})
+        told = made["2026-10-01"]._replace(model="m", answers={"ingress": known.MadeOf(288, 0, 1, "d", 7)})
         known.save_constructed_days(state, "k", [told])
         assert known.constructed_days(state, "k")["2026-10-01"] == told
 
@@ -143,7 +143,7 @@ def test_failures_count_until_one_goes_well_and_suspend_from_the_threshold_on(st
 
 
 def test_metrics_and_usage_are_as_they_were_recorded(state: State) -> None:
-    good = known.DayMetric("2026-10-01", "bytes_in", "fetched", ("lkc-1", "lkc-2"), "b1", 2, rows=7, gaps=2)
+    good = known.DayMetric("2026-10-01", "bytes_in", "fetched", ("lkc-1", "lkc-2"), "b1", 2, rows=7, gaps=2, points=3)
     good = good._replace(fetches={"lkc-1": 1, "lkc-2": 2})
     bad = known.DayMetric("2026-10-02", "bytes_in", "failed", ("lkc-1",), "b2", attempts=2, error="500")
     known.save_day_metrics(state, "conf", [bad, good])
