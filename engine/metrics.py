@@ -263,8 +263,8 @@ def _tell_failures(work: Work, failed: Iterable[_Failed]) -> None:
         if one.given_up:
             work.warn(
                 f"metric {one.metric}: given up for {counted(len(one.given_up), 'day')} from"
-                f" {one.given_up[0]} on; their lines go to UNALLOCATED as allocation_failed, until"
-                " `prorata run --force` asks again"
+                f" {one.given_up[0]} on; the lines of resources that were not answered go to UNALLOCATED as"
+                " allocation_failed, until `prorata run --force` asks again"
             )
     faults = [f"metrics {', '.join(metrics)}, {days}: {error}" for (days, error), metrics in causes.items()]
     if faults:
