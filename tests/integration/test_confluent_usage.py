@@ -250,6 +250,28 @@ def test_a_lost_state_loses_no_usage(tenant: Tenant, expired: str, kept: str) ->
     assert (done.exit_code, tenant.files(["usage"]) == files, split_by_detail(tenant)) == (0, True, by_detail)
 
 
+def test_a_lost_state_loses_no_usage_if_prometheus_is_down_either(tenant: Tenant, measured: str) -> None:
+    tenant.run(TODAY)
+    files, by_detail, used = tenant.files(["usage"]), split_by_detail(tenant), tenant.table("usage")
+    known = set(used.filter(metric="bytes_in").select("window", "resource_id").rows())
+    for name in ("state.db", "state.db-wal", "state.db-shm"):
+        (tenant.root / name).unlink(missing_ok=True)
+    shutil.rmtree(tenant.root / "raw/confluent_cloud/conf/metrics")
+    tenant.write(metrics=NOWHERE)
+    assert seen(tenant.run(TODAY, hour=2)) == (11, 0, DAYS)
+    assert seen(tenant.run(TODAY, hour=3)) == (11, DAYS, 0)
+    rows = tenant.table("chargeback").filter(product_type="KAFKA_NETWORK_WRITE")
+    window = pl.col("charge_date").cast(pl.String)
+    failed = rows.filter(allocation_method="allocation_failed").select(window, "resource_id")
+    # Of what has no values nobody knows whether that was the answer.
+    assert set(failed.rows()) == set(rows.select(window, "resource_id").rows()) - known
+    assert 0 < failed.n_unique() < rows.select(window, "resource_id").n_unique()
+    assert tenant.files(["usage"]) == files
+    ask(tenant, measured)
+    assert tenant.run(TODAY, hour=4, lift=True).exit_code == 0
+    assert (tenant.files(["usage"]) == files, split_by_detail(tenant)) == (True, by_detail)
+
+
 def split_by_detail(tenant: Tenant) -> dict[str, Decimal]:
     rows = tenant.table("chargeback").group_by("allocation_detail").agg(pl.col("amount").sum())
     return dict(rows.rows())
