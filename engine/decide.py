@@ -8,6 +8,7 @@ the plan of the kernel out. Tenants whose owners stand in tags (`decide`) and te
 from __future__ import annotations
 
 import hashlib
+import json
 from bisect import bisect_right
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta
@@ -55,13 +56,13 @@ class DayFacts(NamedTuple):
     """What is known of one day of a tenant whose products have ladders.
 
     `resources`, `identities`: RESOURCES and IDENTITIES, all intervals. `usage`: USAGE of the day, principals as the
-    source names them. `failed`: metrics that could not be read and were given up for this day.
+    source names them. `failed`: (metric, resource id) of what could not be read and was given up for this day.
     """
 
     resources: pl.DataFrame
     identities: pl.DataFrame
     usage: pl.DataFrame
-    failed: frozenset[str]
+    failed: frozenset[tuple[str, str]]
 
 
 class DayDecision(NamedTuple):
@@ -220,10 +221,10 @@ def metrics_by_day(billing: pl.LazyFrame, given: Inputs) -> pl.DataFrame:
     )
 
 
-def facts_by_day(days: Mapping[str, frozenset[str]], facts: DayFacts) -> dict[str, str]:
-    """Charge date -> `facts_digest`, for days with the metrics that were given up for each."""
+def facts_by_day(days: Mapping[str, frozenset[tuple[str, str]]], facts: DayFacts) -> dict[str, str]:
+    """Charge date -> `facts_digest`, for days with what failed on each, as in `DayFacts`."""
     turns = _turns(facts)
-    known: dict[tuple[int, frozenset[str]], str] = {}
+    known: dict[tuple[int, frozenset[tuple[str, str]]], str] = {}
     found = {}
     for day, failed in days.items():
         charge_date = date.fromisoformat(day)
@@ -266,4 +267,5 @@ def facts_digest(day: date, facts: DayFacts) -> str:
     values = ["resource_id", "metric", "principal", "value"]
     usage = facts.usage.filter(pl.col("window") == str(day)).select(values).sort(values)
     content = [digests.digest(frame) for frame in (resources, known, usage)]
-    return hashlib.sha256("\n".join([*content, *sorted(facts.failed)]).encode()).hexdigest()
+    content += [json.dumps(pair) for pair in sorted(facts.failed)]
+    return hashlib.sha256("\n".join(content).encode()).hexdigest()

@@ -468,7 +468,7 @@ def folded(
 
 def _touched(work: Work, before: Known, after: Known) -> list[str]:
     """The days of which another inventory knows otherwise than the one before."""
-    days = {day: frozenset[str]() for _, day in state.days(work.store, work.tenant.id)}
+    days = {day: frozenset[tuple[str, str]]() for _, day in state.days(work.store, work.tenant.id)}
     was, now = (
         decide.facts_by_day(days, decide.DayFacts(known.resources, known.identities, empty(USAGE), frozenset()))
         for known in (before, after)

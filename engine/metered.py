@@ -118,8 +118,7 @@ def publish(work: Work, tenant: ConfluentTenant, answered: Sequence[Answered]) -
     Returns where that was so. Usage that is lost stays so until `settle`, when it is whole.
     """
     known = gather_state.day_metrics(work.store, tenant.id)
-    lost = lost_usage(work.root, work.store, tenant.id)
-    unlike = lost & gather_state.usage_days(work.store, tenant.id).keys()
+    lost, unlike = lost_usage(work.root, work.store, tenant.id), unlike_published(work, tenant)
     wanted: dict[str, list[tuple[Answered, Ask]]] = {}
     for one in answered:
         for ask in one.question.asks:
@@ -145,6 +144,22 @@ def publish(work: Work, tenant: ConfluentTenant, answered: Sequence[Answered]) -
         gather_state.save_usage_days(work.store, tenant.id, published, gone)
         gather_state.save_day_metrics(work.store, tenant.id, rows.values())
     return less
+
+
+def unlike_published(work: Work, tenant: ConfluentTenant) -> set[str]:
+    """Days of which the lake has not the usage that was published, but something that nobody knows, or nothing."""
+    return lost_usage(work.root, work.store, tenant.id) & gather_state.usage_days(work.store, tenant.id).keys()
+
+
+def with_stored(work: Work, need: Need, given_up: DayMetric) -> DayMetric:
+    """What is known of a metric that nobody answers, once the resources of which the lake has values count as answered.
+
+    So they do where state.db and the landed answers are lost, and the lake is not.
+    """
+    is_asked = (pl.col("metric") == need.metric) & pl.col("resource_id").is_in(need.ids)
+    stored = usage_left(work, need.charge_date).filter(is_asked)
+    unknown = [name for name in stored["resource_id"].unique() if name not in given_up.fetches]
+    return _with_answers(need, given_up, stored.height, dict.fromkeys(unknown, AS_STORED)) if unknown else given_up
 
 
 class Less(NamedTuple):
@@ -293,7 +308,7 @@ def _kept_answer(work: Work, tenant: ConfluentTenant, fetch: gather_state.Metric
 def landed_answers(work: Work, tenant: ConfluentTenant, asked: Sequence[Ask]) -> tuple[list[Answered], list[Ask]]:
     """What landed answers have of what is asked, oldest first; and what they have nothing of, or not all."""
     found, known = list[Answered](), gather_state.day_metrics(work.store, tenant.id)
-    unlike = lost_usage(work.root, work.store, tenant.id) & gather_state.usage_days(work.store, tenant.id).keys()
+    unlike = unlike_published(work, tenant)
     rest = {(ask.need.charge_date, ask.need.metric): ask for ask in asked if not ask.anew}
 
     def is_enough(key: Key, answer: Answered, ids: Sequence[str]) -> bool:

@@ -200,8 +200,9 @@ def _attempts(need: Need, before: DayMetric | None) -> int:
 
 
 def _record_failure(work: Work, tenant: ConfluentTenant, failed: Sequence[Need], error: str) -> _Failed:
-    """Count the failure on each of the days. What was answered before stays."""
+    """Count the failure on each of the days. What was answered before stays; at the limit, what the lake has does."""
     known = gather_state.day_metrics(work.store, tenant.id)
+    unlike = metered.unlike_published(work, tenant)
     kept = charged_of_lost(work.root, work.store, tenant.id)
     rows = list[DayMetric]()
     for need in failed:
@@ -212,7 +213,8 @@ def _record_failure(work: Work, tenant: ConfluentTenant, failed: Sequence[Need],
         found = DayMetric(*need[:2], "given_up" if is_last else "failed", *need[2:], attempts=attempts, error=error)
         if before is not None:
             found = found._replace(**{name: getattr(before, name) for name in _OF_ANSWERS})
-        rows.append(found)
+        is_readable = need.charge_date not in unlike
+        rows.append(metered.with_stored(work, need, found) if is_last and is_readable else found)
     gather_state.save_day_metrics(work.store, tenant.id, rows)
     given_up = tuple(row.charge_date for row in rows if row.status == "given_up")
     return _Failed(failed[0].metric, tuple(need.charge_date for need in failed), error, given_up)
@@ -263,8 +265,8 @@ def _tell_failures(work: Work, failed: Iterable[_Failed]) -> None:
         if one.given_up:
             work.warn(
                 f"metric {one.metric}: given up for {counted(len(one.given_up), 'day')} from"
-                f" {one.given_up[0]} on; their lines go to UNALLOCATED as allocation_failed, until"
-                " `prorata run --force` asks again"
+                f" {one.given_up[0]} on; the lines of resources that were not answered go to UNALLOCATED as"
+                " allocation_failed, until `prorata run --force` asks again"
             )
     faults = [f"metrics {', '.join(metrics)}, {days}: {error}" for (days, error), metrics in causes.items()]
     if faults:

@@ -288,7 +288,9 @@ def _of_cost_model(tenant: CostModelTenant) -> _Recipe:
         facts = DayFacts(empty(RESOURCES), empty(IDENTITIES), empty(USAGE), frozenset())
 
         def decided(billing: pl.DataFrame, day: state.Day) -> tuple[pl.DataFrame, Decided]:
-            usage, lacking = usage_of(work, day.charge_date), failed.get(day.charge_date, frozenset())
+            # What fails, fails for the one cluster that there is.
+            lacking = frozenset((metric, tenant.source.cluster_id) for metric in failed.get(day.charge_date, ()))
+            usage = usage_of(work, day.charge_date)
             found = decide_products(billing, given, facts._replace(usage=usage, failed=lacking))
             work.unknown_products.append(found.unknown_products)
             return found.lines, found.decided

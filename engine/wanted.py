@@ -116,9 +116,15 @@ def needs(root: Path, store: state.State, tenant: ConfluentTenant, given: Inputs
     }
 
 
-def given_up(known: Mapping[Key, DayMetric], charge_date: str) -> frozenset[str]:
-    """The metrics of a day that could not be had, and that nobody waits for any more."""
-    return frozenset(metric for (day, metric), one in known.items() if day == charge_date and one.status == "given_up")
+def given_up(known: Mapping[Key, DayMetric], charge_date: str) -> frozenset[tuple[str, str]]:
+    """(metric, resource id) of what could not be had of a day, and what nobody waits for any more."""
+    return frozenset(
+        (metric, resource)
+        for (day, metric), one in known.items()
+        if day == charge_date and one.status == "given_up"
+        for resource in one.ids
+        if resource not in one.fetches
+    )
 
 
 def lost_usage(root: Path, store: state.State, tenant_id: str) -> set[str]:

@@ -55,7 +55,7 @@ class Organization(NamedTuple):
     resources: list[Row]
     identities: list[Row]
     usage: list[Row]
-    failed: frozenset[str]
+    failed: frozenset[tuple[str, str]]
 
 
 def time_drawn(random_: random.Random) -> dt.datetime:
@@ -274,10 +274,19 @@ def tenant_drawn(random_: random.Random) -> Row:
     }
 
 
+def failed_drawn(random_: random.Random) -> frozenset[tuple[str, str]]:
+    """Metrics that failed, each for some of the resources that are asked for it."""
+    found = set[tuple[str, str]]()
+    for metric in random_.sample(METRICS[:3], random_.choice([0, 0, 0, 1, 2])):
+        asked = [*(POOLS if metric == "flink_cfu" else CLUSTERS), "lkc-404"]
+        found |= {(metric, resource) for resource in random_.sample(asked, random_.randrange(1, len(asked) + 1))}
+    return frozenset(found)
+
+
 def organization(seed: int) -> Organization:
     """The organization of a seed; the same one, always."""
     random_ = random.Random(seed)
-    failed = frozenset(random_.sample(METRICS[:3], random_.choice([0, 0, 0, 1, 2])))
+    failed = failed_drawn(random_)
     return Organization(
         tenant_drawn(random_),
         lines_drawn(random_),

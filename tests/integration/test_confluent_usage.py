@@ -16,6 +16,7 @@ from tests.doubles.bundled import bundled
 from tests.doubles.confluent_cloud import Server, served
 from tests.doubles.confluent_metrics import Metrics
 from tests.doubles.front import front
+from tests.doubles.organization import Record
 from tests.doubles.prometheus import Row, prometheus
 from tests.integration.confluent import FIRST, Tenant, day
 from tests.integration.confluent import prometheus as metrics_at
@@ -94,6 +95,19 @@ def revise(server: Server, when: int = 2) -> None:
     server.organization.revise(record["id"], amount=Decimal(1000))
 
 
+def withdrawn(server: Server, cluster: str) -> list[Record]:
+    """All records of a cluster, which are billed no more."""
+    kinds = ("NETWORK_WRITE", "NETWORK_READ", "PARTITION", "BASE", "STORAGE", "NUM_CKU")
+    found = [
+        record
+        for number in range(DAYS)
+        for kind in kinds
+        for record in server.organization.find(day(number), f"KAFKA_{kind}", cluster)
+    ]
+    server.organization.withdraw(*(record["id"] for record in found))
+    return found
+
+
 def seen(done: Summary) -> tuple[int, int, int]:
     return done.exit_code, done.days_calculated, done.days_pending
 
@@ -136,10 +150,7 @@ def test_a_late_line_asks_for_its_own_resource_and_changes_no_other(
 ) -> None:
     organization = server.organization
     late = list(organization.find(day(6), "KAFKA_NETWORK_WRITE", "lkc-test1"))
-    kinds = ("NETWORK_WRITE", "NETWORK_READ", "PARTITION", "BASE", "STORAGE", "NUM_CKU")
-    for number in range(DAYS):
-        for kind in kinds:
-            organization.withdraw(*(one["id"] for one in organization.find(day(number), f"KAFKA_{kind}", "lkc-test1")))
+    withdrawn(server, "lkc-test1")
     tenant.run(TODAY)
     before, used = outputs(tenant), tenant.table("usage")
     for record in late:
@@ -164,6 +175,33 @@ def test_a_late_line_asks_for_its_own_resource_and_changes_no_other(
     lost = tenant.root / f"lake/usage/tenant_id=conf/month=2025-09/{day(6)}.parquet"
     lost.unlink()
     assert (tenant.run(TODAY, "recalculate", {}, hour=6).exit_code, tenant.files() == files) == (0, True)
+
+
+def test_a_late_line_whose_metrics_are_given_up_takes_no_other_with_it(
+    tenant: Tenant, server: Server, measured: str
+) -> None:
+    organization = server.organization
+    late = [one for one in withdrawn(server, "lkc-test1") if one.get("start_date") == str(day(6))]
+    tenant.run(TODAY)
+    before = tenant.table("chargeback").filter(pl.col("charge_date") == day(6)).drop("calculation_id")
+    for record in late:
+        organization.add_cost(day(6), record)
+    tenant.write(metrics=NOWHERE)
+    assert seen(tenant.run(TODAY, hour=2)) == (11, 0, 1)
+    done = tenant.run(TODAY, hour=3)
+    assert seen(done) == (11, 1, 0)
+    assert any("the lines of resources that were not answered" in text for text in done.warnings)
+    after = tenant.table("chargeback").filter(pl.col("charge_date") == day(6)).drop("calculation_id")
+    failed = after.filter(allocation_method="allocation_failed")
+    assert (set(failed["resource_id"]), set(failed["identity_id"])) == ({"lkc-test1"}, {"UNALLOCATED"})
+    assert split(tenant, "lkc-test1") == {"metrics_fetch_failed"}
+    rest, known = (one.filter(pl.col("resource_id") != "lkc-test1") for one in (after, before))
+    assert rest.filter(allocation_detail="usage_ratio_allocation").height > 0
+    assert rest.sort(rest.columns).equals(known.sort(rest.columns))
+    assert seen(tenant.run(TODAY, hour=4)) == (0, 0, 0)
+    ask(tenant, measured)
+    assert seen(tenant.run(TODAY, hour=5, lift=True)) == (0, 1, 0)
+    assert split(tenant, "lkc-test1") == {"usage_ratio_allocation"}
 
 
 def test_a_resource_that_is_billed_again_is_what_was_answered_once(
@@ -210,6 +248,28 @@ def test_a_lost_state_loses_no_usage(tenant: Tenant, expired: str, kept: str) ->
     assert (seen(again), again.warnings) == ((0, 0, 0), tuple(text for text in again.warnings if "less" not in text))
     done = tenant.run(TODAY, "recalculate", {}, hour=7, replay=True)
     assert (done.exit_code, tenant.files(["usage"]) == files, split_by_detail(tenant)) == (0, True, by_detail)
+
+
+def test_a_lost_state_loses_no_usage_if_prometheus_is_down_either(tenant: Tenant, measured: str) -> None:
+    tenant.run(TODAY)
+    files, by_detail, used = tenant.files(["usage"]), split_by_detail(tenant), tenant.table("usage")
+    known = set(used.filter(metric="bytes_in").select("window", "resource_id").rows())
+    for name in ("state.db", "state.db-wal", "state.db-shm"):
+        (tenant.root / name).unlink(missing_ok=True)
+    shutil.rmtree(tenant.root / "raw/confluent_cloud/conf/metrics")
+    tenant.write(metrics=NOWHERE)
+    assert seen(tenant.run(TODAY, hour=2)) == (11, 0, DAYS)
+    assert seen(tenant.run(TODAY, hour=3)) == (11, DAYS, 0)
+    rows = tenant.table("chargeback").filter(product_type="KAFKA_NETWORK_WRITE")
+    window = pl.col("charge_date").cast(pl.String)
+    failed = rows.filter(allocation_method="allocation_failed").select(window, "resource_id")
+    # Of what has no values nobody knows whether that was the answer.
+    assert set(failed.rows()) == set(rows.select(window, "resource_id").rows()) - known
+    assert 0 < failed.n_unique() < rows.select(window, "resource_id").n_unique()
+    assert tenant.files(["usage"]) == files
+    ask(tenant, measured)
+    assert tenant.run(TODAY, hour=4, lift=True).exit_code == 0
+    assert (tenant.files(["usage"]) == files, split_by_detail(tenant)) == (True, by_detail)
 
 
 def split_by_detail(tenant: Tenant) -> dict[str, Decimal]:

@@ -146,7 +146,7 @@ class Day:
         identities: Sequence[Row],
         values: Sequence[Row],
         operator: str,
-        failed: frozenset[str],
+        failed: frozenset[tuple[str, str]],
     ) -> None:
         self.start = datetime(day.year, day.month, day.day)
         self.end = self.start + timedelta(days=1)
@@ -316,10 +316,11 @@ def rule_of(line: Row, tenant: Row, day: Day) -> tuple[str, list[tuple[int, Part
         dead = Part((SECONDS - alive) * UNITS, [{"basis": "unallocated", "detail": "inactive_fraction"}])
         lived = [(number + 1, Part(part.share * alive, part.rungs)) for number, part in numbered if alive]
         rule_id, numbered = f"{rule_id} alive={alive}", [(0, dead), *lived]
-    failed = sorted({metric for part in split for metric in metrics_of(part.rungs)} & day.failed)
+    lacking = frozenset(metric for metric, resource in day.failed if resource == line["resource_id"])
+    failed = sorted({metric for part in split for metric in metrics_of(part.rungs)} & lacking)
     if failed:
         rule_id += f" failed={','.join(failed)}"
-    return rule_id, [(number, Part(part.share, without_failed(part.rungs, day.failed))) for number, part in numbered]
+    return rule_id, [(number, Part(part.share, without_failed(part.rungs, lacking))) for number, part in numbered]
 
 
 # ------------------------------------------------------------------------------------------------ charges

@@ -88,7 +88,11 @@ def charges_of(spec: Spec, tenant: CostModelTenant) -> pl.DataFrame:
     usage = cost_model.usage(tenant, days_of(spec), answers_of(spec, tenant))
     found = []
     for day, lines in lines_of(spec, tenant).group_by("charge_date", maintain_order=True):
-        failed = [row["metric"] for row in spec.tables.get("Failed metrics", []) if row.get("date", DAY) == str(day[0])]
+        failed = {
+            (row["metric"], tenant.source.cluster_id)
+            for row in spec.tables.get("Failed metrics", [])
+            if row.get("date", DAY) == str(day[0])
+        }
         todays = usage.filter(pl.col("window") == str(day[0]))
         facts = decide.DayFacts(empty(RESOURCES), empty(IDENTITIES), todays, frozenset(failed))
         found.append(decide.allocate_day(lines, given, facts).chargeback)

@@ -32,7 +32,7 @@ def facts_of(spec: Spec, *, backwards: bool = False) -> decide.DayFacts:
         specs.usage(spec.tables.get("Usage", [])),
     ]
     resources, identities, usage = [frame.reverse() if backwards else frame for frame in frames]
-    failed = frozenset(row["metric"] for row in spec.tables.get("Failed metrics", []))
+    failed = frozenset((row["metric"], row["resource"]) for row in spec.tables.get("Failed metrics", []))
     return decide.DayFacts(resources, identities, usage, failed)
 
 

@@ -41,7 +41,7 @@ def facts(
     resource: dict[str, Any] | None = None,
     identity: dict[str, Any] | None = None,
     value: dict[str, Any] | None = None,
-    failed: tuple[str, ...] = (),
+    failed: tuple[tuple[str, str], ...] = (),
 ) -> decide.DayFacts:
     return decide.DayFacts(
         rows(RESOURCES, {**RESOURCE, **(resource or {})}),
@@ -61,7 +61,7 @@ def test_a_decision_has_lines_in_the_order_of_the_key_and_the_rules_of_the_day()
         {"line_id": 9, "product_type": "KAFKA_BASE", "resource_id": "lkc-1"},
         {"line_id": -3, "product_type": "SUPPORT"},
     )
-    found = decide.decide_products(lines, given(), facts(failed=("bytes_in",)))
+    found = decide.decide_products(lines, given(), facts(failed=(("bytes_in", "lkc-1"),)))
     assert found.lines.columns == [*BILLING.columns, "rule_id", "window", "weight_scope"]
     assert found.lines["line_id"].to_list() == [-3, 9]
     check_rows(found.rules, RULES)
@@ -172,12 +172,18 @@ def digest(found: decide.DayFacts) -> str:
         facts(value={"metric": "bytes_out"}),
         facts(value={"resource_id": "lkc-2"}),
         facts(value={"window": "2025-09-02"}),
-        facts(failed=("bytes_in",)),
-        facts(failed=("bytes_in", "bytes_out")),
+        facts(failed=(("bytes_in", "lkc-1"),)),
+        facts(failed=(("bytes_in", "lkc-1"), ("bytes_out", "lkc-1"))),
     ],
 )
 def test_what_may_change_a_charge_changes_the_digest(changed: decide.DayFacts) -> None:
     assert digest(changed) != digest(facts())
+
+
+def test_the_digest_tells_resources_apart_for_which_a_metric_failed() -> None:
+    one, other = ("bytes_in", "lkc-1"), ("bytes_in", "lkc-2")
+    assert len({digest(facts(failed=failed)) for failed in ((one,), (other,), (one, other))}) == 3
+    assert digest(facts(failed=(one, other))) == digest(facts(failed=(other, one)))
 
 
 @pytest.mark.parametrize(

@@ -304,13 +304,15 @@ def test_rules_are_derived_only_where_the_day_is_different() -> None:
         "product:KAFKA_STORAGE",
         "product:SUPPORT",
     ]
-    failed = frozenset({"bytes_out", "flink_cfu"})
-    assert rules.with_derived(by_product, given, LIVES, failed)["rule_id"].to_list() == [
+    failed = {("bytes_out", "lkc-1"), ("flink_cfu", "lkc-1"), ("bytes_out", "lkc-2"), ("bytes_in", "lkc-2")}
+    found = rules.with_derived(by_product, given, LIVES, frozenset(failed))
+    assert found.columns == by_product.columns
+    assert found["rule_id"].to_list() == [
         "product:KAFKA_BASE alive=1 failed=bytes_out",
-        "product:KAFKA_BASE failed=bytes_out",
-        "product:KAFKA_BASE alive=0 failed=bytes_out",
-        "product:KAFKA_BASE failed=bytes_out",
-        "product:KAFKA_BASE failed=bytes_out",
+        "product:KAFKA_BASE failed=bytes_in,bytes_out",
+        "product:KAFKA_BASE alive=0",
+        "product:KAFKA_BASE",
+        "product:KAFKA_BASE",
         "product:KAFKA_STORAGE failed=bytes_out",
         "product:SUPPORT",
     ]
