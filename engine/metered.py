@@ -377,7 +377,7 @@ def restore(work: Work, tenant: ConfluentTenant) -> None:
     if gone := sorted(statements_lost(work.root, work.store, tenant.id) & lost):
         work.warn(
             f"usage of {counted(len(gone), 'day')} ({', '.join(gone)}) is lost, and no whole answer is kept that says"
-            " which statements ran: the bill is another one since, and is charged without them"
+            " which statements ran: what is billed is not charged, and is charged without them"
         )
     known = [one for one in gather_state.day_metrics(work.store, tenant.id).values() if one.charge_date in lost]
     for day, of_day in _landed_usage(work, tenant, known):

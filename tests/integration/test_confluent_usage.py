@@ -307,12 +307,40 @@ def test_another_bill_is_charged_without_statements_of_which_nobody_knows_any_mo
         server.organization.total(),
     )
     assert [text for text in done.warnings if "lost" in text] == [
-        f"usage of 1 day ({day(6)}) is lost, and no whole answer is kept that says which statements ran: the bill is"
-        " another one since, and is charged without them"
+        f"usage of 1 day ({day(6)}) is lost, and no whole answer is kept that says which statements ran: what is"
+        " billed is not charged, and is charged without them"
     ]
     done = tenant.run(TODAY, hour=6)
     assert (seen(done), [text for text in done.warnings if "lost" in text]) == ((0, 0, 0), [])
     assert tenant.run(TODAY, "recalculate", hour=7).days_calculated == DAYS
+
+
+@pytest.mark.parametrize("prometheus_is", ["silent", "expired"])
+def test_a_day_that_lost_its_usage_and_its_chargeback_fails_until_it_is_charged(
+    tenant: Tenant, server: Server, expired: str, prometheus_is: str
+) -> None:
+    tenant.run(TODAY)
+    lose_usage(tenant, answers=True)
+    (tenant.root / f"lake/chargeback/tenant_id=conf/month=2025-09/{LOST}.parquet").unlink()
+    ask(tenant, expired if prometheus_is == "expired" else NOWHERE["url"])
+    assert seen(tenant.run(TODAY, hour=2)) == (11, 0, 1)
+    done = tenant.run(TODAY, hour=3)
+    # The limit of this tenant is 2.
+    assert (seen(done), tenant.total()) == ((11, 1, 0), server.organization.total())
+    done = tenant.run(TODAY, hour=4)
+    assert (seen(done), [text for text in done.warnings if "lost" in text]) == ((0, 0, 0), [])
+
+
+def test_a_day_that_lost_what_ran_and_its_chargeback_is_charged_without_it(tenant: Tenant, server: Server) -> None:
+    tenant.write(metrics=None)
+    for number in range(1, DAYS + 1):
+        tenant.run(day(number), hour=2)
+    for table in ("usage", "chargeback"):
+        (tenant.root / f"lake/{table}/tenant_id=conf/month=2025-09/{day(6)}.parquet").unlink()
+    shutil.rmtree(tenant.root / "raw")
+    done = tenant.run(TODAY, hour=3)
+    assert (seen(done), tenant.total()) == ((0, 1, 0), server.organization.total())
+    assert seen(tenant.run(TODAY, hour=4)) == (0, 0, 0)
 
 
 # Samples that are no numbers, and whose others cannot be had
