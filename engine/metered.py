@@ -167,8 +167,8 @@ def _merged(
     is_asked = (pl.col("metric") == need.metric) & pl.col("resource_id").is_in(list(ask.ids))
     stored, others = usage.filter(is_asked), usage.filter(~is_asked)
     found = one.usage_of(need.charge_date, ask.ids)
-    rows = found.height + others.filter(pl.col("metric") == need.metric).height
-    if is_lost and before is not None and rows < before.rows:
+    rows = found.height + _rows_of(need, others)
+    if is_lost and before is not None and rows < need.rows_at_least(before):
         return usage, None, Less(need, rows, before.rows, is_stored=False)
     kept = [] if is_lost else _less_known(found, stored)
     is_kept = pl.col("resource_id").is_in(kept)
@@ -184,6 +184,10 @@ def _merged(
         dropped, gaps = dropped + before.dropped, gaps + before.gaps
     less = Less(need, found.filter(is_kept).height, stored.filter(is_kept).height, is_stored=True) if kept else None
     return usage, after._replace(dropped=dropped, gaps=gaps), less
+
+
+def _rows_of(need: Need, usage: pl.DataFrame) -> int:
+    return usage.filter(pl.col("metric") == need.metric, pl.col("resource_id").is_in(need.ids)).height
 
 
 def _less_known(found: pl.DataFrame, stored: pl.DataFrame) -> list[str]:
@@ -301,9 +305,9 @@ def landed_answers(work: Work, tenant: ConfluentTenant, asked: Sequence[Ask]) ->
         before = known.get(key)
         if key[0] not in unlike or before is None:
             return True
-        usage = usage_left(work, key[0]).filter(metric=key[1])
+        need, usage = rest[key].need, usage_left(work, key[0])
         others = usage.filter(~pl.col("resource_id").is_in(list(ids)))
-        return answer.usage_of(key[0], ids).height + others.height >= before.rows
+        return answer.usage_of(key[0], ids).height + _rows_of(need, others) >= need.rows_at_least(before)
 
     for fetch in gather_state.metric_fetches(work.store, tenant.id).values():
         covered = {

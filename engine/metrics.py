@@ -212,13 +212,14 @@ def _record_failure(work: Work, tenant: ConfluentTenant, failed: Sequence[Need],
         found = DayMetric(*need[:2], "given_up" if is_last else "failed", *need[2:], attempts=attempts, error=error)
         if before is not None:
             found = found._replace(**{name: getattr(before, name) for name in _OF_ANSWERS})
+            found = found._replace(rows=need.rows_at_least(before))
         rows.append(found)
     gather_state.save_day_metrics(work.store, tenant.id, rows)
     given_up = tuple(row.charge_date for row in rows if row.status == "given_up")
     return _Failed(failed[0].metric, tuple(need.charge_date for need in failed), error, given_up)
 
 
-_OF_ANSWERS = ("fetch_id", "rows", "dropped", "gaps", "fetches")
+_OF_ANSWERS = ("fetch_id", "dropped", "gaps", "fetches")
 
 
 def _settled_less(work: Work, tenant: ConfluentTenant, less: Sequence[Less]) -> list[_Failed]:

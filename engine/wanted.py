@@ -88,6 +88,13 @@ class Need(NamedTuple):
         """Whether what is known of it is still about the same."""
         return (self.ids, self.billing_digest) == (known.ids, known.billing_digest)
 
+    def rows_at_least(self, known: DayMetric) -> int:
+        """How many values there must be at least, if there is as much as before.
+
+        How many of them were of a resource that is not asked for any more nobody knows; but there were some.
+        """
+        return known.rows if set(known.ids) <= set(self.ids) else min(known.rows, 1)
+
     def open_ids(self, known: DayMetric | None) -> tuple[str, ...]:
         """The resources that are yet to be asked for: what was answered once is not asked again."""
         if known is None:

@@ -343,6 +343,25 @@ def test_a_day_that_lost_what_ran_and_its_chargeback_is_charged_without_it(tenan
     assert seen(tenant.run(TODAY, hour=4)) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("before_is", ["well", "silent", "expired"])
+def test_a_lost_day_whose_bill_lost_a_resource_is_charged_by_what_prometheus_has(
+    tenant: Tenant, server: Server, measured: str, expired: str, before_is: str
+) -> None:
+    tenant.run(TODAY)
+    lose_usage(tenant, answers=True)
+    records = server.organization.records(day(2), day(3))
+    gone = [one["id"] for one in records if one.get("resource", {}).get("id") == "lkc-prod1"]
+    server.organization.withdraw(*gone)
+    if before_is != "well":
+        ask(tenant, expired if before_is == "expired" else NOWHERE["url"])
+        assert seen(tenant.run(TODAY, hour=2)) == (11, 0, 1)
+        ask(tenant, measured)
+    done = tenant.run(TODAY, hour=3)
+    assert (seen(done), tenant.total()) == ((0, 1, 0), server.organization.total())
+    assert tenant.table("chargeback").filter(allocation_method="allocation_failed").height == 0
+    assert seen(tenant.run(TODAY, hour=4)) == (0, 0, 0)
+
+
 # Samples that are no numbers, and whose others cannot be had
 
 
