@@ -24,7 +24,16 @@ from engine.sources import confluent_metrics, prometheus
 from engine.sources.confluent_metrics import METRICS
 from engine.sources.landing import Landing
 from engine.text import counted
-from engine.wanted import Key, Need, charged_of_lost, irreplaceable, lost_usage, needs, statements_lost
+from engine.wanted import (
+    TO_FORCE,
+    Key,
+    Need,
+    charged_of_lost,
+    irreplaceable,
+    lost_usage,
+    needs,
+    statements_lost,
+)
 from engine.work import Work, publish_usage, raw_folder, usage_left, usage_of
 
 
@@ -115,7 +124,8 @@ AS_STORED = 0
 def publish(work: Work, tenant: ConfluentTenant, answered: Sequence[Answered]) -> list[Less]:
     """Answers of one stretch of days -> the lake, then the state. What says less than is known changes nothing.
 
-    Returns where that was so. Usage that is lost stays so until `settle`, when it is whole.
+    Returns where that was so; an answer of which nothing was taken is not kept. Lost usage of a day that is forced is
+    what there is. Usage that is lost stays so until `settle`, when it is whole.
     """
     known = gather_state.day_metrics(work.store, tenant.id)
     lost = lost_usage(work.root, work.store, tenant.id)
@@ -131,19 +141,25 @@ def publish(work: Work, tenant: ConfluentTenant, answered: Sequence[Answered]) -
         for one, ask in of_day:
             key = (day, ask.need.metric)
             before = rows.get(key, known.get(key))
-            usage, after, said_less = _merged(usage, one, ask, before, is_lost=day in unlike)
+            usage, after, said_less = _merged(
+                usage, one, ask, before, is_lost=day in unlike, is_forced=work.request.forces(day)
+            )
             rows |= {key: after} if after is not None else {}
             less += [said_less] if said_less is not None else []
         done = publish_usage(work, day, usage)
         if day not in lost:
             published += [done] if done else []
             gone += [] if done else [day]
+    taken = {number for one in rows.values() for number in one.fetches.values()}
+    fetched = [one for one in answered if one.fetched_at]
+    rejected = [one.fetch_id for one in fetched if one.question.asks and one.fetch_id not in taken]
     with work.store.transaction():
-        for one in answered:
-            if one.fetched_at:
-                _record(work, tenant, one)
+        for one in (one for one in fetched if one.fetch_id not in rejected):
+            _record(work, tenant, one)
         gather_state.save_usage_days(work.store, tenant.id, published, gone)
         gather_state.save_day_metrics(work.store, tenant.id, rows.values())
+    for number in rejected:
+        landing_of(work.root, tenant, number).remove()
     return less
 
 
@@ -157,18 +173,19 @@ class Less(NamedTuple):
 
 
 def _merged(
-    usage: pl.DataFrame, one: Answered, ask: Ask, before: DayMetric | None, *, is_lost: bool
+    usage: pl.DataFrame, one: Answered, ask: Ask, before: DayMetric | None, *, is_lost: bool, is_forced: bool
 ) -> tuple[pl.DataFrame, DayMetric | None, Less | None]:
     """USAGE of a day with an answer in it, and what is known of its metric then; or why the answer is not taken.
 
-    `is_lost`: what lies in the lake is not what was published, and nobody knows what it is.
+    `is_lost`: what lies in the lake is not what was published, and nobody knows what it is. `is_forced`: then any
+    answer is taken.
     """
     need = ask.need
     is_asked = (pl.col("metric") == need.metric) & pl.col("resource_id").is_in(list(ask.ids))
     stored, others = usage.filter(is_asked), usage.filter(~is_asked)
     found = one.usage_of(need.charge_date, ask.ids)
     rows = found.height + _rows_of(need, others)
-    if is_lost and before is not None and rows < need.rows_at_least(before):
+    if is_lost and not is_forced and before is not None and rows < need.rows_at_least(before):
         return usage, None, Less(need, rows, before.rows, is_stored=False)
     kept = [] if is_lost else _less_known(found, stored)
     is_kept = pl.col("resource_id").is_in(kept)
@@ -381,7 +398,7 @@ def restore(work: Work, tenant: ConfluentTenant) -> None:
     if gone := sorted(statements_lost(work.root, work.store, tenant.id) & lost):
         work.warn(
             f"usage of {counted(len(gone), 'day')} ({', '.join(gone)}) is lost, and no whole answer is kept that says"
-            " which statements ran: what is billed is not charged, and is charged without them"
+            " which statements ran: what is billed is charged without them"
         )
     known = [one for one in gather_state.day_metrics(work.store, tenant.id).values() if one.charge_date in lost]
     for day, of_day in _landed_usage(work, tenant, known):
@@ -432,7 +449,7 @@ def settle(work: Work, tenant: ConfluentTenant, given: Inputs) -> None:
     if kept := sorted(lost & charged_of_lost(work.root, work.store, tenant.id)):
         work.warn(
             f"usage of {counted(len(kept), 'day')} ({', '.join(kept)}) is lost, and cannot be had now: what was charged"
-            " by it stays as it is"
+            f" by it stays as it is; {TO_FORCE}"
         )
 
 
@@ -450,7 +467,8 @@ def _narrowed(work: Work, tenant: ConfluentTenant, wanted: Mapping[Key, Need]) -
     waiting = {need.charge_date for key, need in wanted.items() if need.open_ids(fewer.get(key, known.get(key)))}
     lost = lost_usage(work.root, work.store, tenant.id)
     # Who has no metrics any more cannot tell what a day lacks.
-    settled = lost - (waiting if has_metrics else charged_of_lost(work.root, work.store, tenant.id))
+    forced = {day for day in lost if work.request.forces(day)}
+    settled = lost - (waiting if has_metrics else charged_of_lost(work.root, work.store, tenant.id) - forced)
     if not gone and not fewer and not settled:
         return known
     changed = {day for day, _ in (*gone, *fewer)}

@@ -22,7 +22,7 @@ from engine.sources import prometheus
 from engine.sources.confluent_metrics import METRICS
 from engine.sources.http import Client, Clock, Endpoint
 from engine.text import counted, printable
-from engine.wanted import Need, charged_of_lost, needs
+from engine.wanted import Need, charged_of_lost, needs, window
 from engine.work import Summary, Work, clock_of, secret
 
 
@@ -111,9 +111,11 @@ def _fetch_all(
 ) -> list[_Failed]:
     failed, stretches = list[_Failed](), list(_stretches(asked, given.days_per_query))
     server: tuple[prometheus.Version, str] | None = None
+    too_old = _too_old(work, tenant)
     for number, stretch in enumerate(stretches, start=1):
         work.stop_if_asked()
         answered, rest = metered.landed_answers(work, tenant, stretch)
+        rest = [ask for ask in rest if ask.need.charge_date not in too_old]
         for question in _questions(rest):
             server = server or _server(client)
             version, unreachable = server
@@ -132,6 +134,13 @@ def _fetch_all(
         days = f"{stretch[0].need.charge_date} to {stretch[-1].need.charge_date}"
         work.log(f"metrics {number} of {len(stretches)}: {days}")
     return failed
+
+
+def _too_old(work: Work, tenant: ConfluentTenant) -> set[str]:
+    """Days that lost their usage, keep what they were charged, and that no run covers any more: nobody is asked."""
+    first = str(window(tenant, work.now().date())[0])
+    kept = charged_of_lost(work.root, work.store, tenant.id)
+    return {day for day in kept if day < first and not work.request.forces(day)}
 
 
 def _server(client: Client) -> tuple[prometheus.Version, str]:

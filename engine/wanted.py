@@ -20,6 +20,8 @@ RUNNING = "running_statements"
 """The one metric that comes with the inventory: what runs on the day of the gather."""
 RUNNING_FROM = ("flink_pools", "flink_statements")
 """The kinds of the inventory that say what runs."""
+TO_FORCE = "`prorata run --force` with --from and --to charges the days that they name by what there is"
+"""What to do about days that keep what they were charged."""
 Key = tuple[str, str]
 """(charge date, metric)"""
 

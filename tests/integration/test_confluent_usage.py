@@ -308,7 +308,7 @@ def test_another_bill_is_charged_without_statements_of_which_nobody_knows_any_mo
     )
     assert [text for text in done.warnings if "lost" in text] == [
         f"usage of 1 day ({day(6)}) is lost, and no whole answer is kept that says which statements ran: what is"
-        " billed is not charged, and is charged without them"
+        " billed is charged without them"
     ]
     done = tenant.run(TODAY, hour=6)
     assert (seen(done), [text for text in done.warnings if "lost" in text]) == ((0, 0, 0), [])
@@ -360,6 +360,50 @@ def test_a_lost_day_whose_bill_lost_a_resource_is_charged_by_what_prometheus_has
     assert (seen(done), tenant.total()) == ((0, 1, 0), server.organization.total())
     assert tenant.table("chargeback").filter(allocation_method="allocation_failed").height == 0
     assert seen(tenant.run(TODAY, hour=4)) == (0, 0, 0)
+
+
+def test_a_forced_day_that_lost_its_usage_is_charged_by_what_there_is(
+    tenant: Tenant, server: Server, expired: str
+) -> None:
+    tenant.run(TODAY)
+    before = outputs(tenant)
+    landed = "SELECT fetch_id, metric, first_day, end_day, ids FROM metric_fetches"
+    known = tenant.query(landed)
+    lose_usage(tenant, answers=True)
+    ask(tenant, expired)
+    folder = tenant.root / "raw/confluent_cloud/conf/metrics"
+    for hour in (2, 3):
+        done = tenant.run(TODAY, hour=hour, lift=hour == 3)
+        assert (seen(done), changed(before, tenant)) == ((0, 0, 1), [])
+        # An answer of which nothing was taken is not kept.
+        assert (tenant.query(landed), list(folder.iterdir())) == (known, [])
+    assert any("--from" in text for text in done.warnings)
+    # Older than the lookback, nobody is asked for it any more.
+    server.forget()
+    done = tenant.run(day(30), hour=1)
+    assert (done.requests, changed(before, tenant)) == (server.counted(), [])
+    done = tenant.run(TODAY, hour=4, lift=True, first=LOST, end=day(3))
+    assert (seen(done), changed(before, tenant)) == ((0, 1, 0), [str(LOST)])
+    assert tenant.total() == server.organization.total()
+    assert split(tenant, when=2) == {"no_metrics_located"}
+    done = tenant.run(TODAY, hour=5)
+    assert (seen(done), [text for text in done.warnings if "lost" in text or "less" in text]) == ((0, 0, 0), [])
+
+
+@pytest.mark.parametrize("metrics", [True, False])
+def test_a_forced_day_that_lost_what_ran_is_charged_without_it(tenant: Tenant, server: Server, metrics: bool) -> None:
+    tenant.write(**({} if metrics else {"metrics": None}))
+    for number in range(1, DAYS + 1):
+        tenant.run(day(number), hour=2)
+    (tenant.root / f"lake/usage/tenant_id=conf/month=2025-09/{day(6)}.parquet").unlink()
+    shutil.rmtree(tenant.root / "raw")
+    before = outputs(tenant)
+    assert (seen(tenant.run(TODAY, hour=4)), changed(before, tenant)) == ((0, 0, 0), [])
+    done = tenant.run(TODAY, hour=5, lift=True, first=day(6), end=day(7))
+    assert (seen(done), changed(before, tenant)) == ((0, 1, 0), [str(day(6))])
+    assert tenant.total() == server.organization.total()
+    done = tenant.run(TODAY, hour=6)
+    assert (seen(done), [text for text in done.warnings if "lost" in text]) == ((0, 0, 0), [])
 
 
 # Samples that are no numbers, and whose others cannot be had
