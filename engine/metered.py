@@ -19,6 +19,7 @@ from engine import gather_state, state
 from engine.config import ConfluentTenant
 from engine.decide import Inputs
 from engine.errors import ContractError, SourceError, StoreError, fault
+from engine.frames import USAGE, empty
 from engine.gather_state import DayMetric
 from engine.sources import confluent_metrics, prometheus
 from engine.sources.confluent_metrics import METRICS
@@ -266,7 +267,8 @@ def adopt(work: Work, tenant: ConfluentTenant) -> None:
             continue
         answer = _read_kept(work, tenant, question, number)
         if answer is None:
-            continue
+            # Known from now on, as the answer for no resource, so that it is told once.
+            answer = Answered(question, number, empty(USAGE), {}, {}, "", (), {})
         ids = tuple(answer.usage["resource_id"].unique().sort())
         answer = answer._replace(question=answer.question._replace(ids=ids), fetched_at=work.hooks.now())
         with work.store.transaction():

@@ -217,6 +217,16 @@ def split_by_detail(tenant: Tenant) -> dict[str, Decimal]:
     return dict(rows.rows())
 
 
+def test_landed_answers_that_nobody_knows_and_that_are_torn_are_told_once(tenant: Tenant) -> None:
+    tenant.run(TODAY)
+    folder = tenant.root / "raw/confluent_cloud/conf/metrics"
+    shutil.copytree(folder / "000001", folder / "000050")
+    for file in (folder / "000050").iterdir():
+        file.write_bytes(file.read_bytes()[:20])
+    told = [tenant.run(TODAY, hour=hour).warnings for hour in (2, 3)]
+    assert [sum("metrics/000050" in text for text in texts) for texts in told] == [1, 0]
+
+
 # Usage is lost, with what it was read from
 
 
