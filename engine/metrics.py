@@ -123,13 +123,13 @@ def _fetch_all(
                 if unreachable:
                     raise SourceError(unreachable)
                 answer = _fetched(work, tenant, given, client, question, version)
-                _tell_warnings(work, answer)
+                _tell_warnings(work, answer, client)
                 whole, failures = _without_unmended(work, tenant, answer)
                 answered.append(whole)
                 failed += failures
             except (SourceError, ContractError) as error:
                 of_days = [ask.need for ask in question.asks]
-                failed.append(_record_failure(work, tenant, of_days, "; ".join(error.faults)))
+                failed.append(_record_failure(work, tenant, of_days, client.cleaned("; ".join(error.faults))))
         failed += _settled_less(work, tenant, metered.publish(work, tenant, answered))
         days = f"{stretch[0].need.charge_date} to {stretch[-1].need.charge_date}"
         work.log(f"metrics {number} of {len(stretches)}: {days}")
@@ -148,7 +148,7 @@ def _server(client: Client) -> tuple[prometheus.Version, str]:
     try:
         return prometheus.buildinfo(client), ""
     except (SourceError, ContractError) as error:
-        return prometheus.Version("", left_open=False), "; ".join(error.faults)
+        return prometheus.Version("", left_open=False), client.cleaned("; ".join(error.faults))
 
 
 def _fetched(
@@ -251,12 +251,12 @@ def _settled_less(work: Work, tenant: ConfluentTenant, less: Sequence[Less]) -> 
     return failed
 
 
-def _tell_warnings(work: Work, answered: Answered) -> None:
+def _tell_warnings(work: Work, answered: Answered, client: Client) -> None:
     """What Prometheus says of an answer: it may be a part of the truth only, as far as anybody knows."""
     asked = answered.question
     days = f"{asked.first} to {asked.end - timedelta(days=1)}"
     for text in answered.warnings:
-        work.warn(f"metric {asked.metric}, {days}: Prometheus warns: {_line(text)}")
+        work.warn(f"metric {asked.metric}, {days}: Prometheus warns: {_line(client.cleaned(text))}")
 
 
 def _line(text: str) -> str:

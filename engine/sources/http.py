@@ -184,7 +184,7 @@ class Client:
         raise SourceError(fault(f"{self._where}/{path}", f"more than {PAGES_MAX} pages", "pages that end"))
 
     def _place(self, answer: Answer) -> str:
-        return f"GET {self._where}{self._clean(answer.url)}"
+        return f"GET {self._where}{self.cleaned(answer.url)}"
 
     def _next_token(self, answer: Answer) -> str | None:
         """The token of the page after this one; None after the last."""
@@ -298,7 +298,7 @@ class Client:
         """The answer, if its status says that it is one."""
         status, url = response.status_code, self._relative(asked)
         if status == 404 and asked.absent_ok:
-            return Answer(url, status, self._clean(text))
+            return Answer(url, status, self.cleaned(text))
         if response.is_success:
             return self._read(Answer(url, status, text), where)
         said = [self._line(response.reason_phrase)[:_REASON_SHOWN], self._shown(text) if text.strip() else ""]
@@ -353,15 +353,15 @@ class Client:
 
     def _asked_where(self, asked: _Asked) -> str:
         parts = urlsplit(self._where)
-        return f"{asked.method} {parts.scheme}://{parts.netloc}{printable(self._clean(self._relative(asked)))}"
+        return f"{asked.method} {parts.scheme}://{parts.netloc}{printable(self.cleaned(self._relative(asked)))}"
 
-    def _clean(self, text: str) -> str:
+    def cleaned(self, text: str) -> str:
         """A text for people without our own secrets, should a server send them back, however it spells them."""
         return self._secrets.sub(_HIDDEN, text)
 
     def _line(self, text: str) -> str:
         """A text from outside on one line, and without our key or secrets."""
-        return printable(" ".join(self._key.sub(_HIDDEN, self._clean(text)).split()))
+        return printable(" ".join(self._key.sub(_HIDDEN, self.cleaned(text)).split()))
 
     def _shown(self, text: str) -> str:
         """The same, quoted and short."""
