@@ -28,7 +28,17 @@ from engine.sources.confluent_inventory import Inventory
 from engine.sources.http import Client, Clock, Endpoint
 from engine.sources.landing import Landing
 from engine.text import counted
-from engine.wanted import RUNNING, RUNNING_FROM, goes_on, irreplaceable, lost_usage, suspension, variables, window
+from engine.wanted import (
+    RUNNING,
+    RUNNING_FROM,
+    TO_FORCE,
+    goes_on,
+    irreplaceable,
+    lost_usage,
+    suspension,
+    variables,
+    window,
+)
 from engine.work import (
     Summary,
     Work,
@@ -510,8 +520,13 @@ def _with_running(usage: pl.DataFrame, tenant: ConfluentTenant, day: str, invent
 def restore_usage(work: Work, tenant: ConfluentTenant) -> None:
     """Lost usage -> the lake again, as far as the landed inventories say what ran; metrics are asked for once more.
 
-    What ran cannot be asked for later. A day of which no answer says it any more keeps its chargeback, and is named.
+    What ran cannot be asked for later. A day of which no answer says it any more keeps its chargeback, and is named;
+    if it is forced it is to be charged without.
     """
+    unknown = irreplaceable(work.root, work.store, tenant.id)
+    for key in state.days(work.store, tenant.id):
+        if key[1] in unknown and work.request.forces(key[1]):
+            state.begin_day(work.store, tenant.id, key)
     published, found = gather_state.usage_days(work.store, tenant.id), list[gather_state.UsageDay]()
     for day in sorted(lost_usage(work.root, work.store, tenant.id)):
         left = usage_left(work, day)
@@ -525,7 +540,7 @@ def restore_usage(work: Work, tenant: ConfluentTenant) -> None:
     if gone := sorted(irreplaceable(work.root, work.store, tenant.id)):
         work.warn(
             f"usage of {counted(len(gone), 'day')} ({', '.join(gone)}) is lost, and no whole answer is kept that says"
-            " which statements ran: what was charged for them stays as it is"
+            f" which statements ran: what was charged for them stays as it is; {TO_FORCE}"
         )
 
 

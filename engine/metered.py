@@ -19,12 +19,22 @@ from engine import gather_state, state
 from engine.config import ConfluentTenant
 from engine.decide import Inputs
 from engine.errors import ContractError, SourceError, StoreError, fault
+from engine.frames import USAGE, empty
 from engine.gather_state import DayMetric
 from engine.sources import confluent_metrics, prometheus
 from engine.sources.confluent_metrics import METRICS
 from engine.sources.landing import Landing
 from engine.text import counted
-from engine.wanted import Key, Need, charged_of_lost, irreplaceable, lost_usage, needs, statements_lost
+from engine.wanted import (
+    TO_FORCE,
+    Key,
+    Need,
+    charged_of_lost,
+    irreplaceable,
+    lost_usage,
+    needs,
+    statements_lost,
+)
 from engine.work import Work, publish_usage, raw_folder, usage_left, usage_of
 
 
@@ -115,7 +125,8 @@ AS_STORED = 0
 def publish(work: Work, tenant: ConfluentTenant, answered: Sequence[Answered]) -> list[Less]:
     """Answers of one stretch of days -> the lake, then the state. What says less than is known changes nothing.
 
-    Returns where that was so. Usage that is lost stays so until `settle`, when it is whole.
+    Returns where that was so; an answer of which nothing was taken is not kept. Lost usage of a day that is forced is
+    what there is. Usage that is lost stays so until `settle`, when it is whole.
     """
     known = gather_state.day_metrics(work.store, tenant.id)
     lost, unlike = lost_usage(work.root, work.store, tenant.id), unlike_published(work, tenant)
@@ -130,19 +141,25 @@ def publish(work: Work, tenant: ConfluentTenant, answered: Sequence[Answered]) -
         for one, ask in of_day:
             key = (day, ask.need.metric)
             before = rows.get(key, known.get(key))
-            usage, after, said_less = _merged(usage, one, ask, before, is_lost=day in unlike)
+            usage, after, said_less = _merged(
+                usage, one, ask, before, is_lost=day in unlike, is_forced=work.request.forces(day)
+            )
             rows |= {key: after} if after is not None else {}
             less += [said_less] if said_less is not None else []
         done = publish_usage(work, day, usage)
         if day not in lost:
             published += [done] if done else []
             gone += [] if done else [day]
+    taken = {number for one in rows.values() for number in one.fetches.values()}
+    fetched = [one for one in answered if one.fetched_at]
+    rejected = [one.fetch_id for one in fetched if one.question.asks and one.fetch_id not in taken]
     with work.store.transaction():
-        for one in answered:
-            if one.fetched_at:
-                _record(work, tenant, one)
+        for one in (one for one in fetched if one.fetch_id not in rejected):
+            _record(work, tenant, one)
         gather_state.save_usage_days(work.store, tenant.id, published, gone)
         gather_state.save_day_metrics(work.store, tenant.id, rows.values())
+    for number in rejected:
+        landing_of(work.root, tenant, number).remove()
     return less
 
 
@@ -172,18 +189,19 @@ class Less(NamedTuple):
 
 
 def _merged(
-    usage: pl.DataFrame, one: Answered, ask: Ask, before: DayMetric | None, *, is_lost: bool
+    usage: pl.DataFrame, one: Answered, ask: Ask, before: DayMetric | None, *, is_lost: bool, is_forced: bool
 ) -> tuple[pl.DataFrame, DayMetric | None, Less | None]:
     """USAGE of a day with an answer in it, and what is known of its metric then; or why the answer is not taken.
 
-    `is_lost`: what lies in the lake is not what was published, and nobody knows what it is.
+    `is_lost`: what lies in the lake is not what was published, and nobody knows what it is. `is_forced`: then any
+    answer is taken.
     """
     need = ask.need
     is_asked = (pl.col("metric") == need.metric) & pl.col("resource_id").is_in(list(ask.ids))
     stored, others = usage.filter(is_asked), usage.filter(~is_asked)
     found = one.usage_of(need.charge_date, ask.ids)
-    rows = found.height + others.filter(pl.col("metric") == need.metric).height
-    if is_lost and before is not None and rows < before.rows:
+    rows = found.height + _rows_of(need, others)
+    if is_lost and not is_forced and before is not None and rows < need.rows_at_least(before):
         return usage, None, Less(need, rows, before.rows, is_stored=False)
     kept = [] if is_lost else _less_known(found, stored)
     is_kept = pl.col("resource_id").is_in(kept)
@@ -199,6 +217,10 @@ def _merged(
         dropped, gaps = dropped + before.dropped, gaps + before.gaps
     less = Less(need, found.filter(is_kept).height, stored.filter(is_kept).height, is_stored=True) if kept else None
     return usage, after._replace(dropped=dropped, gaps=gaps), less
+
+
+def _rows_of(need: Need, usage: pl.DataFrame) -> int:
+    return usage.filter(pl.col("metric") == need.metric, pl.col("resource_id").is_in(need.ids)).height
 
 
 def _less_known(found: pl.DataFrame, stored: pl.DataFrame) -> list[str]:
@@ -260,7 +282,8 @@ def adopt(work: Work, tenant: ConfluentTenant) -> None:
             continue
         answer = _read_kept(work, tenant, question, number)
         if answer is None:
-            continue
+            # Known from now on, as the answer for no resource, so that it is told once.
+            answer = Answered(question, number, empty(USAGE), {}, {}, "", (), {})
         ids = tuple(answer.usage["resource_id"].unique().sort())
         answer = answer._replace(question=answer.question._replace(ids=ids), fetched_at=work.hooks.now())
         with work.store.transaction():
@@ -316,9 +339,9 @@ def landed_answers(work: Work, tenant: ConfluentTenant, asked: Sequence[Ask]) ->
         before = known.get(key)
         if key[0] not in unlike or before is None:
             return True
-        usage = usage_left(work, key[0]).filter(metric=key[1])
+        need, usage = rest[key].need, usage_left(work, key[0])
         others = usage.filter(~pl.col("resource_id").is_in(list(ids)))
-        return answer.usage_of(key[0], ids).height + others.height >= before.rows
+        return answer.usage_of(key[0], ids).height + _rows_of(need, others) >= need.rows_at_least(before)
 
     for fetch in gather_state.metric_fetches(work.store, tenant.id).values():
         covered = {
@@ -392,7 +415,7 @@ def restore(work: Work, tenant: ConfluentTenant) -> None:
     if gone := sorted(statements_lost(work.root, work.store, tenant.id) & lost):
         work.warn(
             f"usage of {counted(len(gone), 'day')} ({', '.join(gone)}) is lost, and no whole answer is kept that says"
-            " which statements ran: the bill is another one since, and is charged without them"
+            " which statements ran: what is billed is charged without them"
         )
     known = [one for one in gather_state.day_metrics(work.store, tenant.id).values() if one.charge_date in lost]
     for day, of_day in _landed_usage(work, tenant, known):
@@ -443,7 +466,7 @@ def settle(work: Work, tenant: ConfluentTenant, given: Inputs) -> None:
     if kept := sorted(lost & charged_of_lost(work.root, work.store, tenant.id)):
         work.warn(
             f"usage of {counted(len(kept), 'day')} ({', '.join(kept)}) is lost, and cannot be had now: what was charged"
-            " by it stays as it is"
+            f" by it stays as it is; {TO_FORCE}"
         )
 
 
@@ -461,7 +484,8 @@ def _narrowed(work: Work, tenant: ConfluentTenant, wanted: Mapping[Key, Need]) -
     waiting = {need.charge_date for key, need in wanted.items() if need.open_ids(fewer.get(key, known.get(key)))}
     lost = lost_usage(work.root, work.store, tenant.id)
     # Who has no metrics any more cannot tell what a day lacks.
-    settled = lost - (waiting if has_metrics else charged_of_lost(work.root, work.store, tenant.id))
+    forced = {day for day in lost if work.request.forces(day)}
+    settled = lost - (waiting if has_metrics else charged_of_lost(work.root, work.store, tenant.id) - forced)
     if not gone and not fewer and not settled:
         return known
     changed = {day for day, _ in (*gone, *fewer)}

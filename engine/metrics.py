@@ -22,7 +22,7 @@ from engine.sources import prometheus
 from engine.sources.confluent_metrics import METRICS
 from engine.sources.http import Client, Clock, Endpoint
 from engine.text import counted, printable
-from engine.wanted import Need, charged_of_lost, needs
+from engine.wanted import Need, charged_of_lost, needs, window
 from engine.work import Summary, Work, clock_of, secret
 
 
@@ -111,9 +111,11 @@ def _fetch_all(
 ) -> list[_Failed]:
     failed, stretches = list[_Failed](), list(_stretches(asked, given.days_per_query))
     server: tuple[prometheus.Version, str] | None = None
+    too_old = _too_old(work, tenant)
     for number, stretch in enumerate(stretches, start=1):
         work.stop_if_asked()
         answered, rest = metered.landed_answers(work, tenant, stretch)
+        rest = [ask for ask in rest if ask.need.charge_date not in too_old]
         for question in _questions(rest):
             server = server or _server(client)
             version, unreachable = server
@@ -121,17 +123,24 @@ def _fetch_all(
                 if unreachable:
                     raise SourceError(unreachable)
                 answer = _fetched(work, tenant, given, client, question, version)
-                _tell_warnings(work, answer)
+                _tell_warnings(work, answer, client)
                 whole, failures = _without_unmended(work, tenant, answer)
                 answered.append(whole)
                 failed += failures
             except (SourceError, ContractError) as error:
                 of_days = [ask.need for ask in question.asks]
-                failed.append(_record_failure(work, tenant, of_days, "; ".join(error.faults)))
+                failed.append(_record_failure(work, tenant, of_days, client.cleaned("; ".join(error.faults))))
         failed += _settled_less(work, tenant, metered.publish(work, tenant, answered))
         days = f"{stretch[0].need.charge_date} to {stretch[-1].need.charge_date}"
         work.log(f"metrics {number} of {len(stretches)}: {days}")
     return failed
+
+
+def _too_old(work: Work, tenant: ConfluentTenant) -> set[str]:
+    """Days that lost their usage, keep what they were charged, and that no run covers any more: nobody is asked."""
+    first = str(window(tenant, work.now().date())[0])
+    kept = charged_of_lost(work.root, work.store, tenant.id)
+    return {day for day in kept if day < first and not work.request.forces(day)}
 
 
 def _server(client: Client) -> tuple[prometheus.Version, str]:
@@ -139,7 +148,7 @@ def _server(client: Client) -> tuple[prometheus.Version, str]:
     try:
         return prometheus.buildinfo(client), ""
     except (SourceError, ContractError) as error:
-        return prometheus.Version("", left_open=False), "; ".join(error.faults)
+        return prometheus.Version("", left_open=False), client.cleaned("; ".join(error.faults))
 
 
 def _fetched(
@@ -213,6 +222,7 @@ def _record_failure(work: Work, tenant: ConfluentTenant, failed: Sequence[Need],
         found = DayMetric(*need[:2], "given_up" if is_last else "failed", *need[2:], attempts=attempts, error=error)
         if before is not None:
             found = found._replace(**{name: getattr(before, name) for name in _OF_ANSWERS})
+            found = found._replace(rows=need.rows_at_least(before))
         is_readable = need.charge_date not in unlike
         rows.append(metered.with_stored(work, need, found) if is_last and is_readable else found)
     gather_state.save_day_metrics(work.store, tenant.id, rows)
@@ -220,7 +230,7 @@ def _record_failure(work: Work, tenant: ConfluentTenant, failed: Sequence[Need],
     return _Failed(failed[0].metric, tuple(need.charge_date for need in failed), error, given_up)
 
 
-_OF_ANSWERS = ("fetch_id", "rows", "dropped", "gaps", "fetches")
+_OF_ANSWERS = ("fetch_id", "dropped", "gaps", "fetches")
 
 
 def _settled_less(work: Work, tenant: ConfluentTenant, less: Sequence[Less]) -> list[_Failed]:
@@ -243,12 +253,12 @@ def _settled_less(work: Work, tenant: ConfluentTenant, less: Sequence[Less]) -> 
     return failed
 
 
-def _tell_warnings(work: Work, answered: Answered) -> None:
+def _tell_warnings(work: Work, answered: Answered, client: Client) -> None:
     """What Prometheus says of an answer: it may be a part of the truth only, as far as anybody knows."""
     asked = answered.question
     days = f"{asked.first} to {asked.end - timedelta(days=1)}"
     for text in answered.warnings:
-        work.warn(f"metric {asked.metric}, {days}: Prometheus warns: {_line(text)}")
+        work.warn(f"metric {asked.metric}, {days}: Prometheus warns: {_line(client.cleaned(text))}")
 
 
 def _line(text: str) -> str:

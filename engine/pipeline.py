@@ -494,14 +494,8 @@ def days_due(
 def _changed(
     root: Path, tenant: Tenant, days: dict[state.DayKey, state.Day], causes: dict[state.DayKey, str]
 ) -> set[state.DayKey]:
-    sizes, empty_keys = (lake.sizes(root, table, tenant.id) for table in (CHARGEBACK, EMPTY_KEYS))
-    return {
-        key
-        for key, day in days.items()
-        if not day.chargeback_calculated
-        or day.cause_digest != causes[key]
-        or day.chargeback_bytes != sizes.get(key)
-        or bool(day.empty_key_rows) != (key in empty_keys)
+    return wanted.lost_chargeback(root, tenant.id, days) | {
+        key for key, day in days.items() if not day.chargeback_calculated or day.cause_digest != causes[key]
     }
 
 

@@ -11,7 +11,7 @@ from engine import decide, gather_state, lake, state
 from engine.config import AwsTenant, Config, ConfluentCloud, ConfluentTenant, Credentials, Document
 from engine.decide import Inputs
 from engine.errors import StoreError, fault
-from engine.frames import BILLING, USAGE
+from engine.frames import BILLING, CHARGEBACK, EMPTY_KEYS, USAGE
 from engine.gather_state import DayMetric
 from engine.sources.landing import Landing, raw_folder
 from engine.text import counted
@@ -20,6 +20,8 @@ RUNNING = "running_statements"
 """The one metric that comes with the inventory: what runs on the day of the gather."""
 RUNNING_FROM = ("flink_pools", "flink_statements")
 """The kinds of the inventory that say what runs."""
+TO_FORCE = "`prorata run --force` with --from and --to charges the days that they name by what there is"
+"""What to do about days that keep what they were charged."""
 Key = tuple[str, str]
 """(charge date, metric)"""
 
@@ -88,6 +90,13 @@ class Need(NamedTuple):
         """Whether what is known of it is still about the same."""
         return (self.ids, self.billing_digest) == (known.ids, known.billing_digest)
 
+    def rows_at_least(self, known: DayMetric) -> int:
+        """How many values there must be at least, if there is as much as before.
+
+        How many of them were of a resource that is not asked for any more nobody knows; but there were some.
+        """
+        return known.rows if set(known.ids) <= set(self.ids) else min(known.rows, 1)
+
     def open_ids(self, known: DayMetric | None) -> tuple[str, ...]:
         """The resources that are yet to be asked for: what was answered once is not asked again."""
         if known is None:
@@ -135,18 +144,32 @@ def lost_usage(root: Path, store: state.State, tenant_id: str) -> set[str]:
 def charged_of_lost(root: Path, store: state.State, tenant_id: str) -> set[str]:
     """Days whose usage is lost, and of whose bill every line was charged by it: they stay as they are without it.
 
-    Where the bill is another one since, what was charged is not what is billed, and there is nothing to keep.
+    Where the bill is another one since, or the chargeback is lost, too, what is billed is not charged, and there is
+    nothing to keep.
     """
-    return _unlike_published(root, store, tenant_id) - _uncharged(store, tenant_id)
+    return _unlike_published(root, store, tenant_id) - _uncharged(root, store, tenant_id)
 
 
 def irreplaceable(root: Path, store: state.State, tenant_id: str) -> set[str]:
     """Days whose usage is lost, with statements that ran and of which no answer says what ran, and that are charged."""
-    return statements_lost(root, store, tenant_id) - _uncharged(store, tenant_id)
+    return statements_lost(root, store, tenant_id) - _uncharged(root, store, tenant_id)
 
 
-def _uncharged(store: state.State, tenant_id: str) -> set[str]:
-    return {day for (_, day), row in state.days(store, tenant_id).items() if not row.chargeback_calculated}
+def _uncharged(root: Path, store: state.State, tenant_id: str) -> set[str]:
+    """Days of which the lake does not have the chargeback of their bill."""
+    days = state.days(store, tenant_id)
+    lost = lost_chargeback(root, tenant_id, days)
+    return {key[1] for key, row in days.items() if not row.chargeback_calculated or key in lost}
+
+
+def lost_chargeback(root: Path, tenant_id: str, days: Mapping[state.DayKey, state.Day]) -> set[state.DayKey]:
+    """Days whose chargeback, or empty keys, in the lake are not what was committed."""
+    sizes, empty_keys = (lake.sizes(root, table, tenant_id) for table in (CHARGEBACK, EMPTY_KEYS))
+    return {
+        key
+        for key, day in days.items()
+        if day.chargeback_bytes != sizes.get(key) or bool(day.empty_key_rows) != (key in empty_keys)
+    }
 
 
 def statements_lost(root: Path, store: state.State, tenant_id: str) -> set[str]:

@@ -184,7 +184,7 @@ class Client:
         raise SourceError(fault(f"{self._where}/{path}", f"more than {PAGES_MAX} pages", "pages that end"))
 
     def _place(self, answer: Answer) -> str:
-        return f"GET {self._where}{self._clean(answer.url)}"
+        return f"GET {self._where}{self.cleaned(answer.url)}"
 
     def _next_token(self, answer: Answer) -> str | None:
         """The token of the page after this one; None after the last."""
@@ -298,7 +298,7 @@ class Client:
         """The answer, if its status says that it is one."""
         status, url = response.status_code, self._relative(asked)
         if status == 404 and asked.absent_ok:
-            return Answer(url, status, self._clean(text))
+            return Answer(url, status, self.cleaned(text))
         if response.is_success:
             return self._read(Answer(url, status, text), where)
         said = [self._line(response.reason_phrase)[:_REASON_SHOWN], self._shown(text) if text.strip() else ""]
@@ -353,15 +353,15 @@ class Client:
 
     def _asked_where(self, asked: _Asked) -> str:
         parts = urlsplit(self._where)
-        return f"{asked.method} {parts.scheme}://{parts.netloc}{printable(self._clean(self._relative(asked)))}"
+        return f"{asked.method} {parts.scheme}://{parts.netloc}{printable(self.cleaned(self._relative(asked)))}"
 
-    def _clean(self, text: str) -> str:
+    def cleaned(self, text: str) -> str:
         """A text for people without our own secrets, should a server send them back, however it spells them."""
         return self._secrets.sub(_HIDDEN, text)
 
     def _line(self, text: str) -> str:
         """A text from outside on one line, and without our key or secrets."""
-        return printable(" ".join(self._key.sub(_HIDDEN, self._clean(text)).split()))
+        return printable(" ".join(self._key.sub(_HIDDEN, self.cleaned(text)).split()))
 
     def _shown(self, text: str) -> str:
         """The same, quoted and short."""
@@ -400,22 +400,37 @@ def _spellings(secrets: list[str], length_min: int) -> re.Pattern[str]:
     begins = "".join(sorted({secret[0] for secret in long}))
     # Answers are large, and where one of a few letters stands is found fast: a secret's first, or one that escapes it.
     first = re.escape(f"{begins}{' ' if '+' in begins else ''}\\%&")
-    return re.compile(rf"(?=[{first}])(?:{'|'.join(''.join(map(_spelling, secret)) for secret in long)})")
+    return re.compile(rf"(?=[{first}])(?:{'|'.join(map(_spelled, long))})")
+
+
+def _spelled(secret: str) -> str:
+    """Each way to write a secret."""
+    parts = re.findall(r"\\+|[^\\]", secret)
+    return "".join(_backslashes(len(part)) if part[0] == "\\" else _spelling(part) for part in parts)
+
+
+def _backslashes(count: int) -> str:
+    """Each way to write backslashes in a row: more of them may escape them, and are one run, not one for each."""
+    return rf"(?:\\{{{count},{count + _ESCAPES_MAX}}}|{_spelling(chr(92))}{{{count}}})"
 
 
 def _spelling(letter: str) -> str:
     """Each way to write a letter. What is escaped once more, such as JSON in a string of JSON, is found as well."""
     code = "".join(f"[{digit}{digit.upper()}]" for digit in f"{ord(letter):02x}")
     in_html = rf"(?:amp;)*(?:{'|'.join([f'#0*{ord(letter)}', f'#[xX]0*{code}', *_HTML_NAMES.get(letter, ())])});"
-    ways = [re.escape(letter), rf"\\\\*(?:u00|x){code}", rf"%(?:25)*{code}", f"&{in_html}", rf"\\\\*u0026{in_html}"]
-    if letter in '"\\/':
-        ways.append(rf"\\\\*{re.escape(letter)}")
+    ways = [re.escape(letter), rf"{_ESCAPED}+(?:u00|x){code}", rf"%(?:25)*{code}", f"&{in_html}"]
+    ways.append(rf"{_ESCAPED}+u0026{in_html}")
+    if letter in '"/':
+        ways.append(rf"{_ESCAPED}+{re.escape(letter)}")
     if letter == "+":
         # It stands for one in forms.
         ways.append(" ")
     return f"(?:{'|'.join(ways)})"
 
 
+_ESCAPES_MAX = 32
+_ESCAPED = rf"\\{{1,{_ESCAPES_MAX}}}"
+"""What escapes a letter. No more, and with `+` no fewer: a long run of them would be tried from each of its places."""
 _HTML_NAMES: dict[str, list[str]] = {}
 """Letter -> its names in HTML."""
 for _name, _letter in html.entities.html5.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 from collections.abc import Iterator
 from decimal import Decimal
@@ -18,7 +19,7 @@ from tests.doubles.confluent_metrics import Metrics
 from tests.doubles.front import front
 from tests.doubles.organization import Record
 from tests.doubles.prometheus import Row, prometheus
-from tests.integration.confluent import FIRST, Tenant, day
+from tests.integration.confluent import FIRST, VARIABLES, Tenant, day
 from tests.integration.confluent import prometheus as metrics_at
 
 DAYS = 8
@@ -277,6 +278,16 @@ def split_by_detail(tenant: Tenant) -> dict[str, Decimal]:
     return dict(rows.rows())
 
 
+def test_landed_answers_that_nobody_knows_and_that_are_torn_are_told_once(tenant: Tenant) -> None:
+    tenant.run(TODAY)
+    folder = tenant.root / "raw/confluent_cloud/conf/metrics"
+    shutil.copytree(folder / "000001", folder / "000050")
+    for file in (folder / "000050").iterdir():
+        file.write_bytes(file.read_bytes()[:20])
+    told = [tenant.run(TODAY, hour=hour).warnings for hour in (2, 3)]
+    assert [sum("metrics/000050" in text for text in texts) for texts in told] == [1, 0]
+
+
 # Usage is lost, with what it was read from
 
 
@@ -367,12 +378,103 @@ def test_another_bill_is_charged_without_statements_of_which_nobody_knows_any_mo
         server.organization.total(),
     )
     assert [text for text in done.warnings if "lost" in text] == [
-        f"usage of 1 day ({day(6)}) is lost, and no whole answer is kept that says which statements ran: the bill is"
-        " another one since, and is charged without them"
+        f"usage of 1 day ({day(6)}) is lost, and no whole answer is kept that says which statements ran: what is"
+        " billed is charged without them"
     ]
     done = tenant.run(TODAY, hour=6)
     assert (seen(done), [text for text in done.warnings if "lost" in text]) == ((0, 0, 0), [])
     assert tenant.run(TODAY, "recalculate", hour=7).days_calculated == DAYS
+
+
+@pytest.mark.parametrize("prometheus_is", ["silent", "expired"])
+def test_a_day_that_lost_its_usage_and_its_chargeback_fails_until_it_is_charged(
+    tenant: Tenant, server: Server, expired: str, prometheus_is: str
+) -> None:
+    tenant.run(TODAY)
+    lose_usage(tenant, answers=True)
+    (tenant.root / f"lake/chargeback/tenant_id=conf/month=2025-09/{LOST}.parquet").unlink()
+    ask(tenant, expired if prometheus_is == "expired" else NOWHERE["url"])
+    assert seen(tenant.run(TODAY, hour=2)) == (11, 0, 1)
+    done = tenant.run(TODAY, hour=3)
+    # The limit of this tenant is 2.
+    assert (seen(done), tenant.total()) == ((11, 1, 0), server.organization.total())
+    done = tenant.run(TODAY, hour=4)
+    assert (seen(done), [text for text in done.warnings if "lost" in text]) == ((0, 0, 0), [])
+
+
+def test_a_day_that_lost_what_ran_and_its_chargeback_is_charged_without_it(tenant: Tenant, server: Server) -> None:
+    tenant.write(metrics=None)
+    for number in range(1, DAYS + 1):
+        tenant.run(day(number), hour=2)
+    for table in ("usage", "chargeback"):
+        (tenant.root / f"lake/{table}/tenant_id=conf/month=2025-09/{day(6)}.parquet").unlink()
+    shutil.rmtree(tenant.root / "raw")
+    done = tenant.run(TODAY, hour=3)
+    assert (seen(done), tenant.total()) == ((0, 1, 0), server.organization.total())
+    assert seen(tenant.run(TODAY, hour=4)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("before_is", ["well", "silent", "expired"])
+def test_a_lost_day_whose_bill_lost_a_resource_is_charged_by_what_prometheus_has(
+    tenant: Tenant, server: Server, measured: str, expired: str, before_is: str
+) -> None:
+    tenant.run(TODAY)
+    lose_usage(tenant, answers=True)
+    records = server.organization.records(day(2), day(3))
+    gone = [one["id"] for one in records if one.get("resource", {}).get("id") == "lkc-prod1"]
+    server.organization.withdraw(*gone)
+    if before_is != "well":
+        ask(tenant, expired if before_is == "expired" else NOWHERE["url"])
+        assert seen(tenant.run(TODAY, hour=2)) == (11, 0, 1)
+        ask(tenant, measured)
+    done = tenant.run(TODAY, hour=3)
+    assert (seen(done), tenant.total()) == ((0, 1, 0), server.organization.total())
+    assert tenant.table("chargeback").filter(allocation_method="allocation_failed").height == 0
+    assert seen(tenant.run(TODAY, hour=4)) == (0, 0, 0)
+
+
+def test_a_forced_day_that_lost_its_usage_is_charged_by_what_there_is(
+    tenant: Tenant, server: Server, expired: str
+) -> None:
+    tenant.run(TODAY)
+    before = outputs(tenant)
+    landed = "SELECT fetch_id, metric, first_day, end_day, ids FROM metric_fetches"
+    known = tenant.query(landed)
+    lose_usage(tenant, answers=True)
+    ask(tenant, expired)
+    folder = tenant.root / "raw/confluent_cloud/conf/metrics"
+    for hour in (2, 3):
+        done = tenant.run(TODAY, hour=hour, lift=hour == 3)
+        assert (seen(done), changed(before, tenant)) == ((0, 0, 1), [])
+        # An answer of which nothing was taken is not kept.
+        assert (tenant.query(landed), list(folder.iterdir())) == (known, [])
+    assert any("--from" in text for text in done.warnings)
+    # Older than the lookback, nobody is asked for it any more.
+    server.forget()
+    done = tenant.run(day(30), hour=1)
+    assert (done.requests, changed(before, tenant)) == (server.counted(), [])
+    done = tenant.run(TODAY, hour=4, lift=True, first=LOST, end=day(3))
+    assert (seen(done), changed(before, tenant)) == ((0, 1, 0), [str(LOST)])
+    assert tenant.total() == server.organization.total()
+    assert split(tenant, when=2) == {"no_metrics_located"}
+    done = tenant.run(TODAY, hour=5)
+    assert (seen(done), [text for text in done.warnings if "lost" in text or "less" in text]) == ((0, 0, 0), [])
+
+
+@pytest.mark.parametrize("metrics", [True, False])
+def test_a_forced_day_that_lost_what_ran_is_charged_without_it(tenant: Tenant, server: Server, metrics: bool) -> None:
+    tenant.write(**({} if metrics else {"metrics": None}))
+    for number in range(1, DAYS + 1):
+        tenant.run(day(number), hour=2)
+    (tenant.root / f"lake/usage/tenant_id=conf/month=2025-09/{day(6)}.parquet").unlink()
+    shutil.rmtree(tenant.root / "raw")
+    before = outputs(tenant)
+    assert (seen(tenant.run(TODAY, hour=4)), changed(before, tenant)) == ((0, 0, 0), [])
+    done = tenant.run(TODAY, hour=5, lift=True, first=day(6), end=day(7))
+    assert (seen(done), changed(before, tenant)) == ((0, 1, 0), [str(day(6))])
+    assert tenant.total() == server.organization.total()
+    done = tenant.run(TODAY, hour=6)
+    assert (seen(done), [text for text in done.warnings if "lost" in text]) == ((0, 0, 0), [])
 
 
 # Samples that are no numbers, and whose others cannot be had
@@ -450,6 +552,16 @@ def test_answers_that_prometheus_warned_of_are_asked_for_again_when_forced(
     server.forget()
     done = tenant.run(TODAY, hour=6, lift=True)
     assert (seen(done), done.requests) == ((0, 0, 0), server.counted())
+
+
+def test_a_short_secret_is_not_told_in_what_prometheus_warns_of(tenant: Tenant, measured: str) -> None:
+    auth = "Basic " + base64.b64encode(b"reader:pa55wd").decode()
+    with front(measured, auth, ["password pa55wd was used"]) as url:
+        named = {"url": url, "username": "${WHO}", "password": "${WHAT}"}
+        tenant.write(metrics=tenant.tenant["metrics"] | named)
+        done = tenant.run(TODAY, environment=VARIABLES | {"WHO": "reader", "WHAT": "pa55wd"})
+    assert any("password *** was used" in text for text in done.warnings)
+    assert not [text for text in (*done.warnings, *tenant.logged) if "pa55wd" in text]
 
 
 def test_less_than_was_known_is_not_taken_from_what_was_landed_of_it_either(

@@ -413,6 +413,14 @@ def test_a_secret_of_ours_is_known_in_every_spelling(way: Callable[[str], str]) 
         assert "400 Bad Request '<***> <***>'" in failure(server.url, **credentials)
 
 
+@pytest.mark.parametrize("secret", ["canary77", "\\\\\\canary", 'ca"nary\\7'])
+def test_a_long_run_of_backslashes_is_looked_through_once(secret: str) -> None:
+    # For each of its places anew, it would take hours.
+    run = "\\" * 200_000
+    with serving(Reply(400, body=f"{run} {run}u0063{secret}")) as server:
+        assert secret not in failure(server.url, bearer=SecretStr(secret))
+
+
 def test_the_phrase_behind_a_status_is_a_text_from_outside() -> None:
     with serving(Reply(401, reason=f"\x1b[31mbad {SECRET} {KEY} " + "x" * 500)) as server:
         said = failure(server.url, key=SecretStr(KEY), secret=SecretStr(SECRET))
