@@ -273,12 +273,12 @@ def _of_cost_model(tenant: CostModelTenant) -> _Recipe:
         return Inputs(tenant, rules.resolve(tenant), empty(USAGE))
 
     def make(work: Work, summary: Summary) -> Summary:
-        from engine import construct  # noqa: PLC0415
+        from engine import construct  # noqa: PLC0415  # it takes long to import
 
         return construct.gather(work, tenant, summary)
 
     def again(work: Work, summary: Summary) -> Summary:
-        from engine import construct  # noqa: PLC0415
+        from engine import construct  # noqa: PLC0415  # it takes long to import
 
         return construct.rebuild(work, tenant, summary, redo=work.request.force)
 

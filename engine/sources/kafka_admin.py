@@ -42,7 +42,7 @@ def fetch(given: Mapping[str, str], landing: Landing, where: str, timeout_second
     """Land a cluster's metadata, in the place of those of the last run; SourceError if it does not give them."""
     try:
         from confluent_kafka import KafkaException  # noqa: PLC0415  # only who asks for it needs the extra
-        from confluent_kafka.admin import AdminClient  # noqa: PLC0415
+        from confluent_kafka.admin import AdminClient  # noqa: PLC0415  # an extra, which may not be there
     except ImportError as error:
         raise ConfigError(
             fault(where, "confluent-kafka is not installed", "the extra kafka, prorata[kafka]")
