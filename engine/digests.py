@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.errors import LedgerError, fault
-from engine.frames import Table, categories, encoded, is_text
+from engine.frames import Table, categories, is_text
 from engine.money import to_amount
 
 UNDIGESTED = frozenset({"calculation_id"})
@@ -130,7 +130,7 @@ class _Texts:
             self._values = texts
         elif not self._values.equals(texts):
             _refuse(self._name, "chunks with different encodings", "one encoding for all chunks")
-        code = pa.uint8() if len(texts) <= 2**8 else pa.uint16() if len(texts) <= 2**16 else pa.uint32()
+        code = _code(len(texts))
         return column.indices if column.indices.type == code else column.indices.cast(code)
 
     def see(self, places: pa.Array) -> None:
@@ -232,30 +232,54 @@ def _bytes(values: pa.Array) -> memoryview:
 
 
 def as_arrow(chunk: pl.DataFrame) -> pa.Table:
-    """Rows with text as Enums -> the same in Arrow, of one chunk: dictionaries, and decimals for whole units."""
+    """Rows in Arrow, of one chunk: text as dictionaries, and decimals for whole units.
+
+    Enums keep their values and their order; of other text the distinct values are found, in byte order.
+    """
     # Arrow has no integers of 16 bytes, but decimals are just that in memory.
     units = [name for name, dtype in chunk.schema.items() if dtype == pl.Int128]
-    plain = (chunk.with_columns(to_amount(pl.col(units))) if units else chunk).rechunk()
-    if plain.height:
-        return plain.to_arrow(compat_level=_OLD_ARROW)
-    # Of no rows a table would have no chunk, and so no dictionary.
-    return pa.table({column.name: column.to_arrow(compat_level=_OLD_ARROW) for column in plain})
+    plain = chunk.with_columns(to_amount(pl.col(units))) if units else chunk
+    if not plain.height:
+        # Of no rows a table would have no chunk, and so no dictionary.
+        columns = [column.to_arrow(compat_level=_OLD_ARROW) for column in plain]
+    else:
+        columns = [column.chunk(0) for column in plain.rechunk().to_arrow(compat_level=_OLD_ARROW).columns]
+    texts = [_encoded(column) if pa.types.is_large_string(column.type) else column for column in columns]
+    return pa.Table.from_arrays(texts, names=plain.columns)
 
 
 _OLD_ARROW = pl.CompatLevel.oldest()
 """Texts as large_string, which every reader knows, instead of string views."""
 
 
+def _encoded(texts: pa.Array) -> pa.DictionaryArray:
+    """Text without nulls as codes of its distinct values, which are in byte order."""
+    found = texts.dictionary_encode()
+    order = pc.array_sort_indices(found.dictionary)
+    ranks = pc.array_sort_indices(order)
+    code = _code(len(order))
+    return pa.DictionaryArray.from_arrays(
+        ranks.take(found.indices).cast(code), found.dictionary.take(order), ordered=True, safe=False
+    )
+
+
+def _code(values: int) -> pa.DataType:
+    """The narrowest code for so many values."""
+    return pa.uint8() if values <= 2**8 else pa.uint16() if values <= 2**16 else pa.uint32()
+
+
 def digest(frame: pl.DataFrame, table: Table | None = None) -> str:
     """The digest of a frame, in the order of its rows; of the columns of a table if one is given, else of all."""
     chosen = table or Table("", dict(frame.schema), (), frozenset(frame.columns))
-    # Enums are mostly what `encoded` made of these rows; if they are not, of the text itself.
-    exact = all(categories(column).is_sorted() for column in frame.select(pl.col(pl.Enum)))
-    found = _digest(encoded(frame), chosen) if exact else None
-    return found or _digest(encoded(frame.with_columns(pl.col(pl.Enum).cast(pl.String))), chosen) or ""
+    rows = frame if frame.columns == chosen.columns else frame.select(chosen.columns)
+    enums = [name for name, dtype in rows.schema.items() if isinstance(dtype, pl.Enum)]
+    # They are mostly what `encoded` made of these rows; if they are not, the digest is that of the text itself.
+    if all(categories(rows[name]).is_sorted() for name in enums) and (found := _digest(rows, chosen)):
+        return found
+    return _digest(rows.with_columns(pl.col(enums).cast(pl.String)), chosen) or ""
 
 
-def _digest(codes: pl.DataFrame, table: Table) -> str | None:
+def _digest(rows: pl.DataFrame, table: Table) -> str | None:
     state = Digest(table)
-    state.update(as_arrow(codes.select(table.columns)))
+    state.update(as_arrow(rows))
     return state.hexdigest()

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from engine.digests import Digest, as_arrow
 from engine.errors import ContractError, StoreError, fault
-from engine.frames import KEPT_WHOLE, LAKE_TABLES, Blocks, Table, empty, encoded, shape
+from engine.frames import KEPT_WHOLE, LAKE_TABLES, Blocks, Table, empty, shape
 
 ROW_GROUP_ROWS = 250_000
 """About how many rows a row group of a day file has; a chunk that is written is a row group."""
@@ -105,7 +105,7 @@ def write(path: Path, table: Table, chunks: Iterable[pl.DataFrame | Blocks], *, 
     try:
         with _store_errors(path), _created(path) as sink:
             # Enums are the same for all chunks, so the first one's codes are as wide as all others'.
-            first = next(given, (as_arrow(empty(table).cast({pl.String: pl.Enum([])})), None))
+            first = next(given, None) or (as_arrow(empty(table)), None)
             with _writer(sink, table, first[0]) as writer:
                 for chunk, starts in chain([first], given):
                     state.update(chunk, starts)
@@ -142,7 +142,7 @@ class _Chunks:
             self.error = error
             raise
         rows, starts = chunk if isinstance(chunk, Blocks) else (chunk, None)
-        return as_arrow(encoded(_storable(rows, self._table))), starts
+        return as_arrow(_storable(rows, self._table)), starts
 
 
 def _storable(chunk: pl.DataFrame, table: Table) -> pl.DataFrame:
