@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from importlib import import_module
+from types import ModuleType
 from typing import NamedTuple, NoReturn
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from engine.errors import LedgerError, fault
 from engine.frames import Table, categories, is_text
@@ -180,7 +181,7 @@ class _Runs:
         """Add rows, at least one."""
         values, starts, rows = given
         if self._rows:
-            starts = pc.add(starts, self._rows)
+            starts = _compute().add(starts, self._rows)
             if values[0].as_py() == self._last:
                 values, starts = values[1:], starts[1:]
         if len(values):
@@ -213,11 +214,16 @@ def _parts(column: pa.Array, *, may_be_null: bool) -> Iterator[tuple[str, pa.Arr
 
 def _run(values: pa.Array) -> _Run:
     """Values of rows, at least one -> their runs."""
-    found = pc.run_end_encode(values, run_end_type=pa.int64())
+    found = _compute().run_end_encode(values, run_end_type=pa.int64())
     return _Run(found.values, pa.concat_arrays([_FIRST, found.run_ends[:-1]]), len(values))
 
 
 _FIRST = pa.array([0], pa.int64())
+
+
+def _compute() -> ModuleType:
+    """Arrow's functions take long to import, and a run that has nothing to do needs none."""
+    return import_module("pyarrow.compute")
 
 
 def _is_wide(dtype: pl.DataType) -> bool:
@@ -255,8 +261,8 @@ _OLD_ARROW = pl.CompatLevel.oldest()
 def _encoded(texts: pa.Array) -> pa.DictionaryArray:
     """Text without nulls as codes of its distinct values, which are in byte order."""
     found = texts.dictionary_encode()
-    order = pc.array_sort_indices(found.dictionary)
-    ranks = pc.array_sort_indices(order)
+    order = _compute().array_sort_indices(found.dictionary)
+    ranks = _compute().array_sort_indices(order)
     code = _code(len(order))
     return pa.DictionaryArray.from_arrays(
         ranks.take(found.indices).cast(code), found.dictionary.take(order), ordered=True, safe=False
