@@ -130,22 +130,27 @@ def publish(work: Work, tenant: ConfluentTenant, answered: Sequence[Answered]) -
     """
     known = gather_state.day_metrics(work.store, tenant.id)
     lost, unlike = lost_usage(work.root, work.store, tenant.id), unlike_published(work, tenant)
-    wanted: dict[str, list[tuple[Answered, Ask]]] = {}
+    wanted: dict[str, dict[Need, list[tuple[Answered, Ask]]]] = {}
     for one in answered:
         for ask in one.question.asks:
-            wanted.setdefault(ask.need.charge_date, []).append((one, ask))
+            wanted.setdefault(ask.need.charge_date, {}).setdefault(ask.need, []).append((one, ask))
     rows, published, gone = dict[Key, DayMetric](), list[gather_state.UsageDay](), list[str]()
     less = list[Less]()
     for day, of_day in sorted(wanted.items()):
         usage = usage_left(work, day)
-        for one, ask in of_day:
-            key = (day, ask.need.metric)
-            before = rows.get(key, known.get(key))
-            usage, after, said_less = _merged(
-                usage, one, ask, before, is_lost=day in unlike, is_forced=work.request.forces(day)
-            )
-            rows |= {key: after} if after is not None else {}
-            less += [said_less] if said_less is not None else []
+        for need, of_need in of_day.items():
+            before = known.get(need[:2])
+            merged, after, said_less = usage, before, list[Less]()
+            for one, ask in of_need:
+                merged, after, less_of_one = _merged(merged, one, ask, after)
+                said_less += [less_of_one] if less_of_one is not None else []
+            found = _rows_of(need, merged)
+            must_be_all = day in unlike and not work.request.forces(day)
+            if must_be_all and before is not None and found < need.rows_at_least(before):
+                less.append(Less(need, found, before.rows, is_stored=False))
+                continue
+            usage, less = merged, [*less, *said_less]
+            rows |= {need[:2]: after} if after is not None else {}
         done = publish_usage(work, day, usage)
         if day not in lost:
             published += [done] if done else []
@@ -189,21 +194,17 @@ class Less(NamedTuple):
 
 
 def _merged(
-    usage: pl.DataFrame, one: Answered, ask: Ask, before: DayMetric | None, *, is_lost: bool, is_forced: bool
-) -> tuple[pl.DataFrame, DayMetric | None, Less | None]:
-    """USAGE of a day with an answer in it, and what is known of its metric then; or why the answer is not taken.
+    usage: pl.DataFrame, one: Answered, ask: Ask, before: DayMetric | None
+) -> tuple[pl.DataFrame, DayMetric, Less | None]:
+    """USAGE of a day with an answer in it, what is known of its metric then, and where the lake has more.
 
-    `is_lost`: what lies in the lake is not what was published, and nobody knows what it is. `is_forced`: then any
-    answer is taken.
+    What lies there counts in a file that nobody recorded, too: the run that wrote it was killed before it could.
     """
     need = ask.need
     is_asked = (pl.col("metric") == need.metric) & pl.col("resource_id").is_in(list(ask.ids))
     stored, others = usage.filter(is_asked), usage.filter(~is_asked)
     found = one.usage_of(need.charge_date, ask.ids)
-    rows = found.height + _rows_of(need, others)
-    if is_lost and not is_forced and before is not None and rows < need.rows_at_least(before):
-        return usage, None, Less(need, rows, before.rows, is_stored=False)
-    kept = [] if is_lost else _less_known(found, stored)
+    kept = _less_known(found, stored)
     is_kept = pl.col("resource_id").is_in(kept)
     usage = pl.concat([others, found.filter(~is_kept), stored.filter(is_kept)])
     known = before.fetches if before is not None else {}
@@ -408,7 +409,10 @@ def _reread(usage: pl.DataFrame, one: DayMetric, answers: Mapping[str, Answered]
 
 
 def restore(work: Work, tenant: ConfluentTenant) -> None:
-    """Lost usage -> the lake again, as the landed answers have it. What is not landed any more is open again."""
+    """Lost usage -> the lake again, as the landed answers have it, and as its file does if that can be read.
+
+    What is not landed any more is open again, unless the file has as many values as are known.
+    """
     lost = lost_usage(work.root, work.store, tenant.id)
     if not lost:
         return
@@ -421,10 +425,13 @@ def restore(work: Work, tenant: ConfluentTenant) -> None:
     for day, of_day in _landed_usage(work, tenant, known):
         usage, rows = usage_left(work, day), list[DayMetric]()
         for one, by_resource in of_day:
-            usage, after = _reread(usage, one, by_resource)
-            unread = [name for name in one.fetches if name not in by_resource]
-            usage = usage.filter((pl.col("metric") != one.metric) | ~pl.col("resource_id").is_in(unread))
-            rows.append(after._replace(fetches={name: one.fetches[name] for name in by_resource}))
+            landed = one._replace(fetches={name: one.fetches[name] for name in by_resource}, dropped=0, gaps=0)
+            usage, after = _reread(usage, landed, by_resource)
+            of_known = (pl.col("metric") == one.metric) & pl.col("resource_id").is_in(list(one.fetches))
+            is_all = usage.filter(of_known).height >= one.rows
+            after = one if is_all and len(by_resource) < len(one.fetches) else after
+            # However little is left of it, as much was known.
+            rows.append(after._replace(rows=max(one.rows, after.rows)))
         publish_usage(work, day, usage)
         gather_state.save_day_metrics(work.store, tenant.id, rows)
 

@@ -64,11 +64,29 @@ def ask(tenant: Tenant, url: str) -> None:
     tenant.write(metrics=tenant.tenant["metrics"] | {"url": url})
 
 
+def file_of(tenant: Tenant, table: str, when: int) -> Path:
+    """A day's file in the lake."""
+    return tenant.root / f"lake/{table}/tenant_id=conf/month=2025-09/{day(when)}.parquet"
+
+
 def lose_usage(tenant: Tenant, *, answers: bool = False) -> None:
     """The usage of a day is gone, and the landed answers too if they are to be."""
-    (tenant.root / f"lake/usage/tenant_id=conf/month=2025-09/{LOST}.parquet").unlink()
+    file_of(tenant, "usage", 2).unlink()
     if answers:
         shutil.rmtree(tenant.root / "raw/confluent_cloud/conf/metrics")
+
+
+def lose_state(tenant: Tenant) -> None:
+    """Nothing is known any more."""
+    for name in ("state.db", "state.db-wal", "state.db-shm"):
+        (tenant.root / name).unlink(missing_ok=True)
+
+
+def tear(file: Path) -> None:
+    """The end of a file is zeros, and its size the same."""
+    torn = file.read_bytes()[:-200] + bytes(200)
+    file.unlink()
+    file.write_bytes(torn)
 
 
 def outputs(tenant: Tenant) -> dict[str, str | None]:
@@ -231,8 +249,7 @@ def test_a_lost_state_loses_no_usage(tenant: Tenant, expired: str, kept: str) ->
     tenant.run(TODAY)
     files = tenant.files(["usage"])
     by_detail = split_by_detail(tenant)
-    for name in ("state.db", "state.db-wal", "state.db-shm"):
-        (tenant.root / name).unlink(missing_ok=True)
+    lose_state(tenant)
     if kept == "answers of an older state":
         shutil.copy(tenant.folder / "older.db", tenant.root / "state.db")
     if kept == "usage":
@@ -255,8 +272,7 @@ def test_a_lost_state_loses_no_usage_if_prometheus_is_down_either(tenant: Tenant
     tenant.run(TODAY)
     files, by_detail, used = tenant.files(["usage"]), split_by_detail(tenant), tenant.table("usage")
     known = set(used.filter(metric="bytes_in").select("window", "resource_id").rows())
-    for name in ("state.db", "state.db-wal", "state.db-shm"):
-        (tenant.root / name).unlink(missing_ok=True)
+    lose_state(tenant)
     shutil.rmtree(tenant.root / "raw/confluent_cloud/conf/metrics")
     tenant.write(metrics=NOWHERE)
     assert seen(tenant.run(TODAY, hour=2)) == (11, 0, DAYS)
@@ -271,6 +287,23 @@ def test_a_lost_state_loses_no_usage_if_prometheus_is_down_either(tenant: Tenant
     ask(tenant, measured)
     assert tenant.run(TODAY, hour=4, lift=True).exit_code == 0
     assert (tenant.files(["usage"]) == files, split_by_detail(tenant)) == (True, by_detail)
+
+
+def test_usage_that_a_killed_run_wrote_and_did_not_record_stays(tenant: Tenant, server: Server, expired: str) -> None:
+    late = [one for one in withdrawn(server, "lkc-test1") if one.get("start_date") == str(day(6))]
+    tenant.run(TODAY)
+    shutil.copy(tenant.root / "state.db", tenant.folder / "older.db")
+    for record in late:
+        server.organization.add_cost(day(6), record)
+    tenant.run(TODAY, hour=1)
+    files, by_detail = tenant.files(), split_by_detail(tenant)
+    lose_state(tenant)
+    shutil.copy(tenant.folder / "older.db", tenant.root / "state.db")
+    shutil.rmtree(tenant.root / "raw/confluent_cloud/conf/metrics")
+    ask(tenant, expired)
+    assert seen(tenant.run(TODAY, hour=2)) == (0, 1, 0)
+    assert (tenant.files() == files, split_by_detail(tenant)) == (True, by_detail)
+    assert seen(tenant.run(TODAY, hour=3)) == (0, 0, 0)
 
 
 def split_by_detail(tenant: Tenant) -> dict[str, Decimal]:
@@ -306,6 +339,25 @@ def test_less_than_was_known_replaces_nothing_and_is_told(tenant: Tenant, expire
     done = tenant.run(TODAY, hour=8)
     assert (done.exit_code, tenant.files() == files) == (0, True)
     assert not any("lost" in text for text in done.warnings)
+
+
+def test_the_answers_that_are_left_of_a_lost_day_are_not_all_that_was_known_of_it(
+    tenant: Tenant, server: Server, expired: str, measured: str
+) -> None:
+    late = [one for one in withdrawn(server, "lkc-test1") if one.get("start_date") == str(day(6))]
+    tenant.run(TODAY)
+    for record in late:
+        server.organization.add_cost(day(6), record)
+    tenant.run(TODAY, hour=1)
+    before, files = outputs(tenant), tenant.files()
+    file_of(tenant, "usage", 6).unlink()
+    for number in (1, 2):
+        shutil.rmtree(tenant.root / f"raw/confluent_cloud/conf/metrics/{number:06}")
+    ask(tenant, expired)
+    for hour in (2, 3):
+        assert (seen(tenant.run(TODAY, hour=hour)), changed(before, tenant)) == ((0, 0, 1), [])
+    ask(tenant, measured)
+    assert (tenant.run(TODAY, hour=4).exit_code, tenant.files() == files) == (0, True)
 
 
 def test_a_day_that_lost_its_usage_waits_for_a_prometheus_that_fails_and_keeps_what_was_charged(
