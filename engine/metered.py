@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date
+from decimal import Decimal
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -224,10 +225,13 @@ def _rows_of(need: Need, usage: pl.DataFrame) -> int:
     return usage.filter(pl.col("metric") == need.metric, pl.col("resource_id").is_in(need.ids)).height
 
 
+_SAID = (pl.len().alias("principals"), pl.col("value").sum())
+"""How much an answer says of a resource."""
+
+
 def _less_known(found: pl.DataFrame, stored: pl.DataFrame) -> list[str]:
     """The resources of which an answer has fewer principals than are stored, or less of them in all."""
-    sums = (pl.len().alias("principals"), pl.col("value").sum())
-    new, old = (one.group_by("resource_id").agg(*sums) for one in (found, stored))
+    new, old = (one.group_by("resource_id").agg(*_SAID) for one in (found, stored))
     both = old.join(new, on="resource_id", how="left", suffix="_found", validate="1:1")
     is_less = (pl.col("principals_found") < pl.col("principals")) | (pl.col("value_found") < pl.col("value"))
     return sorted(both.filter(is_less.fill_null(value=True))["resource_id"])
@@ -330,41 +334,48 @@ def _kept_answer(work: Work, tenant: ConfluentTenant, fetch: gather_state.Metric
 
 
 def landed_answers(work: Work, tenant: ConfluentTenant, asked: Sequence[Ask]) -> tuple[list[Answered], list[Ask]]:
-    """What landed answers have of what is asked, oldest first; and what they have nothing of, or not all."""
-    found, known = list[Answered](), gather_state.day_metrics(work.store, tenant.id)
-    unlike = unlike_published(work, tenant)
-    rest = {(ask.need.charge_date, ask.need.metric): ask for ask in asked if not ask.anew}
+    """What landed answers have of what is asked; and what they have nothing of, or not all.
 
-    def is_enough(key: Key, answer: Answered, ids: Sequence[str]) -> bool:
-        """Whether an answer has what is lost. One that had less, and was not taken, is landed, too."""
-        before = known.get(key)
-        if key[0] not in unlike or before is None:
-            return True
-        need, usage = rest[key].need, usage_left(work, key[0])
-        others = usage.filter(~pl.col("resource_id").is_in(list(ids)))
-        return answer.usage_of(key[0], ids).height + _rows_of(need, others) >= need.rows_at_least(before)
-
+    Of each resource that answer counts that says most: a newer one may be of a Prometheus that has forgotten a part,
+    an older one of one that had not all yet.
+    """
+    best = dict[tuple[Key, str], tuple[tuple[int, Decimal, int], Answered]]()
+    open_ = {(ask.need.charge_date, ask.need.metric): ask for ask in asked if not ask.anew}
     for fetch in gather_state.metric_fetches(work.store, tenant.id).values():
         covered = {
-            key: tuple(one for one in ask.ids if one in fetch.ids)
-            for key, ask in rest.items()
+            (key, name)
+            for key, ask in open_.items()
             if key[1] == fetch.metric and fetch.first_day <= key[0] < fetch.end_day
+            for name in ask.ids
+            if name in fetch.ids
         }
-        answer = _kept_answer(work, tenant, fetch) if any(covered.values()) else None
+        answer = _kept_answer(work, tenant, fetch) if covered else None
         if answer is None:
             continue
-        there = set(answer.usage.select("window", "resource_id").unique().rows())
-        taken = {
-            key: tuple(one for one in ids if (key[0], one) in there)
-            for key, ids in covered.items()
-            if key[0] not in answer.unmended and is_enough(key, answer, ids)
-        }
-        asks = tuple(Ask(rest[key].need, ids) for key, ids in taken.items() if ids)
-        if asks:
-            found.append(answer._replace(question=answer.question._replace(asks=asks)))
-        for key, ids in taken.items():
-            rest[key] = rest[key]._replace(ids=tuple(one for one in rest[key].ids if one not in ids))
-    return found, sorted([*(ask for ask in rest.values() if ask.ids), *(ask for ask in asked if ask.anew)])
+        for day, name, principals, value in answer.usage.group_by("window", "resource_id").agg(*_SAID).rows():
+            place, said = ((day, fetch.metric), name), (principals, value, fetch.fetch_id)
+            if place in covered and day not in answer.unmended and (place not in best or best[place][0] < said):
+                best[place] = said, answer
+    known, unlike = gather_state.day_metrics(work.store, tenant.id), unlike_published(work, tenant)
+    asks, rest = dict[int, list[Ask]](), list[Ask]()
+    for key, ask in open_.items():
+        found = {name: best[key, name] for name in ask.ids if (key, name) in best}
+        before = known.get(key)
+        if key[0] in unlike and before is not None:
+            # What is lost was more than an answer may have that is landed, too, as other days took something of it.
+            others = usage_left(work, key[0]).filter(~pl.col("resource_id").is_in(list(found)))
+            rows = sum(said[0] for said, _ in found.values()) + _rows_of(ask.need, others)
+            found = found if rows >= ask.need.rows_at_least(before) else {}
+        for number in {answer.fetch_id for _, answer in found.values()}:
+            ids = tuple(name for name, (_, answer) in found.items() if answer.fetch_id == number)
+            asks.setdefault(number, []).append(Ask(ask.need, ids))
+        rest.append(ask._replace(ids=tuple(name for name in ask.ids if name not in found)))
+    answers = {answer.fetch_id: answer for _, answer in best.values()}
+    landed = [
+        answers[number]._replace(question=answers[number].question._replace(asks=tuple(of_answer)))
+        for number, of_answer in sorted(asks.items())
+    ]
+    return landed, sorted([*(ask for ask in rest if ask.ids), *(ask for ask in asked if ask.anew)])
 
 
 def _landed_usage(

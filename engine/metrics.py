@@ -92,9 +92,14 @@ def _questions(asked: Sequence[Ask]) -> list[Question]:
 
 
 def _question(asked: Sequence[Ask]) -> Question:
+    by_need = dict[Need, set[str]]()
+    for ask in asked:
+        # What is open of a day, and what is asked anew, is answered, or fails, at once.
+        by_need.setdefault(ask.need, set()).update(ask.ids)
+    asks = tuple(Ask(need, tuple(sorted(ids))) for need, ids in by_need.items())
     first, last = (date.fromisoformat(ask.need.charge_date) for ask in (asked[0], asked[-1]))
     ids = tuple(sorted({one for ask in asked for one in ask.ids}))
-    return Question(asked[0].need.metric, first, last + timedelta(days=1), ids, tuple(asked))
+    return Question(asked[0].need.metric, first, last + timedelta(days=1), ids, asks)
 
 
 class _Failed(NamedTuple):
@@ -246,9 +251,10 @@ def _settled_less(work: Work, tenant: ConfluentTenant, less: Sequence[Less]) -> 
             failed.append(_record_failure(work, tenant, [one.need], error))
     for metric, of_metric in told.items():
         days, first = ", ".join(one.need.charge_date for one in of_metric), of_metric[0]
+        fewer = f"{first.found} instead of {counted(first.known, 'value')}"
         work.warn(
             f"metric {metric}: Prometheus says less of {counted(len(of_metric), 'day')} ({days}) than before"
-            f" ({first.found} instead of {counted(first.known, 'value')} on the first): what is known stays"
+            f" ({fewer if first.found < first.known else 'a smaller sum'} on the first): what is known stays"
         )
     return failed
 

@@ -604,6 +604,36 @@ def test_answers_that_prometheus_warned_of_are_asked_for_again_when_forced(
     server.forget()
     done = tenant.run(TODAY, hour=6, lift=True)
     assert (seen(done), done.requests) == ((0, 0, 0), server.counted())
+    # Of two landed answers the one that says more counts.
+    lose_state(tenant)
+    shutil.rmtree(tenant.root / "lake/usage")
+    ask(tenant, expired)
+    assert (tenant.run(TODAY, hour=7).exit_code, tenant.files(["usage"]) == whole.files(["usage"])) == (0, True)
+
+
+def test_a_smaller_sum_of_as_many_values_replaces_nothing_and_is_told(
+    tenant: Tenant, server: Server, measured: str, tmp_path: Path
+) -> None:
+    late = [one for one in withdrawn(server, "lkc-test1") if one.get("start_date") == str(LOST)]
+    dropped = f"SELECT dropped FROM day_metrics WHERE charge_date = '{LOST}' AND metric = 'bytes_in'"
+    with front(measured, None, ["1 of 2 stores is down"]) as url:
+        ask(tenant, url)
+        tenant.run(TODAY, hour=1)
+        assert tenant.query(dropped) == [(1,)]
+        for record in late:
+            server.organization.add_cost(LOST, record)
+        # A late line's resource and those that are asked for again are one question, and count once.
+        tenant.run(TODAY, hour=2, lift=True)
+        assert tenant.query(dropped) == [(1,)]
+    files = tenant.files()
+    some = (one for number, one in enumerate(METRICS.samples()) if number % 2)
+    half = [Row(one.name, one.labels, one.milliseconds, one.value) for one in some]
+    with prometheus(half, tmp_path / "half") as url:
+        ask(tenant, url)
+        done = tenant.run(TODAY, hour=3, lift=True)
+    assert (seen(done), tenant.files() == files) == ((0, 0, 0), True)
+    told = [text.partition(":")[0] for text in done.warnings if "(a smaller sum on the first)" in text]
+    assert told == ["metric bytes_in", "metric bytes_out", "metric flink_cfu"]
 
 
 def test_a_short_secret_is_not_told_in_what_prometheus_warns_of(tenant: Tenant, measured: str) -> None:
@@ -617,11 +647,17 @@ def test_a_short_secret_is_not_told_in_what_prometheus_warns_of(tenant: Tenant, 
 
 
 def test_less_than_was_known_is_not_taken_from_what_was_landed_of_it_either(
-    tenant: Tenant, measured: str, tmp_path: Path
+    tenant: Tenant, server: Server, measured: str, tmp_path: Path
 ) -> None:
+    records = server.organization.records(day(6), day(7))
+    late = [one for one in records if one.get("resource", {}).get("id") == "lkc-test1"]
+    server.organization.withdraw(*(one["id"] for one in late))
     tenant.run(TODAY)
-    files = tenant.files()
+    used = tenant.files(["usage"])
     lose_usage(tenant, answers=True)
+    # What is asked along with the lost day is answered, and landed.
+    for record in late:
+        server.organization.add_cost(day(6), record)
     some = (one for one in METRICS.samples() if one.labels.get("principal_id") != "u-alice")
     rows = (Row(one.name, one.labels, one.milliseconds, one.value) for one in some)
     with prometheus(rows, tmp_path / "part") as part:
@@ -629,7 +665,9 @@ def test_less_than_was_known_is_not_taken_from_what_was_landed_of_it_either(
         done = tenant.run(TODAY, hour=1)
         assert any("says less of 1 day (2025-09-03)" in text for text in done.warnings)
     ask(tenant, measured)
-    assert (tenant.run(TODAY, hour=2).exit_code, tenant.files() == files) == (0, True)
+    assert tenant.run(TODAY, hour=2).exit_code == 0
+    name = f"usage/tenant_id=conf/month=2025-09/{LOST}.parquet"
+    assert tenant.files(["usage"])[name] == used[name]
 
 
 def test_an_answer_that_cannot_be_understood_is_a_failure_each_time_and_then_given_up(
