@@ -34,6 +34,7 @@ from engine.wanted import (
     TO_FORCE,
     goes_on,
     irreplaceable,
+    lost_billing,
     lost_usage,
     suspension,
     variables,
@@ -45,7 +46,6 @@ from engine.work import (
     as_time,
     clock_of,
     known_days,
-    lost_billing,
     publish_billing,
     publish_usage,
     raw_folder,
@@ -299,7 +299,7 @@ def _publish(work: Work, tenant: ConfluentTenant, one: gather_state.Gather, land
     The days of a window that was not landed, or that cannot be read, keep what they have.
     """
     before = _published_before(work, one)
-    lost = {charge_date for _, charge_date in lost_billing(work)}
+    lost = {day for _, day in lost_billing(work.root, tenant.id, state.days(work.store, tenant.id))}
     known = known_days(work)
     changed = removed = 0
     errors = list[ProrataError]()

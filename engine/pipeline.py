@@ -412,8 +412,9 @@ def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
         for key in days
         if work.request.covers(key[1]) and key not in settled and (work.request.force or key in changed)
     ]
-    kept = _kept(work)
-    ready = [key for key in due if is_ready(days[key]) and key[1] not in kept]
+    kept, unbilled = _kept(work), _unbilled(work, days)
+    _tell_unbilled(work, unbilled, due)
+    ready = [key for key in due if is_ready(days[key]) and key[1] not in kept and key not in unbilled]
     # A day that is calculated may wait, too, for what it is to be made anew of.
     waiting = {key for key in days if work.request.covers(key[1]) and not is_ready(days[key])} | {*due} - {*ready}
     if waiting:
@@ -449,6 +450,28 @@ def _kept(work: Work) -> set[str]:
     if not isinstance(work.tenant, ConfluentTenant):
         return set()
     return wanted.charged_of_lost(work.root, work.store, work.tenant.id)
+
+
+def _unbilled(work: Work, days: dict[state.DayKey, state.Day]) -> set[state.DayKey]:
+    """Days of an API's bill whose lines are lost, and were not gathered again; those of files come with their bill."""
+    if not isinstance(work.tenant, ConfluentTenant):
+        return set()
+    return wanted.lost_billing(work.root, work.tenant.id, days)
+
+
+def _tell_unbilled(work: Work, unbilled: Collection[state.DayKey], due: Collection[state.DayKey]) -> None:
+    """Days without their lines stay as they were charged; that they cannot be calculated is a fault."""
+    is_replayed = "`prorata recalculate --replay` reads what is landed again"
+    files = [str(work.place(BILLING, key).path(work.root)) for key in sorted(unbilled) if key in due]
+    if files:
+        work.problems.append(
+            StoreError(fault(file, "is lost", f"the file that was published; {is_replayed}") for file in files)
+        )
+    if others := [key[1] for key in sorted(unbilled) if key not in due and work.request.covers(key[1])]:
+        work.warn(
+            f"billing of {counted(len(others), 'day')} ({', '.join(others)}) is lost: what was charged for it stays;"
+            f" {is_replayed}"
+        )
 
 
 def _settled(root: Path, store: state.State, tenant: Tenant) -> set[state.DayKey]:
@@ -851,10 +874,14 @@ def _check(work: Work, summary: Summary) -> Summary:
 
     periods, dates = [period for period, _ in keys], [date.fromisoformat(day) for _, day in keys]
     covered = (min(periods), max(periods)), (min(dates), max(dates))
-    # Between two days that are calculated there may be one that waits, for metrics or to be asked for.
-    waiting = [key for key, day in days.items() if not day.chargeback_calculated]
+    # Between two days that are calculated there may be one that waits, for metrics or to be asked for, or is lost.
+    unbilled = _unbilled(work, days)
+    waiting = [key for key, day in days.items() if not day.chargeback_calculated or key in unbilled]
+    lost = [date.fromisoformat(key[1]) for key in unbilled if not work.place(BILLING, key).path(work.root).exists()]
+    is_lost = (pl.col("table_name") == "billing") & pl.col("charge_date").is_in(lost)
+    log = file_log(work.store, work.tenant.id).filter(~is_lost)
     with _CHECKING, warehouse.open_lake(work.root) as connection:
-        warehouse.check(connection, work.tenant.id, *covered, file_log(work.store, work.tenant.id), waiting)
+        warehouse.check(connection, work.tenant.id, *covered, log, waiting)
     state.mark_checked(work.store, work.tenant.id, keys)
     return summary
 

@@ -44,6 +44,7 @@ CALCULATE = {
     "made_anew": "is made first, and what comes out of it is charged",
     "metrics_wanted": "metrics are to be fetched first",
     "metrics_failed": "metrics failed and are to be fetched again first",
+    "billing_lost": "its lines are lost; `prorata recalculate --replay` reads what is landed; what it charges stays",
     "usage_lost": "its usage is lost, and is read from landed answers, or asked for, first",
     "incomplete": "waits for samples that are missing",
     "inventory_failed": "waits until the inventory is gathered whole",
@@ -161,7 +162,7 @@ def _of_products(config: Config, tenant: ConfluentTenant, store: state.State, to
     notes = [suspended] if suspended else []
     by_key = {(day.billing_period, day.charge_date): day for day in days.values()}
     reasons = {key[1]: reason for key, reason in _calculations(config, tenant, store, by_key, notes).items()}
-    for day, reason in _waiting(config, tenant, store, days).items():
+    for day, reason in _waiting(config, tenant, store, days, str(first)).items():
         up_to_date = reasons[day][0] == "up_to_date"
         # One that is up to date is not held back by an inventory that was not gathered whole.
         if {"given_up": up_to_date, "inventory_failed": not up_to_date}.get(reason[0], True):
@@ -172,6 +173,8 @@ def _of_products(config: Config, tenant: ConfluentTenant, store: state.State, to
     def gathering(day: str) -> str:
         return "before_window" if day < str(first) else in_window if day < str(end) else "too_recent"
 
+    unbilled = {day for _, day in wanted.lost_billing(config.root, tenant.id, by_key)}
+    reasons |= {day: ("billing_lost", "") for day in unbilled if gathering(day) not in _GATHERED}
     plans = [
         DayPlan(day[:7], day, gathering(day), *reasons.get(day, ("no_billing", ""))) for day in sorted({*window, *days})
     ]
@@ -179,19 +182,22 @@ def _of_products(config: Config, tenant: ConfluentTenant, store: state.State, to
 
 
 def _waiting(
-    config: Config, tenant: ConfluentTenant, store: state.State, days: Mapping[str, state.Day]
+    config: Config, tenant: ConfluentTenant, store: state.State, days: Mapping[str, state.Day], first: str
 ) -> dict[str, _Reason]:
-    """Days that wait for something, or do no more, with what for."""
+    """Days that wait for something, or do no more, with what for; nobody is asked for days before `first`."""
     given = decide.Inputs(tenant, rules.resolve(tenant), empty(USAGE))
     asked = wanted.needs(config.root, store, tenant, given)
     known = gather_state.day_metrics(store, tenant.id)
     lost = wanted.lost_usage(config.root, store, tenant.id)
+    too_old = {day for day in lost & wanted.charged_of_lost(config.root, store, tenant.id) if day < first}
     reasons: dict[str, _Reason] = {}
     for key, need in sorted(asked.items()):
         one = known.get(key)
         told = f"{need.metric}, attempt {one.attempts} of {tenant.allocation_retry_limit}: {one.error}" if one else ""
-        if need.charge_date in lost:
-            reasons[need.charge_date] = "usage_lost", ""
+        if need.charge_date in too_old and need.open_ids(one):
+            reasons[need.charge_date] = "lost", ""
+        elif need.charge_date in lost:
+            reasons.setdefault(need.charge_date, ("usage_lost", ""))
         elif not need.open_ids(one):
             if one is not None and one.status == "given_up" and need.charge_date not in reasons:
                 reasons[need.charge_date] = "given_up", told

@@ -321,6 +321,33 @@ def test_landed_answers_that_nobody_knows_and_that_are_torn_are_told_once(tenant
     assert [sum("metrics/000050" in text for text in texts) for texts in told] == [1, 0]
 
 
+# Files are lost or torn
+
+
+def test_a_lost_billing_file_takes_no_usage_with_it_and_holds_up_no_other_day(
+    tenant: Tenant, server: Server, expired: str
+) -> None:
+    tenant.run(TODAY)
+    files, lost = tenant.files(["usage"]), file_of(tenant, "billing", 1)
+    kept, before = lost.read_bytes(), outputs(tenant)
+    lost.unlink()
+    ask(tenant, expired)
+    # Nothing older than five days is gathered any more; all is to be calculated again.
+    free = {"ladder": [{"basis": "resource", "cost_type": "shared", "detail": "stored"}]}
+    tenant.write(lookback_days="5", products={"KAFKA_STORAGE": free})
+    for hour, calculated in ((1, DAYS - 1), (2, 0)):
+        done = tenant.run(TODAY, hour=hour)
+        assert (seen(done), tenant.files(["usage"]) == files) == ((14, calculated, 1), True)
+        assert [str(lost) in text and "--replay" in text for text in done.faults] == [True]
+    assert str(day(1)) not in changed(before, tenant)
+    config = pipeline.configured(tenant.file)
+    [found] = plan.plan(config, config.tenants, TODAY)
+    assert [one.calculate_reason for one in found.days if one.charge_date == str(day(1))] == ["billing_lost"]
+    lost.write_bytes(kept)
+    assert (seen(tenant.run(TODAY, hour=3)), tenant.files(["usage"]) == files) == ((0, 1, 0), True)
+    assert (split(tenant, when=1), tenant.total()) == ({"usage_ratio_allocation"}, server.organization.total())
+
+
 # Usage is lost, with what it was read from
 
 
@@ -505,7 +532,11 @@ def test_a_forced_day_that_lost_its_usage_is_charged_by_what_there_is(
     server.forget()
     done = tenant.run(day(30), hour=1)
     assert (done.requests, changed(before, tenant)) == (server.counted(), [])
-    done = tenant.run(TODAY, hour=4, lift=True, first=LOST, end=day(3))
+    config = pipeline.configured(tenant.file)
+    [found] = plan.plan(config, config.tenants, day(30))
+    assert [one.calculate_reason for one in found.days if one.charge_date == str(LOST)] == ["lost"]
+    # But if it is forced.
+    done = tenant.run(day(30), hour=4, lift=True, first=LOST, end=day(3))
     assert (seen(done), changed(before, tenant)) == ((0, 1, 0), [str(LOST)])
     assert tenant.total() == server.organization.total()
     assert split(tenant, when=2) == {"no_metrics_located"}
