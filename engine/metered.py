@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from engine import gather_state, state
+from engine import gather_state, lake, state
 from engine.config import ConfluentTenant
 from engine.decide import Inputs
 from engine.errors import ContractError, SourceError, StoreError, fault
@@ -36,7 +36,7 @@ from engine.wanted import (
     needs,
     statements_lost,
 )
-from engine.work import Work, publish_usage, raw_folder, usage_left, usage_of
+from engine.work import Work, publish_usage, raw_folder, usage_key, usage_left, usage_of
 
 
 class Ask(NamedTuple):
@@ -417,6 +417,19 @@ def _reread(usage: pl.DataFrame, one: DayMetric, answers: Mapping[str, Answered]
         dropped=sum(answer.dropped.get(one.charge_date, 0) for answer in by_number.values()),
         gaps=sum(answer.gaps_of(one.charge_date, ids[number]) for number, answer in by_number.items()),
     )
+
+
+def drop_torn(work: Work, tenant: ConfluentTenant) -> None:
+    """Usage files that are torn, though they have the size that was published -> out of the lake: they are lost.
+
+    A run looks at their footers, a replay at all of them.
+    """
+    for day in gather_state.usage_days(work.store, tenant.id):
+        place = work.place(USAGE, usage_key(day))
+        try:
+            _ = lake.read(work.root, place) if work.request.replay else lake.footer(place.path(work.root))
+        except StoreError:
+            lake.withdraw(work.root, place)
 
 
 def restore(work: Work, tenant: ConfluentTenant) -> None:

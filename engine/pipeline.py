@@ -209,16 +209,22 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
         return Inputs(tenant, rules.resolve(tenant), empty(USAGE))
 
     def fetch(work: Work, summary: Summary) -> Summary:
-        from engine import gather, metered, metrics  # noqa: PLC0415  # see above
+        from engine import metrics  # noqa: PLC0415  # see above
 
-        gather.restore_usage(work, tenant)
-        metered.restore(work, tenant)
+        read_again(work)
         return settle(work, metrics.gather(work, tenant, given(), summary))
 
     def pass_over(work: Work, summary: Summary) -> Summary:
         from engine import gather  # noqa: PLC0415  # see above
 
         return gather.gather(work, tenant, summary)
+
+    def read_again(work: Work) -> None:
+        from engine import gather, metered  # noqa: PLC0415  # see above
+
+        metered.drop_torn(work, tenant)
+        gather.restore_usage(work, tenant)
+        metered.restore(work, tenant)
 
     def settle(work: Work, summary: Summary) -> Summary:
         from engine import metered  # noqa: PLC0415  # see above
@@ -227,18 +233,14 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
         return summary
 
     def restore(work: Work, summary: Summary) -> Summary:
-        from engine import gather, metered  # noqa: PLC0415  # see above
-
-        gather.restore_usage(work, tenant)
-        metered.restore(work, tenant)
+        read_again(work)
         return settle(work, summary)
 
     def replay(work: Work, summary: Summary) -> Summary:
         from engine import gather, metered  # noqa: PLC0415  # see above
 
         summary = gather.replay(work, tenant, summary)
-        gather.restore_usage(work, tenant)
-        metered.restore(work, tenant)
+        read_again(work)
         metered.replay(work, tenant)
         return settle(work, summary)
 

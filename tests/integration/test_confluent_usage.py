@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import shutil
 from collections.abc import Iterator
 from decimal import Decimal
@@ -12,6 +13,7 @@ import polars as pl
 import pytest
 
 from engine import pipeline, plan
+from engine.errors import StoreError
 from engine.work import Summary
 from tests.doubles.bundled import bundled
 from tests.doubles.confluent_cloud import Server, served
@@ -322,6 +324,25 @@ def test_landed_answers_that_nobody_knows_and_that_are_torn_are_told_once(tenant
 
 
 # Files are lost or torn
+
+
+@pytest.mark.parametrize("again", ["run", "replay"])
+def test_a_torn_usage_file_of_the_same_size_is_read_from_landed_answers(
+    tenant: Tenant, expired: str, again: str
+) -> None:
+    tenant.run(TODAY)
+    files = tenant.files()
+    tear(file_of(tenant, "usage", 2))
+    ask(tenant, expired)
+    how = (TODAY,) if again == "run" else (TODAY, "recalculate", {})
+    assert (tenant.run(*how, hour=1, replay=again == "replay").exit_code, tenant.files() == files) == (0, True)
+
+
+def test_a_torn_billing_file_is_named(tenant: Tenant) -> None:
+    tenant.run(TODAY)
+    tear(file_of(tenant, "billing", 1))
+    with pytest.raises(StoreError, match=re.escape(str(file_of(tenant, "billing", 1)))):
+        tenant.run(TODAY, hour=1)
 
 
 def test_a_lost_billing_file_takes_no_usage_with_it_and_holds_up_no_other_day(
