@@ -868,7 +868,12 @@ def _check(work: Work, summary: Summary) -> Summary:
     checked again.
     """
     days = state.days(work.store, work.tenant.id)
-    keys = [key for key, day in days.items() if day.chargeback_calculated and day.checked_digest != day.output_digest]
+    unchecked = [
+        key for key, day in days.items() if day.chargeback_calculated and day.checked_digest != day.output_digest
+    ]
+    # Nobody can say of a day whose lines are lost whether it adds up.
+    unbilled = _unbilled(work, days) if unchecked else set[state.DayKey]()
+    keys = [key for key in unchecked if key not in unbilled]
     if not keys:
         return summary
     # DuckDB takes as long to import as a run with nothing to do takes in all.
@@ -877,7 +882,6 @@ def _check(work: Work, summary: Summary) -> Summary:
     periods, dates = [period for period, _ in keys], [date.fromisoformat(day) for _, day in keys]
     covered = (min(periods), max(periods)), (min(dates), max(dates))
     # Between two days that are calculated there may be one that waits, for metrics or to be asked for, or is lost.
-    unbilled = _unbilled(work, days)
     waiting = [key for key, day in days.items() if not day.chargeback_calculated or key in unbilled]
     lost = [date.fromisoformat(key[1]) for key in unbilled if not work.place(BILLING, key).path(work.root).exists()]
     is_lost = (pl.col("table_name") == "billing") & pl.col("charge_date").is_in(lost)
