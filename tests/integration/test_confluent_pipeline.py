@@ -22,54 +22,19 @@ from engine.sources.landing import Landing
 from tests.doubles import confluent_cloud as faults
 from tests.doubles.bundled import bundled, planned_total
 from tests.doubles.confluent_cloud import COSTS, Server, served
-from tests.doubles.confluent_metrics import REQUEST_BYTES, Metrics, Used
+from tests.doubles.confluent_metrics import REQUEST_BYTES, Used
 from tests.doubles.front import WAYS, front, reader, told
 from tests.doubles.organization import Entity, Organization
 from tests.doubles.prometheus import Row, prometheus
 from tests.integration.confluent import FIRST, VARIABLES, Tenant, day
-from tests.integration.confluent import prometheus as metrics_at
+from tests.integration.measured import DAYS, METRICS, NOWHERE, TODAY
 
-DAYS = 8
-METRICS = Metrics(FIRST, days=DAYS, step_minutes=360)
 NAMES = {
     "confluent_kafka_server_request_bytes": "bytes_in",
     "confluent_kafka_server_response_bytes": "bytes_out",
     "confluent_flink_num_cfu": "flink_cfu",
 }
-NOWHERE = metrics_at("http://127.0.0.1:9")
-"""Where nobody answers."""
 REGISTRY, KEY, ACCOUNT = "SCHEMA_REGISTRY", "KEYORDERS0000001", "sa-orders"
-
-
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a Prometheus that holds the metrics."""
-    rows = (Row(one.name, one.labels, one.milliseconds, one.value) for one in METRICS.samples())
-    with prometheus(rows, tmp_path_factory.mktemp("prometheus")) as url:
-        yield url
-
-
-@pytest.fixture
-def organization() -> Organization:
-    return bundled(FIRST, DAYS)
-
-
-@pytest.fixture
-def server(organization: Organization) -> Iterator[Server]:
-    with served(organization) as found:
-        yield found
-
-
-@pytest.fixture
-def tenant(tmp_path: Path, server: Server, measured: str) -> Tenant:
-    """A tenant with metrics, whose window covers all days from the day after the last."""
-    made = Tenant(tmp_path / "conf", server, measured, lookback_days="10")
-    made.tenant["metrics"]["scrape_seconds"] = "21600"
-    made.write()
-    return made
-
-
-TODAY = day(DAYS)
 
 
 def outputs(tenant: Tenant) -> dict[str, str | None]:

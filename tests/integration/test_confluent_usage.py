@@ -13,29 +13,14 @@ import pytest
 
 from engine import pipeline, plan
 from engine.work import Summary
-from tests.doubles.bundled import bundled
-from tests.doubles.confluent_cloud import Server, served
-from tests.doubles.confluent_metrics import Metrics
+from tests.doubles.confluent_cloud import Server
 from tests.doubles.front import front
 from tests.doubles.organization import Record
 from tests.doubles.prometheus import Row, prometheus
-from tests.integration.confluent import FIRST, VARIABLES, Tenant, day
-from tests.integration.confluent import prometheus as metrics_at
+from tests.integration.confluent import VARIABLES, Tenant, day
+from tests.integration.measured import DAYS, METRICS, NOWHERE, TODAY
 
-DAYS = 8
-TODAY = day(DAYS)
-METRICS = Metrics(FIRST, days=DAYS, step_minutes=360)
-NOWHERE = metrics_at("http://127.0.0.1:9")
-"""Where nobody answers."""
 LOST = day(2)
-
-
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a Prometheus that holds the metrics."""
-    rows = (Row(one.name, one.labels, one.milliseconds, one.value) for one in METRICS.samples())
-    with prometheus(rows, tmp_path_factory.mktemp("prometheus")) as url:
-        yield url
 
 
 @pytest.fixture(scope="module")
@@ -43,20 +28,6 @@ def expired(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a Prometheus that has forgotten all of it, and answers well."""
     with prometheus([Row("other", {}, 0, 1)], tmp_path_factory.mktemp("expired")) as url:
         yield url
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with served(bundled(FIRST, DAYS)) as found:
-        yield found
-
-
-@pytest.fixture
-def tenant(tmp_path: Path, server: Server, measured: str) -> Tenant:
-    made = Tenant(tmp_path / "conf", server, measured, lookback_days="10")
-    made.tenant["metrics"]["scrape_seconds"] = "21600"
-    made.write()
-    return made
 
 
 def ask(tenant: Tenant, url: str) -> None:
