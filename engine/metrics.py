@@ -15,13 +15,13 @@ from pydantic import SecretStr
 from engine import gather_state, metered
 from engine.config import ConfluentTenant, CostModelTenant, Prometheus
 from engine.decide import Inputs
-from engine.errors import ContractError, SourceError, shown
+from engine.errors import ContractError, SourceError
 from engine.gather_state import DayMetric
 from engine.metered import Answered, Ask, Less, Question
 from engine.sources import prometheus
 from engine.sources.confluent_metrics import METRICS
 from engine.sources.http import Client, Clock, Endpoint
-from engine.text import counted, printable
+from engine.text import counted
 from engine.wanted import Need, charged_of_lost, needs, window
 from engine.work import Summary, Work, clock_of, secret
 
@@ -58,10 +58,10 @@ def _asked(work: Work, tenant: ConfluentTenant, given: Inputs) -> list[Ask]:
 
 
 def endpoint(work: Work, tenant: ConfluentTenant | CostModelTenant, given: Prometheus) -> Endpoint:
-    """Where a tenant's Prometheus is, and who asks; ConfigError if a variable that it names is not set."""
+    """Where a tenant's Prometheus is, and who asks; ConfigError if a variable that it names cannot be used."""
 
-    def opened(name: str, variable: str | None) -> SecretStr | None:
-        return secret(variable, work.hooks.environment, f"tenant {tenant.id}: metrics: {name}") if variable else None
+    def opened(key: str, variable: str | None) -> SecretStr | None:
+        return secret(variable, work.hooks.environment, f"tenant {tenant.id}: metrics", key) if variable else None
 
     return Endpoint(
         url=given.url,
@@ -123,13 +123,13 @@ def _fetch_all(
                 if unreachable:
                     raise SourceError(unreachable)
                 answer = _fetched(work, tenant, given, client, question, version)
-                _tell_warnings(work, answer, client)
+                _tell_warnings(work, answer)
                 whole, failures = _without_unmended(work, tenant, answer)
                 answered.append(whole)
                 failed += failures
             except (SourceError, ContractError) as error:
                 of_days = [ask.need for ask in question.asks]
-                failed.append(_record_failure(work, tenant, of_days, client.cleaned("; ".join(error.faults))))
+                failed.append(_record_failure(work, tenant, of_days, "; ".join(error.faults)))
         failed += _settled_less(work, tenant, metered.publish(work, tenant, answered))
         days = f"{stretch[0].need.charge_date} to {stretch[-1].need.charge_date}"
         work.log(f"metrics {number} of {len(stretches)}: {days}")
@@ -148,7 +148,7 @@ def _server(client: Client) -> tuple[prometheus.Version, str]:
     try:
         return prometheus.buildinfo(client), ""
     except (SourceError, ContractError) as error:
-        return prometheus.Version("", left_open=False), client.cleaned("; ".join(error.faults))
+        return prometheus.Version("", left_open=False), "; ".join(error.faults)
 
 
 def _fetched(
@@ -253,19 +253,12 @@ def _settled_less(work: Work, tenant: ConfluentTenant, less: Sequence[Less]) -> 
     return failed
 
 
-def _tell_warnings(work: Work, answered: Answered, client: Client) -> None:
+def _tell_warnings(work: Work, answered: Answered) -> None:
     """What Prometheus says of an answer: it may be a part of the truth only, as far as anybody knows."""
     asked = answered.question
     days = f"{asked.first} to {asked.end - timedelta(days=1)}"
     for text in answered.warnings:
-        work.warn(f"metric {asked.metric}, {days}: Prometheus warns: {_line(client.cleaned(text))}")
-
-
-def _line(text: str) -> str:
-    return shown(printable(" ".join(text.split())), limit=_WARNING_SHOWN)
-
-
-_WARNING_SHOWN = 300
+        work.warn(f"metric {asked.metric}, {days}: {prometheus.told(text)}")
 
 
 def _tell_failures(work: Work, failed: Iterable[_Failed]) -> None:

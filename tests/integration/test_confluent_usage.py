@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import shutil
 from collections.abc import Iterator
 from decimal import Decimal
@@ -17,7 +16,7 @@ from tests.doubles.confluent_cloud import Server
 from tests.doubles.front import front
 from tests.doubles.organization import Record
 from tests.doubles.prometheus import Row, prometheus
-from tests.integration.confluent import VARIABLES, Tenant, day
+from tests.integration.confluent import Tenant, day
 from tests.integration.measured import DAYS, METRICS, NOWHERE, TODAY
 
 LOST = day(2)
@@ -523,16 +522,6 @@ def test_answers_that_prometheus_warned_of_are_asked_for_again_when_forced(
     server.forget()
     done = tenant.run(TODAY, hour=6, lift=True)
     assert (seen(done), done.requests) == ((0, 0, 0), server.counted())
-
-
-def test_a_short_secret_is_not_told_in_what_prometheus_warns_of(tenant: Tenant, measured: str) -> None:
-    auth = "Basic " + base64.b64encode(b"reader:pa55wd").decode()
-    with front(measured, auth, ["password pa55wd was used"]) as url:
-        named = {"url": url, "username": "${WHO}", "password": "${WHAT}"}
-        tenant.write(metrics=tenant.tenant["metrics"] | named)
-        done = tenant.run(TODAY, environment=VARIABLES | {"WHO": "reader", "WHAT": "pa55wd"})
-    assert any("password *** was used" in text for text in done.warnings)
-    assert not [text for text in (*done.warnings, *tenant.logged) if "pa55wd" in text]
 
 
 def test_less_than_was_known_is_not_taken_from_what_was_landed_of_it_either(
