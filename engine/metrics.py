@@ -22,7 +22,7 @@ from engine.sources import prometheus
 from engine.sources.confluent_metrics import METRICS
 from engine.sources.http import Client, Clock, Endpoint
 from engine.text import counted
-from engine.wanted import Need, charged_of_lost, needs, window
+from engine.wanted import Key, Need, charged_of_lost, needs, window
 from engine.work import Summary, Work, clock_of, secret
 
 
@@ -128,8 +128,7 @@ def _fetch_all(
                 answered.append(whole)
                 failed += failures
             except (SourceError, ContractError) as error:
-                of_days = [ask.need for ask in question.asks]
-                failed.append(_record_failure(work, tenant, of_days, "; ".join(error.faults)))
+                failed.append(_record_failure(work, tenant, _needs(question.asks), "; ".join(error.faults)))
         failed += _settled_less(work, tenant, metered.publish(work, tenant, answered))
         days = f"{stretch[0].need.charge_date} to {stretch[-1].need.charge_date}"
         work.log(f"metrics {number} of {len(stretches)}: {days}")
@@ -184,7 +183,7 @@ def _without_unmended(work: Work, tenant: ConfluentTenant, answer: Answered) -> 
     asks, metric = answer.question.asks, answer.question.metric
     known = gather_state.day_metrics(work.store, tenant.id)
     failed, left_out = dict[str, list[Need]](), list[str]()
-    for need in (ask.need for ask in asks):
+    for need in _needs(asks):
         day = need.charge_date
         if day not in answer.unmended:
             continue
@@ -202,6 +201,11 @@ def _without_unmended(work: Work, tenant: ConfluentTenant, answer: Answered) -> 
     return answer._replace(question=whole), [_record_failure(work, tenant, *one[::-1]) for one in failed.items()]
 
 
+def _needs(asks: Iterable[Ask]) -> list[Need]:
+    """What days need, once each: of one a part may be asked for, and another part anew."""
+    return list(dict.fromkeys(ask.need for ask in asks))
+
+
 def _attempts(need: Need, before: DayMetric | None) -> int:
     """How often the same question failed, once it does so again."""
     again = before is not None and before.status != "fetched" and need.is_the_question_of(before)
@@ -209,16 +213,22 @@ def _attempts(need: Need, before: DayMetric | None) -> int:
 
 
 def _record_failure(work: Work, tenant: ConfluentTenant, failed: Sequence[Need], error: str) -> _Failed:
-    """Count the failure on each of the days. What was answered before stays; at the limit, what the lake has does."""
+    """Count the failure on each of the days. What was answered before stays; at the limit, what the lake has does.
+
+    A day of which all is answered, and that was asked for anew, lacks nothing.
+    """
     known = gather_state.day_metrics(work.store, tenant.id)
     unlike = metered.unlike_published(work, tenant)
     kept = charged_of_lost(work.root, work.store, tenant.id)
     rows = list[DayMetric]()
     for need in failed:
         before = known.get((need.charge_date, need.metric))
+        if before is not None and before.fetches.keys() >= set(need.ids):
+            continue
         attempts = _attempts(need, before)
-        # A day that is charged as it should be, and only lost its usage, loses nothing by waiting.
-        is_last = attempts >= tenant.allocation_retry_limit and need.charge_date not in kept
+        # A day that is charged as it should be, and only lost its usage, loses nothing by waiting, unless it is forced.
+        may_wait = need.charge_date in kept and not work.request.forces(need.charge_date)
+        is_last = attempts >= tenant.allocation_retry_limit and not may_wait
         found = DayMetric(*need[:2], "given_up" if is_last else "failed", *need[2:], attempts=attempts, error=error)
         if before is not None:
             found = found._replace(**{name: getattr(before, name) for name in _OF_ANSWERS})
@@ -236,8 +246,10 @@ _OF_ANSWERS = ("fetch_id", "dropped", "gaps", "fetches")
 def _settled_less(work: Work, tenant: ConfluentTenant, less: Sequence[Less]) -> list[_Failed]:
     """Answers that were not taken are told; where a day cannot do without them, they are failures."""
     kept = charged_of_lost(work.root, work.store, tenant.id)
-    failed, told = list[_Failed](), dict[str, list[Less]]()
+    failed, told, of_days = list[_Failed](), dict[str, list[Less]](), dict[Key, Less]()
     for one in less:
+        of_days.setdefault(one.need[:2], one)
+    for one in of_days.values():
         day, metric = one.need[:2]
         if one.is_stored or day in kept:
             told.setdefault(metric, []).append(one)

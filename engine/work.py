@@ -44,7 +44,8 @@ class Hooks(NamedTuple):
 class Request(NamedTuple):
     """What a command asks for: days from `first` to before `end` (None: open), and whether to redo unchanged days.
 
-    `lift`: gather a tenant that is suspended, and ask again for what was given up, or lacks samples in a cost model.
+    `lift`: gather a tenant that is suspended, and ask again for what was given up, for what Prometheus warned of, and
+    for what lacks samples in a cost model; named days are made of what there is (`forces`).
     `replay`: read landed answers again.
     """
 
