@@ -800,7 +800,7 @@ def report(
 @_OUTPUT
 @click.option("--print-views", is_flag=True, help="Print the SQL that gives a plain DuckDB session the same views.")
 def sql(query: str | None, config_file: Path, form: str, output: Path | None, print_views: bool) -> None:
-    """Ask the lake in SQL (DuckDB): QUERY, or what comes on stdin.
+    """Ask the lake in SQL (DuckDB): QUERY, or what comes on stdin; one query, and before it what prepares it (SET).
 
     Views: chargeback, chargeback_named (with names and teams), chargeback_daily, chargeback_monthly, billing,
     unallocated, empty_keys, identities, payers, teams, tags, resources, chargeback_dimensions, chargeback_facts. In
