@@ -416,8 +416,8 @@ def test_a_forced_day_that_lost_its_usage_is_charged_by_what_there_is(
     for hour in (2, 3):
         done = tenant.run(TODAY, hour=hour, lift=hour == 3)
         assert (seen(done), changed(before, tenant)) == ((0, 0, 1), [])
-        # An answer of which nothing was taken is not kept.
-        assert (tenant.query(landed), list(folder.iterdir())) == (known, [])
+        # An answer of which nothing was taken is not kept; if that is forced, other days are asked for, too.
+        assert hour == 3 or (tenant.query(landed), list(folder.iterdir())) == (known, [])
     assert any("--from" in text for text in done.warnings)
     # Older than the lookback, nobody is asked for it any more.
     server.forget()
@@ -519,9 +519,40 @@ def test_answers_that_prometheus_warned_of_are_asked_for_again_when_forced(
     whole.run(TODAY, hour=5)
     assert tenant.files(["usage"]) == whole.files(["usage"])
     # They are whole now.
-    server.forget()
-    done = tenant.run(TODAY, hour=6, lift=True)
-    assert (seen(done), done.requests) == ((0, 0, 0), server.counted())
+    assert seen(tenant.run(TODAY, hour=6, lift=True)) == (0, 0, 0)
+
+
+def test_answers_without_values_and_with_gaps_are_asked_for_again_when_forced(
+    tenant: Tenant, server: Server, measured: str, expired: str, tmp_path: Path
+) -> None:
+    # One sample of a cluster's four a day, and nothing of Flink: a Prometheus that is not back-filled yet.
+    some = (one for one in METRICS.samples() if "kafka_id" in one.labels and one.minute % 1440 == 360)
+    rows = (Row(one.name, one.labels, one.milliseconds, one.value) for one in some)
+    with prometheus(rows, tmp_path / "part") as part:
+        ask(tenant, part)
+        assert seen(tenant.run(TODAY, hour=1)) == (0, DAYS, 0)
+    ask(tenant, measured)
+    assert seen(tenant.run(TODAY, hour=2)) == (0, 0, 0)
+    assert tenant.run(TODAY, hour=3, lift=True).exit_code == 0
+    whole = Tenant(tmp_path / "whole", server, measured, lookback_days="10")
+    whole.tenant["metrics"]["scrape_seconds"] = "21600"
+    whole.write()
+    whole.run(TODAY, hour=3)
+    files = tenant.files(["usage"])
+    assert files == whole.files(["usage"])
+    # Nothing known is taken back.
+    ask(tenant, expired)
+    assert (seen(tenant.run(TODAY, hour=4, lift=True)), tenant.files(["usage"])) == ((0, 0, 0), files)
+
+
+def test_a_forced_day_keeps_what_landed_answers_say_of_its_lost_usage(tenant: Tenant, expired: str) -> None:
+    tenant.run(TODAY)
+    for (number,) in tenant.query("SELECT fetch_id FROM metric_fetches WHERE metric = 'flink_cfu'"):
+        shutil.rmtree(tenant.root / f"raw/confluent_cloud/conf/metrics/{number:06}")
+    lose_usage(tenant)
+    ask(tenant, expired)
+    done = tenant.run(TODAY, hour=1, lift=True, first=LOST, end=day(3))
+    assert (done.exit_code, split(tenant, when=2)) == (0, {"usage_ratio_allocation"})
 
 
 def test_less_than_was_known_is_not_taken_from_what_was_landed_of_it_either(
