@@ -248,7 +248,7 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
 
         def decided(billing: pl.DataFrame, day: state.Day) -> tuple[pl.DataFrame, Decided]:
             todays = facts._replace(
-                usage=usage_of(work, day.charge_date), failed=wanted.given_up(fetched, day.charge_date)
+                usage=usage_of(work, day.charge_date), failed=wanted.given_up(tenant, fetched, day.charge_date)
             )
             found = decide_products(billing, given, todays)
             work.unknown_products.append(found.unknown_products)
@@ -522,7 +522,7 @@ def _causes_of_products(
     facts = _facts(store, tenant)
     usage = gather_state.usage_days(store, tenant.id)
     fetched = gather_state.day_metrics(store, tenant.id)
-    known = facts_by_day({day: wanted.given_up(fetched, day) for _, day in days}, facts)
+    known = facts_by_day({day: wanted.given_up(tenant, fetched, day) for _, day in days}, facts)
     causes = {}
     for key, day in days.items():
         measured = usage[day.charge_date].digest if day.charge_date in usage else ""

@@ -130,8 +130,13 @@ def needs(root: Path, store: state.State, tenant: ConfluentTenant, given: Inputs
     }
 
 
-def given_up(known: Mapping[Key, DayMetric], charge_date: str) -> frozenset[tuple[str, str]]:
-    """(metric, resource id) of what could not be had of a day, and what nobody waits for any more."""
+def given_up(tenant: ConfluentTenant, known: Mapping[Key, DayMetric], charge_date: str) -> frozenset[tuple[str, str]]:
+    """(metric, resource id) of what could not be had of a day, and what nobody waits for any more.
+
+    Nothing without metrics: who does not ask for any lacks none.
+    """
+    if tenant.metrics is None:
+        return frozenset()
     return frozenset(
         (metric, resource)
         for (day, metric), one in known.items()

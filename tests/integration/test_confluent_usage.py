@@ -595,3 +595,15 @@ def test_the_plan_says_that_usage_is_lost(tenant: Tenant) -> None:
     tenant.run(TODAY, "recalculate", {}, hour=3)
     [found] = plan.plan(config, config.tenants, TODAY)
     assert "usage_lost" not in {one.calculate_reason for one in found.days}
+
+
+def test_without_metrics_nothing_is_given_up(tenant: Tenant) -> None:
+    tenant.write(metrics=NOWHERE, allocation_retry_limit="1")
+    assert seen(tenant.run(TODAY, hour=1)) == (11, DAYS, 0)
+    assert split(tenant) == {"metrics_fetch_failed"}
+    tenant.write(metrics=None)
+    config = pipeline.configured(tenant.file)
+    [found] = plan.plan(config, config.tenants, TODAY)
+    assert sum(one.calculate for one in found.days) == DAYS
+    assert (seen(tenant.run(TODAY, hour=2)), split(tenant)) == ((0, DAYS, 0), {"no_metrics_located"})
+    assert "allocation_failed" not in set(tenant.table("chargeback")["allocation_method"])
