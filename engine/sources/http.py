@@ -44,6 +44,7 @@ _BACKOFF_MAX_SECONDS = 60
 _BODY_SHOWN = 200
 _REASON_SHOWN = 80
 _SECRET_PARAMETER = re.compile(r"token|key|secret|password|signature|auth|credential", re.IGNORECASE)
+_NO_WORD = "credentials that are no common word"
 _KEY_LENGTH_MIN = 4
 """A shorter key, which is a name and no secret, is left in errors: it would be found everywhere."""
 
@@ -210,6 +211,9 @@ class Client:
             reraise=True,
         )
         where = self._asked_where(asked)
+        # What was asked is landed along with the answer.
+        if any(map(self._secrets.search, (self._relative(asked), *(asked.form or {}).values()))):
+            raise SourceError(fault(where, "a question with the credentials in it", _NO_WORD))
         try:
             return retrying(self._attempt, asked, where)
         except _AgainError as error:
@@ -321,8 +325,8 @@ class Client:
             is_page = answer.text.lstrip().startswith("<")
             what = self._shown(answer.text) if is_page else f"{len(answer.text):,} characters"
             raise _AgainError(f"an answer that is not JSON, or was cut short: {what}") from None
-        if self._secrets.search(answer.text) or self._secrets.search(answer.url):
-            expected = "an answer without them, or credentials that are no common word"
+        if self._secrets.search(answer.text):
+            expected = f"an answer without them, or {_NO_WORD}"
             raise SourceError(fault(where, "an answer that repeats the credentials it was asked with", expected))
         return answer
 

@@ -132,7 +132,7 @@ def test_status_and_check_tell_of_gathers_and_credentials(tenant: Tenant) -> Non
 
 
 def test_the_environment_wins_over_the_file(tenant: Tenant) -> None:
-    (tenant.folder / ".env").write_text("".join(f"{name}=wrong\n" for name in VARIABLES))
+    (tenant.folder / ".env").write_text("".join(f"{name}=another-one\n" for name in VARIABLES))
     assert Said(tenant, "run", "--today", str(TODAY)).code == 11
     assert Said(tenant, "run", "--today", str(TODAY), **VARIABLES).code == 0
 

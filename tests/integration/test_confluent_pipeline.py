@@ -72,14 +72,24 @@ def test_what_was_billed_is_charged_and_what_was_measured_is_stored(tenant: Tena
     assert {(key[1], key[2]) for key in expected} == {(key[1], key[2]) for key in found}
 
 
-def test_a_password_that_is_a_word_of_answers_changes_none_of_them_and_is_told(tenant: Tenant, measured: str) -> None:
-    with front(measured, f"Basic {base64.b64encode(b'reader:kafka_id').decode()}") as url:
+@pytest.mark.parametrize(
+    ("password", "told"),
+    [
+        ("kafka_id", "a question with the credentials in it; expected credentials that are no common word"),
+        ("resultType", "expected an answer without them, or credentials that are no common word"),
+    ],
+)
+def test_a_password_that_is_a_common_word_changes_no_answer_and_is_told(
+    tenant: Tenant, measured: str, password: str, told: str
+) -> None:
+    with front(measured, f"Basic {base64.b64encode(f'reader:{password}'.encode()).decode()}") as url:
         tenant.tenant["metrics"] |= {"url": url, "username": "${WHO}", "password": "${WHAT}"}
         tenant.write()
-        done = tenant.run(TODAY, environment=VARIABLES | {"WHO": "reader", "WHAT": "kafka_id"})
+        done = tenant.run(TODAY, environment=VARIABLES | {"WHO": "reader", "WHAT": password})
     assert (done.exit_code, done.days_pending) == (11, DAYS)
-    assert "expected an answer without them, or credentials that are no common word" in str(done.faults)
-    assert not [file for file in tenant.root.rglob("bytes_in*") if file.is_file()]
+    assert told in str(done.faults)
+    assert password not in str(done)
+    assert not list(tenant.root.rglob("bytes_in*"))
 
 
 def test_few_questions_are_asked_of_the_metrics(tenant: Tenant, server: Server) -> None:

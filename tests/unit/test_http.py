@@ -366,6 +366,19 @@ def test_a_secret_that_is_a_part_of_an_answer_is_landed_in_none_however_short(pa
         assert password not in failure(server.url, **credentials).partition("400 ")[2]
 
 
+def test_a_question_with_a_secret_of_ours_in_it_is_not_asked() -> None:
+    # Whoever lands the answer lands the question with it.
+    with serving(OK) as server, client(server.url, bearer=SecretStr("request_bytes")) as http:
+        for ask in (lambda: http.post("query", {"query": "sum(request_bytes)"}), lambda: http.get("request_bytes")):
+            with pytest.raises(SourceError) as caught:
+                ask()
+            assert "a question with the credentials in it; expected credentials that are no common word" in str(
+                caught.value
+            )
+            assert "request_bytes" not in str(caught.value)
+    assert server.asked == []
+
+
 def is_json(text: str) -> bool:
     try:
         json.loads(text)
