@@ -339,7 +339,8 @@ def told(warning: str) -> str:
 
 
 def _warnings(body: Any) -> dict[str, None]:
-    return dict.fromkeys(str(said) for kind in ("warnings", "infos") for said in body.get(kind) or ())
+    given = [body.get(kind) or [] for kind in ("warnings", "infos")]
+    return dict.fromkeys(str(said) for texts in given for said in (texts if isinstance(texts, list) else [texts]))
 
 
 def _answer(client: Client, form: dict[str, str], where: str, series_max: int, path: str = _RANGE_PATH) -> Answer:
@@ -404,7 +405,7 @@ def _points(series: list[Any], query: Query, where: str) -> pl.DataFrame:
     """
     try:
         labels = {label: [one["metric"].get(label, "") for one in series] for label in query.by}
-        times = [[int(seconds * 1000) for seconds, _ in one["values"]] for one in series]
+        times = [[_milliseconds(seconds) for seconds, _ in one["values"]] for one in series]
         texts = [[text for _, text in one["values"]] for one in series]
         frame = pl.DataFrame(
             {**labels, ".time": times, ".text": texts},
@@ -428,6 +429,17 @@ def _points(series: list[Any], query: Query, where: str) -> pl.DataFrame:
             parse_amount(pl.col(".text")).alias(".number"),
         )
     )
+
+
+def _milliseconds(seconds: float) -> int:
+    """A time of Prometheus; ValueError if it is in no year that a date can have."""
+    if not 0 <= seconds < _END_OF_DATES:
+        raise ValueError
+    return int(seconds * 1000)
+
+
+_END_OF_DATES = 253_402_300_800
+"""The year 10,000, in seconds since 1970."""
 
 
 def _check_points(points: pl.DataFrame, window: Window, where: str, *, negative: bool = True) -> None:
