@@ -193,7 +193,7 @@ def _fetched(
 
 
 def _without_unmended(work: Work, tenant: ConfluentTenant, answer: Answered) -> tuple[Answered, list[_Failed]]:
-    """An answer without the days whose samples could not be had: they fail, and at the limit are taken as they are."""
+    """An answer without the days whose samples could not be had: they fail, unless forced or at the limit."""
     asks, metric = answer.question.asks, answer.question.metric
     known = gather_state.day_metrics(work.store, tenant.id)
     failed, left_out = dict[str, list[Need]](), list[str]()
@@ -201,7 +201,8 @@ def _without_unmended(work: Work, tenant: ConfluentTenant, answer: Answered) -> 
         day = need.charge_date
         if day not in answer.unmended:
             continue
-        if _attempts(need, known.get((day, metric))) < tenant.allocation_retry_limit:
+        attempts = _attempts(need, known.get((day, metric)))
+        if attempts < tenant.allocation_retry_limit and not work.request.forces(day):
             failed.setdefault(answer.unmended[day], []).append(need)
         else:
             left_out.append(day)
@@ -229,7 +230,7 @@ def _attempts(need: Need, before: DayMetric | None) -> int:
 def _record_failure(work: Work, tenant: ConfluentTenant, failed: Sequence[Need], error: str) -> _Failed:
     """Count the failure on each of the days. What was answered before stays; at the limit, what the lake has does.
 
-    A day of which all is answered, and that was asked for anew, lacks nothing.
+    So it does at once for a day that is forced. One of which all is answered, and that was asked anew, lacks nothing.
     """
     known = gather_state.day_metrics(work.store, tenant.id)
     unlike = metered.unlike_published(work, tenant)
@@ -240,9 +241,9 @@ def _record_failure(work: Work, tenant: ConfluentTenant, failed: Sequence[Need],
         if before is not None and before.fetches.keys() >= set(need.ids):
             continue
         attempts = _attempts(need, before)
-        # A day that is charged as it should be, and only lost its usage, loses nothing by waiting, unless it is forced.
-        may_wait = need.charge_date in kept and not work.request.forces(need.charge_date)
-        is_last = attempts >= tenant.allocation_retry_limit and not may_wait
+        # A day that is charged as it should be, and only lost its usage, loses nothing by waiting.
+        may_wait = attempts < tenant.allocation_retry_limit or need.charge_date in kept
+        is_last = work.request.forces(need.charge_date) or not may_wait
         found = DayMetric(*need[:2], "given_up" if is_last else "failed", *need[2:], attempts=attempts, error=error)
         if before is not None:
             found = found._replace(**{name: getattr(before, name) for name in _OF_ANSWERS})

@@ -22,11 +22,6 @@ RUNNING_FROM = ("flink_pools", "flink_statements")
 """The kinds of the inventory that say what runs."""
 TO_FORCE = "`prorata run --force` with --from and --to charges the days that they name by what there is"
 """What to do about days that keep what they were charged."""
-TO_FORCE_LOST = (
-    "`prorata run --force` with --from and --to charges the days that they name by what Prometheus has; without it,"
-    " once their metrics have failed allocation_retry_limit times"
-)
-"""The same of days whose usage Prometheus may still have, if it answers."""
 Key = tuple[str, str]
 """(charge date, metric)"""
 

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from engine import pipeline, plan
+from engine.errors import StoppedError
 from engine.work import Summary
 from tests.doubles.confluent_cloud import Server
 from tests.doubles.front import front
@@ -445,6 +446,18 @@ def test_a_forced_day_that_lost_what_ran_is_charged_without_it(tenant: Tenant, s
     assert tenant.total() == server.organization.total()
     done = tenant.run(TODAY, hour=6)
     assert (seen(done), [text for text in done.warnings if "lost" in text]) == ((0, 0, 0), [])
+
+
+def test_a_forced_run_that_does_not_end_leaves_a_good_chargeback_to_no_other(tenant: Tenant) -> None:
+    for today in (day(6), TODAY):
+        tenant.run(today)
+    (tenant.root / f"lake/usage/tenant_id=conf/month=2025-09/{day(6)}.parquet").unlink()
+    shutil.rmtree(tenant.root / "raw")
+    before = outputs(tenant)
+    tenant.write(metrics=NOWHERE, allocation_retry_limit="1")
+    with pytest.raises(StoppedError):
+        tenant.run(TODAY, hour=1, lift=True, first=day(6), end=day(7), stop_at="what is billed is charged without them")
+    assert (seen(tenant.run(TODAY, hour=2)), changed(before, tenant)) == ((11, 0, 1), [])
 
 
 # Samples that are no numbers, and whose others cannot be had
