@@ -157,7 +157,9 @@ def _of_products(config: Config, tenant: ConfluentTenant, store: state.State, to
     first, end = wanted.window(tenant, today)
     suspended = wanted.suspension(store, tenant.id)
     last = gather_state.last_gather(store, tenant.id)
-    goes_on = last is not None and wanted.goes_on(last, (first, end))
+    unfinished = [last] if last is not None and wanted.goes_on(last, (first, end), today) else []
+    if last is not None and not unfinished:
+        unfinished = wanted.gone_on_with(gather_state.gathers(store, tenant.id), last.gather_id + 1, today)
     notes = [suspended] if suspended else []
     by_key = {(day.billing_period, day.charge_date): day for day in days.values()}
     reasons = {key[1]: reason for key, reason in _calculations(config, tenant, store, by_key, notes).items()}
@@ -166,11 +168,14 @@ def _of_products(config: Config, tenant: ConfluentTenant, store: state.State, to
         # One that is up to date is not held back by an inventory that was not gathered whole.
         if {"given_up": up_to_date, "inventory_failed": not up_to_date}.get(reason[0], True):
             reasons[day] = reason
-    in_window = "suspended" if suspended else "gather_unfinished" if goes_on else "in_window"
     window = {str(first + timedelta(days=number)) for number in range((today - first).days + 1)}
 
     def gathering(day: str) -> str:
-        return "before_window" if day < str(first) else in_window if day < str(end) else "too_recent"
+        if not str(first) <= day < str(end):
+            return "before_window" if day < str(first) else "too_recent"
+        if suspended:
+            return "suspended"
+        return "gather_unfinished" if any(one.first_day <= day < one.end_day for one in unfinished) else "in_window"
 
     plans = [
         DayPlan(day[:7], day, gathering(day), *reasons.get(day, ("no_billing", ""))) for day in sorted({*window, *days})
