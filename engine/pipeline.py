@@ -243,12 +243,11 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
 
     def decisions(work: Work, given: Inputs, _billing_period: str) -> _Decide:
         facts = _facts(work.store, tenant)
-        fetched = gather_state.day_metrics(work.store, tenant.id)
+        failed = wanted.given_up(gather_state.day_metrics(work.store, tenant.id))
 
         def decided(billing: pl.DataFrame, day: state.Day) -> tuple[pl.DataFrame, Decided]:
-            todays = facts._replace(
-                usage=usage_of(work, day.charge_date), failed=wanted.given_up(fetched, day.charge_date)
-            )
+            lacking = failed.get(day.charge_date, frozenset())
+            todays = facts._replace(usage=usage_of(work, day.charge_date), failed=lacking)
             found = decide_products(billing, given, todays)
             work.unknown_products.append(found.unknown_products)
             return found.lines, found.decided
@@ -520,8 +519,8 @@ def _causes_of_products(
     common = _common_cause(tenant, rules.resolve(tenant))
     facts = _facts(store, tenant)
     usage = gather_state.usage_days(store, tenant.id)
-    fetched = gather_state.day_metrics(store, tenant.id)
-    known = facts_by_day({day: wanted.given_up(fetched, day) for _, day in days}, facts)
+    failed = wanted.given_up(gather_state.day_metrics(store, tenant.id))
+    known = facts_by_day({day: failed.get(day, frozenset()) for _, day in days}, facts)
     causes = {}
     for key, day in days.items():
         measured = usage[day.charge_date].digest if day.charge_date in usage else ""

@@ -144,15 +144,14 @@ def needs(root: Path, store: state.State, tenant: ConfluentTenant, given: Inputs
     }
 
 
-def given_up(known: Mapping[Key, DayMetric], charge_date: str) -> frozenset[tuple[str, str]]:
-    """(metric, resource id) of what could not be had of a day, and what nobody waits for any more."""
-    return frozenset(
-        (metric, resource)
-        for (day, metric), one in known.items()
-        if day == charge_date and one.status == "given_up"
-        for resource in one.ids
-        if resource not in one.fetches
-    )
+def given_up(known: Mapping[Key, DayMetric]) -> dict[str, frozenset[tuple[str, str]]]:
+    """Charge date -> (metric, resource id) of what could not be had of it and nobody waits for any more, if any."""
+    found = dict[str, set[tuple[str, str]]]()
+    for (day, metric), one in known.items():
+        lacking = {(metric, resource) for resource in one.ids if resource not in one.fetches}
+        if one.status == "given_up" and lacking:
+            found.setdefault(day, set()).update(lacking)
+    return {day: frozenset(lacking) for day, lacking in found.items()}
 
 
 def lost_usage(root: Path, store: state.State, tenant_id: str) -> set[str]:
