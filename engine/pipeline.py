@@ -414,9 +414,11 @@ def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
     ready = [key for key in due if is_ready(days[key]) and key[1] not in kept]
     # A day that is calculated may wait, too, for what it is to be made anew of.
     waiting = {key for key in days if work.request.covers(key[1]) and not is_ready(days[key])} | {*due} - {*ready}
-    if waiting:
-        work.log(f"{counted(len(waiting), 'day')} wait for inventory or metrics")
-    summary = summary._replace(days_pending=len(waiting))
+    unasked = _out_of_reach(work) if waiting else set()
+    stays = {key for key in waiting if key[1] in unasked}
+    if waiting - stays:
+        work.log(f"{counted(len(waiting - stays), 'day')} wait for inventory or metrics")
+    summary = summary._replace(days_pending=len(waiting - stays), days_kept=len(stays))
     if not ready:
         return summary
     given = recipe.inputs()
@@ -447,6 +449,13 @@ def _kept(work: Work) -> set[str]:
     if not isinstance(work.tenant, ConfluentTenant):
         return set()
     return wanted.charged_of_lost(work.root, work.store, work.tenant.id)
+
+
+def _out_of_reach(work: Work) -> set[str]:
+    """Days that wait for nothing that the next run would ask for."""
+    if not isinstance(work.tenant, ConfluentTenant):
+        return set()
+    return wanted.out_of_reach(work.root, work.store, work.tenant, work.now().date())
 
 
 def _settled(root: Path, store: state.State, tenant: Tenant) -> set[state.DayKey]:

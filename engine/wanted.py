@@ -168,6 +168,12 @@ def charged_of_lost(root: Path, store: state.State, tenant_id: str) -> set[str]:
     return _unlike_published(root, store, tenant_id) - _uncharged(root, store, tenant_id)
 
 
+def out_of_reach(root: Path, store: state.State, tenant: ConfluentTenant, today: date) -> set[str]:
+    """Days that keep what they were charged of lost usage, and that nobody is asked for: older than the window."""
+    first = str(window(tenant, today)[0])
+    return {day for day in charged_of_lost(root, store, tenant.id) if day < first}
+
+
 def irreplaceable(root: Path, store: state.State, tenant_id: str) -> set[str]:
     """Days whose usage is lost, with statements that ran and of which no answer says what ran, and that are charged."""
     return statements_lost(root, store, tenant_id) - _uncharged(root, store, tenant_id)
