@@ -289,7 +289,9 @@ class Outcome(NamedTuple):
 @click.option(
     "--force",
     is_flag=True,
-    help="Gather tenants that are suspended, and ask again for what was given up, or lacks samples in a cost model.",
+    help="Gather tenants that are suspended, and ask again for what was given up, for what Prometheus warned of, and"
+    " for what lacks samples in a cost model. With --from and --to, make the days that they name of what there is, be"
+    " it less than before.",
 )
 @_BY
 @_JSON
@@ -801,7 +803,7 @@ def report(
 @_OUTPUT
 @click.option("--print-views", is_flag=True, help="Print the SQL that gives a plain DuckDB session the same views.")
 def sql(query: str | None, config_file: Path, form: str, output: Path | None, print_views: bool) -> None:
-    """Ask the lake in SQL (DuckDB): QUERY, or what comes on stdin.
+    """Ask the lake in SQL (DuckDB): QUERY, or what comes on stdin; one query, and before it what prepares it (SET).
 
     Views: chargeback, chargeback_named (with names and teams), chargeback_daily, chargeback_monthly, billing,
     unallocated, empty_keys, identities, payers, teams, tags, resources, chargeback_dimensions, chargeback_facts. In

@@ -760,8 +760,9 @@ def _tag(model: type[BaseModel]) -> str | None:
 def _checked(document: Document, model: type[Model]) -> tuple[Model | None, list[str]]:
     """The model, if nothing but unknown keys, ladders and tenants are wrong with the document, and all faults.
 
-    Unknown keys are set aside, ladders that cannot be read replaced by one that has no fault, as are tenants in which
-    something else is wrong, and the rest is read again, so that the rules can be checked in the same go.
+    Unknown keys are set aside, ladders that cannot be read replaced by one that has no fault, as is what no rule looks
+    at, and else the tenant in which something is wrong; the rest is read again, so that the rules can be checked in the
+    same go.
     """
     value: Any = {} if document.value is None else document.value
     faults: list[str] = []
@@ -772,7 +773,7 @@ def _checked(document: Document, model: type[Model]) -> tuple[Model | None, list
             faults += _model_faults(document, error, model)
             unknown = [item["loc"] for item in error.errors() if item["type"] == "extra_forbidden"]
             broken = [item["loc"] for item in error.errors() if item["type"] != "extra_forbidden"]
-            replaced = {_replaced_path(_document_path(location, value)) for location in broken}
+            replaced = {_replaced_path(_document_path(location, value), value) for location in broken}
             if () in replaced:
                 return None, faults
             for location in unknown:
@@ -783,9 +784,34 @@ def _checked(document: Document, model: type[Model]) -> tuple[Model | None, list
     return None, faults
 
 
-def _replaced_path(path: Path_) -> Path_:
-    """The path of the ladder, the parts or else the tenant that a path leads into; () if it leads elsewhere."""
+_STAND_INS: dict[str, dict[str, Any]] = {
+    "aws": {"source": {"kind": "aws_cur", "path": "."}, "keys": ["keys.csv"]},
+    "confluent_cloud": {
+        "source": {"kind": "confluent_cloud", "api_key": "${KEY}", "api_secret": "${SECRET}"},
+        "metrics": None,
+        "lookback_days": "1000000",
+        "cutoff_days": "0",
+        "retention_days": "1",
+        "zero_gather_deletion_threshold": "0",
+        "allocation_retry_limit": "1",
+        "gather_failure_threshold": "1",
+    },
+}
+"""Ecosystem -> keys of its tenants at which no rule looks, each with a value to which nobody objects."""
+
+
+def _stand_ins(tenant: Any) -> dict[str, Any]:
+    """What may take the place of those keys of a tenant at which no rule looks."""
+    ecosystem = tenant.get("ecosystem") if isinstance(tenant, dict) else None
+    own = _STAND_INS.get(ecosystem, {}) if isinstance(ecosystem, str) else {}
+    return {"emitters": [], "teams": {}, **own}
+
+
+def _replaced_path(path: Path_, value: Any) -> Path_:
+    """The path of the smallest part of a tenant that can be replaced, and into which a path leads; () if elsewhere."""
     match path:
+        case ("tenants", int(number), str(key), *_) if key in _stand_ins(value["tenants"][number]):
+            return path[:3]
         case ("tenants", int(), "pools", int(), "ladder" | "parts", *_):
             return path[:5]
         case ("tenants", int(), "ladders", str(), *_):
@@ -797,16 +823,21 @@ def _replaced_path(path: Path_) -> Path_:
 
 
 def _replace(value: Any, path: Path_) -> None:
-    """Put a ladder, a part or a tenant in which nothing is wrong at a path."""
+    """Put at a path something of its kind in which nothing is wrong."""
     for step in path[:-1]:
         value = value[step]
     rungs = [{"basis": "unallocated"}]
-    if len(path) == 2:
-        source = {"kind": "aws_cur", "path": "."}
-        tenant = {"id": f"set-aside-{path[-1]}", "ecosystem": "aws", "source": source, "owner": {"tags": ["owner"]}}
-        value[path[-1]] = tenant
-    else:
-        value[path[-1]] = [{"share": "1", "ladder": rungs}] if path[-1] == "parts" else rungs
+    match path:
+        case (_, number):
+            source = {"kind": "aws_cur", "path": "."}
+            tenant = {"id": f"set-aside-{number}", "ecosystem": "aws", "source": source, "owner": {"tags": ["owner"]}}
+            value[number] = tenant
+        case (_, _, str(key)):
+            value[key] = _stand_ins(value)[key]
+        case (*_, "parts"):
+            value["parts"] = [{"share": "1", "ladder": rungs}]
+        case (*_, name):
+            value[name] = rungs
 
 
 def _drop(value: Any, path: Path_) -> None:

@@ -92,11 +92,11 @@ def gather(work: Work, tenant: ConfluentTenant, summary: Summary) -> Summary:
 
 
 def _check_variables(work: Work, tenant: ConfluentTenant) -> None:
-    """ConfigError with every variable that is not set, those of the metrics too: nothing is asked for in vain."""
+    """ConfigError with every variable that cannot be used, those of the metrics too: nothing is asked for in vain."""
     faults = list[str]()
-    for where, variable in variables(tenant):
+    for variable, where, key in variables(tenant):
         try:
-            secret(variable, work.hooks.environment, where)
+            secret(variable, work.hooks.environment, where, key)
         except ConfigError as error:
             faults += error.faults
     if faults:
@@ -114,8 +114,8 @@ def _count_failure(work: Work, tenant: ConfluentTenant, error: str) -> None:
 def _endpoint(url: str, source: ConfluentCloud, keys: ConfluentCloud | Credentials, work: Work, where: str) -> Endpoint:
     return Endpoint(
         url=url,
-        key=secret(keys.api_key, work.hooks.environment, f"{where}: api_key"),
-        secret=secret(keys.api_secret, work.hooks.environment, f"{where}: api_secret"),
+        key=secret(keys.api_key, work.hooks.environment, where, "api_key"),
+        secret=secret(keys.api_secret, work.hooks.environment, where, "api_secret"),
         timeout_seconds=float(source.timeout_seconds),
         requests_per_second=float(source.requests_per_second),
         attempts=source.attempts,

@@ -26,7 +26,7 @@ from engine.sources.confluent_metrics import METRICS
 from engine.sources.landing import Landing
 from engine.text import counted
 from engine.wanted import (
-    TO_FORCE,
+    TO_FORCE_LOST,
     Key,
     Need,
     charged_of_lost,
@@ -466,7 +466,7 @@ def settle(work: Work, tenant: ConfluentTenant, given: Inputs) -> None:
     if kept := sorted(lost & charged_of_lost(work.root, work.store, tenant.id)):
         work.warn(
             f"usage of {counted(len(kept), 'day')} ({', '.join(kept)}) is lost, and cannot be had now: what was charged"
-            f" by it stays as it is; {TO_FORCE}"
+            f" by it stays as it is; {TO_FORCE_LOST}"
         )
 
 

@@ -15,14 +15,14 @@ from pydantic import SecretStr
 from engine import gather_state, metered
 from engine.config import ConfluentTenant, CostModelTenant, Prometheus
 from engine.decide import Inputs
-from engine.errors import ContractError, SourceError, shown
+from engine.errors import ContractError, SourceError
 from engine.gather_state import DayMetric
 from engine.metered import Answered, Ask, Less, Question
 from engine.sources import prometheus
 from engine.sources.confluent_metrics import METRICS
 from engine.sources.http import Client, Clock, Endpoint
-from engine.text import counted, printable
-from engine.wanted import Need, charged_of_lost, needs, out_of_reach
+from engine.text import counted
+from engine.wanted import Key, Need, charged_of_lost, needs, out_of_reach
 from engine.work import Summary, Work, clock_of, secret
 
 
@@ -58,10 +58,10 @@ def _asked(work: Work, tenant: ConfluentTenant, given: Inputs) -> list[Ask]:
 
 
 def endpoint(work: Work, tenant: ConfluentTenant | CostModelTenant, given: Prometheus) -> Endpoint:
-    """Where a tenant's Prometheus is, and who asks; ConfigError if a variable that it names is not set."""
+    """Where a tenant's Prometheus is, and who asks; ConfigError if a variable that it names cannot be used."""
 
-    def opened(name: str, variable: str | None) -> SecretStr | None:
-        return secret(variable, work.hooks.environment, f"tenant {tenant.id}: metrics: {name}") if variable else None
+    def opened(key: str, variable: str | None) -> SecretStr | None:
+        return secret(variable, work.hooks.environment, f"tenant {tenant.id}: metrics", key) if variable else None
 
     return Endpoint(
         url=given.url,
@@ -123,13 +123,12 @@ def _fetch_all(
                 if unreachable:
                     raise SourceError(unreachable)
                 answer = _fetched(work, tenant, given, client, question, version)
-                _tell_warnings(work, answer, client)
+                _tell_warnings(work, answer)
                 whole, failures = _without_unmended(work, tenant, answer)
                 answered.append(whole)
                 failed += failures
             except (SourceError, ContractError) as error:
-                of_days = [ask.need for ask in question.asks]
-                failed.append(_record_failure(work, tenant, of_days, client.cleaned("; ".join(error.faults))))
+                failed.append(_record_failure(work, tenant, _needs(question.asks), "; ".join(error.faults)))
         failed += _settled_less(work, tenant, metered.publish(work, tenant, answered))
         days = f"{stretch[0].need.charge_date} to {stretch[-1].need.charge_date}"
         work.log(f"metrics {number} of {len(stretches)}: {days}")
@@ -147,7 +146,7 @@ def _server(client: Client) -> tuple[prometheus.Version, str]:
     try:
         return prometheus.buildinfo(client), ""
     except (SourceError, ContractError) as error:
-        return prometheus.Version("", left_open=False), client.cleaned("; ".join(error.faults))
+        return prometheus.Version("", left_open=False), "; ".join(error.faults)
 
 
 def _fetched(
@@ -183,7 +182,7 @@ def _without_unmended(work: Work, tenant: ConfluentTenant, answer: Answered) -> 
     asks, metric = answer.question.asks, answer.question.metric
     known = gather_state.day_metrics(work.store, tenant.id)
     failed, left_out = dict[str, list[Need]](), list[str]()
-    for need in (ask.need for ask in asks):
+    for need in _needs(asks):
         day = need.charge_date
         if day not in answer.unmended:
             continue
@@ -201,6 +200,11 @@ def _without_unmended(work: Work, tenant: ConfluentTenant, answer: Answered) -> 
     return answer._replace(question=whole), [_record_failure(work, tenant, *one[::-1]) for one in failed.items()]
 
 
+def _needs(asks: Iterable[Ask]) -> list[Need]:
+    """What days need, once each: of one a part may be asked for, and another part anew."""
+    return list(dict.fromkeys(ask.need for ask in asks))
+
+
 def _attempts(need: Need, before: DayMetric | None) -> int:
     """How often the same question failed, once it does so again."""
     again = before is not None and before.status != "fetched" and need.is_the_question_of(before)
@@ -208,16 +212,22 @@ def _attempts(need: Need, before: DayMetric | None) -> int:
 
 
 def _record_failure(work: Work, tenant: ConfluentTenant, failed: Sequence[Need], error: str) -> _Failed:
-    """Count the failure on each of the days. What was answered before stays; at the limit, what the lake has does."""
+    """Count the failure on each of the days. What was answered before stays; at the limit, what the lake has does.
+
+    A day of which all is answered, and that was asked for anew, lacks nothing.
+    """
     known = gather_state.day_metrics(work.store, tenant.id)
     unlike = metered.unlike_published(work, tenant)
     kept = charged_of_lost(work.root, work.store, tenant.id)
     rows = list[DayMetric]()
     for need in failed:
         before = known.get((need.charge_date, need.metric))
+        if before is not None and before.fetches.keys() >= set(need.ids):
+            continue
         attempts = _attempts(need, before)
-        # A day that is charged as it should be, and only lost its usage, loses nothing by waiting.
-        is_last = attempts >= tenant.allocation_retry_limit and need.charge_date not in kept
+        # A day that is charged as it should be, and only lost its usage, loses nothing by waiting, unless it is forced.
+        may_wait = need.charge_date in kept and not work.request.forces(need.charge_date)
+        is_last = attempts >= tenant.allocation_retry_limit and not may_wait
         found = DayMetric(*need[:2], "given_up" if is_last else "failed", *need[2:], attempts=attempts, error=error)
         if before is not None:
             found = found._replace(**{name: getattr(before, name) for name in _OF_ANSWERS})
@@ -235,8 +245,10 @@ _OF_ANSWERS = ("fetch_id", "dropped", "gaps", "fetches")
 def _settled_less(work: Work, tenant: ConfluentTenant, less: Sequence[Less]) -> list[_Failed]:
     """Answers that were not taken are told; where a day cannot do without them, they are failures."""
     kept = charged_of_lost(work.root, work.store, tenant.id)
-    failed, told = list[_Failed](), dict[str, list[Less]]()
+    failed, told, of_days = list[_Failed](), dict[str, list[Less]](), dict[Key, Less]()
     for one in less:
+        of_days.setdefault(one.need[:2], one)
+    for one in of_days.values():
         day, metric = one.need[:2]
         if one.is_stored or day in kept:
             told.setdefault(metric, []).append(one)
@@ -252,19 +264,12 @@ def _settled_less(work: Work, tenant: ConfluentTenant, less: Sequence[Less]) -> 
     return failed
 
 
-def _tell_warnings(work: Work, answered: Answered, client: Client) -> None:
+def _tell_warnings(work: Work, answered: Answered) -> None:
     """What Prometheus says of an answer: it may be a part of the truth only, as far as anybody knows."""
     asked = answered.question
     days = f"{asked.first} to {asked.end - timedelta(days=1)}"
     for text in answered.warnings:
-        work.warn(f"metric {asked.metric}, {days}: Prometheus warns: {_line(client.cleaned(text))}")
-
-
-def _line(text: str) -> str:
-    return shown(printable(" ".join(text.split())), limit=_WARNING_SHOWN)
-
-
-_WARNING_SHOWN = 300
+        work.warn(f"metric {asked.metric}, {days}: {prometheus.told(text)}")
 
 
 def _tell_failures(work: Work, failed: Iterable[_Failed]) -> None:

@@ -124,13 +124,23 @@ def inputs(tenant: AwsTenant) -> Inputs:
             wrong.append(error)
     if wrong:
         raise together(wrong)
-    usage = pl.concat([empty(USAGE), *tables])
-    if usage.height:
-        # Whatever is summed later is a part of this. Here the files are known, and no bill is published yet.
-        files = ", ".join(str(path) for path in tenant.keys)
-        largest = money.largest(usage.select(money.to_units(pl.col("value"))).to_series())
-        money.check_sum_fits(f"{files}: column value", largest, usage.height)
-    return Inputs(tenant, rules.resolve(tenant), usage)
+    _check_sums(tenant, tables)
+    return Inputs(tenant, rules.resolve(tenant), pl.concat([empty(USAGE), *tables]))
+
+
+def _check_sums(tenant: AwsTenant, tables: Sequence[pl.DataFrame]) -> None:
+    """ContractError, with the file and the key of the largest value, if the values of key tables might not sum exactly.
+
+    Whatever is summed later is a part of these. Here the files are known, and no bill is published yet.
+    """
+    units = [money.largest(table.select(money.to_units(pl.col("value"))).to_series()) for table in tables]
+    largest = max(units, default=0)
+    if not largest:
+        return
+    path, table = tenant.keys[units.index(largest)], tables[units.index(largest)]
+    key = table.filter(pl.col("value") == pl.col("value").max())["metric"][0]
+    where = f"{path}: key {shown(key)}: column value"
+    money.check_sum_fits(where, largest, sum(table.height for table in tables))
 
 
 _Step: TypeAlias = Callable[[Work, Summary], Summary]

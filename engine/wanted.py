@@ -22,6 +22,11 @@ RUNNING_FROM = ("flink_pools", "flink_statements")
 """The kinds of the inventory that say what runs."""
 TO_FORCE = "`prorata run --force` with --from and --to charges the days that they name by what there is"
 """What to do about days that keep what they were charged."""
+TO_FORCE_LOST = (
+    "`prorata run --force` with --from and --to charges the days that they name by what Prometheus has; without it,"
+    " once their metrics have failed allocation_retry_limit times"
+)
+"""The same of days whose usage Prometheus may still have, if it answers."""
 Key = tuple[str, str]
 """(charge date, metric)"""
 
@@ -80,21 +85,21 @@ def suspension(store: state.State, tenant_id: str) -> str | None:
     )
 
 
-def variables(tenant: ConfluentTenant) -> list[tuple[str, str]]:
-    """(where, variable) of every secret that a tenant's configuration names."""
+def variables(tenant: ConfluentTenant) -> list[tuple[str, str, str]]:
+    """(variable, where, key) of every credential that a tenant's configuration names."""
     source, metrics = tenant.source, tenant.metrics
     where = f"tenant {tenant.id}: source"
-    found = [(f"{where}: {name}", variable) for name, variable in _named(source)]
+    found = _named(source, where)
     for region, keys in sorted((source.flink.keys if source.flink else {}).items()):
-        found += [(f"{where}: flink {region}: {name}", variable) for name, variable in _named(keys)]
-    for name in ("username", "password", "bearer"):
-        if variable := getattr(metrics, name, None):
-            found.append((f"tenant {tenant.id}: metrics: {name}", variable))
+        found += _named(keys, f"{where}: flink {region}")
+    for key in ("username", "password", "bearer"):
+        if variable := getattr(metrics, key, None):
+            found.append((variable, f"tenant {tenant.id}: metrics", key))
     return found
 
 
-def _named(keys: ConfluentCloud | Credentials) -> list[tuple[str, str]]:
-    return [("api_key", keys.api_key), ("api_secret", keys.api_secret)]
+def _named(keys: ConfluentCloud | Credentials, where: str) -> list[tuple[str, str, str]]:
+    return [(keys.api_key, where, "api_key"), (keys.api_secret, where, "api_secret")]
 
 
 class Need(NamedTuple):

@@ -22,6 +22,7 @@ from engine.sources.answers import Answer
 from engine.sources.http import Client
 from engine.sources.landing import Landing
 from engine.sources.promql import DAY_SECONDS, Query, Window, quoted
+from engine.text import printable
 
 POINTS_MAX = 11_000
 """Points a series that Prometheus gives in one answer."""
@@ -42,6 +43,7 @@ _COLUMNS = ("window", "value", "points")
 _NOT_NUMBERS = ("NaN", "+Inf", "-Inf")
 _PROBE = "count_over_time(vector(1)[1m:1m])"
 """2 at every whole minute where range selectors are closed, 1 where they are left-open; needs no data."""
+_TOLD_SHOWN = 300
 _TOO_MUCH = re.compile(r"too many|timed out|no whole answer|answer of more than|max[a-z]* (number|resolution|series)")
 _ASK_LESS = "set days_per_query or ids_per_query lower, or the server's limits higher"
 _RANGE_PATH = "api/v1/query_range"
@@ -331,6 +333,11 @@ def mended(found: Samples, pages: Iterable[Answer], query: Query, series: Sequen
     return Samples(values, dropped, tuple(warnings), frozenset(unseen["window"]))
 
 
+def told(warning: str) -> str:
+    """A warning of `Samples` for people: one line, and not too long. No answer has our own secrets (`http.Client`)."""
+    return f"Prometheus warns: {shown(printable(' '.join(warning.split())), limit=_TOLD_SHOWN)}"
+
+
 def _warnings(body: Any) -> dict[str, None]:
     given = [body.get(kind) or [] for kind in ("warnings", "infos")]
     return dict.fromkeys(str(said) for texts in given for said in (texts if isinstance(texts, list) else [texts]))
@@ -355,9 +362,9 @@ def _data(body: Any, where: str) -> dict[str, Any]:
     if not isinstance(body, dict) or body.get("status") not in {"success", "error"}:
         raise SourceError(fault(where, f"answer {shown(body)}", "an answer of Prometheus"))
     if body["status"] == "error":
-        told = f"{body.get('errorType', '')}: {body.get('error', '')}"
-        expected = _ASK_LESS if _TOO_MUCH.search(told) else "an answer without error"
-        raise SourceError(fault(where, f"error {shown(told, limit=300)}", expected))
+        said = f"{body.get('errorType', '')}: {body.get('error', '')}"
+        expected = _ASK_LESS if _TOO_MUCH.search(said) else "an answer without error"
+        raise SourceError(fault(where, f"error {shown(said, limit=_TOLD_SHOWN)}", expected))
     data = body.get("data")
     return data if isinstance(data, dict) else {}
 

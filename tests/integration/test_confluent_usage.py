@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import shutil
 from collections.abc import Iterator
 from decimal import Decimal
@@ -13,29 +12,14 @@ import pytest
 
 from engine import pipeline, plan
 from engine.work import Summary
-from tests.doubles.bundled import bundled
-from tests.doubles.confluent_cloud import Server, served
-from tests.doubles.confluent_metrics import Metrics
+from tests.doubles.confluent_cloud import Server
 from tests.doubles.front import front
 from tests.doubles.organization import Record
 from tests.doubles.prometheus import Row, prometheus
-from tests.integration.confluent import FIRST, VARIABLES, Tenant, day
-from tests.integration.confluent import prometheus as metrics_at
+from tests.integration.confluent import Tenant, day
+from tests.integration.measured import DAYS, METRICS, NOWHERE, TODAY
 
-DAYS = 8
-TODAY = day(DAYS)
-METRICS = Metrics(FIRST, days=DAYS, step_minutes=360)
-NOWHERE = metrics_at("http://127.0.0.1:9")
-"""Where nobody answers."""
 LOST = day(2)
-
-
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a Prometheus that holds the metrics."""
-    rows = (Row(one.name, one.labels, one.milliseconds, one.value) for one in METRICS.samples())
-    with prometheus(rows, tmp_path_factory.mktemp("prometheus")) as url:
-        yield url
 
 
 @pytest.fixture(scope="module")
@@ -43,20 +27,6 @@ def expired(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a Prometheus that has forgotten all of it, and answers well."""
     with prometheus([Row("other", {}, 0, 1)], tmp_path_factory.mktemp("expired")) as url:
         yield url
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with served(bundled(FIRST, DAYS)) as found:
-        yield found
-
-
-@pytest.fixture
-def tenant(tmp_path: Path, server: Server, measured: str) -> Tenant:
-    made = Tenant(tmp_path / "conf", server, measured, lookback_days="10")
-    made.tenant["metrics"]["scrape_seconds"] = "21600"
-    made.write()
-    return made
 
 
 def ask(tenant: Tenant, url: str) -> None:
@@ -564,16 +534,6 @@ def test_answers_that_prometheus_warned_of_are_asked_for_again_when_forced(
     server.forget()
     done = tenant.run(TODAY, hour=6, lift=True)
     assert (seen(done), done.requests) == ((0, 0, 0), server.counted())
-
-
-def test_a_short_secret_is_not_told_in_what_prometheus_warns_of(tenant: Tenant, measured: str) -> None:
-    auth = "Basic " + base64.b64encode(b"reader:pa55wd").decode()
-    with front(measured, auth, ["password pa55wd was used"]) as url:
-        named = {"url": url, "username": "${WHO}", "password": "${WHAT}"}
-        tenant.write(metrics=tenant.tenant["metrics"] | named)
-        done = tenant.run(TODAY, environment=VARIABLES | {"WHO": "reader", "WHAT": "pa55wd"})
-    assert any("password *** was used" in text for text in done.warnings)
-    assert not [text for text in (*done.warnings, *tenant.logged) if "pa55wd" in text]
 
 
 def test_less_than_was_known_is_not_taken_from_what_was_landed_of_it_either(

@@ -968,6 +968,23 @@ def test_what_cannot_be_read_of_one_tenant_hides_no_rule_of_another(folder: Fold
     assert "the tenant has no operator" in faults[2]
 
 
+def test_what_no_rule_looks_at_hides_no_rule_of_its_own_tenant(folder: Folder) -> None:
+    pools = "pools: [{name: p, match: {}, ladder: [{basis: operator}]}]"
+    wrong = BASE.replace("kind: aws_cur", "kind: aws_curr") + f"    emitters: [kafka]\n    keys: {{}}\n    {pools}\n"
+    found = [line.split(" ")[1] for line in folder.faults(wrong)]
+    assert found == [f"tenants[0].{name}:" for name in ("emitters[0]", "source.kind", "keys", "pools[0].ladder[0]")]
+    wrong = API.replace('"${SECRET}"', "hunter2hunter2") + (
+        "    lookback_days: many\n    cutoff_days: 300\n    metrics: here\n    teams: 7\n"
+        "    products: {SUPPORT: {ladder: [{basis: usage}]}}\n"
+    )
+    found = [line.split(" ")[1] for line in folder.faults(wrong)]
+    assert found == [
+        *(f"tenants[0].{name}:" for name in ("teams", "source.api_secret", "metrics", "lookback_days")),
+        "tenants[0].products.SUPPORT.ladder[0]:",
+        "tenants[0].products.SUPPORT.ladder[0]:",
+    ]
+
+
 # ------------------------------------------------------------------------------------------------ the rulebook
 
 
