@@ -507,8 +507,10 @@ def _print_outcome(config: Config, request: Request, outcome: Outcome, by: str) 
 
 def _done(request: Request, outcome: Outcome) -> str:
     """What was done, in one line."""
-    summary, stored = outcome.summary, _counted(len(outcome.days) - outcome.summary.days_pending, "day")
+    summary = outcome.summary
+    stored = _counted(len(outcome.days) - summary.days_pending - summary.days_kept, "day")
     waiting = f", {summary.days_pending} wait for inventory or metrics" if summary.days_pending else ""
+    waiting += f", {summary.days_kept} stay as charged since their usage is lost" if summary.days_kept else ""
     if summary.rows_written:
         again = f" again, {_counted(len(outcome.changed), 'output')} changed" if request.force else ""
         speed = f"{int(summary.rows_written / outcome.seconds):,} rows/s"
@@ -543,6 +545,7 @@ def _outcome_json(config: Config, outcome: Outcome) -> dict[str, Any]:
         "days_unchanged": summary.days_unchanged,
         "days_emitted": summary.days_emitted,
         "days_pending": summary.days_pending,
+        "days_kept": summary.days_kept,
         "requests": summary.requests,
         "outputs_changed": len(outcome.changed),
         "rows_written": summary.rows_written,

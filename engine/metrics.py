@@ -23,7 +23,7 @@ from engine.sources import prometheus
 from engine.sources.confluent_metrics import METRICS
 from engine.sources.http import Client, Clock, Endpoint
 from engine.text import counted
-from engine.wanted import Key, Need, charged_of_lost, needs, window
+from engine.wanted import Key, Need, charged_of_lost, needs, out_of_reach
 from engine.work import Summary, Work, clock_of, secret, usage_left
 
 
@@ -151,9 +151,8 @@ def _fetch_all(
 
 def _too_old(work: Work, tenant: ConfluentTenant) -> set[str]:
     """Days that lost their usage, keep what they were charged, and that no run covers any more: nobody is asked."""
-    first = str(window(tenant, work.now().date())[0])
-    kept = charged_of_lost(work.root, work.store, tenant.id)
-    return {day for day in kept if day < first and not work.request.forces(day)}
+    kept = out_of_reach(work.root, work.store, tenant, work.now().date())
+    return {day for day in kept if not work.request.forces(day)}
 
 
 def _server(client: Client) -> tuple[prometheus.Version, str]:

@@ -68,7 +68,11 @@ class Request(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a run of one tenant did. `faults` kept it from a part of its work, with the exit code of the first."""
+    """What a run of one tenant did. `faults` kept it from a part of its work, with the exit code of the first.
+
+    `days_pending` wait for what the next run asks for; `days_kept` keep what they were charged of usage that is lost,
+    and that no run asks for unless it is forced.
+    """
 
     tenant_id: str
     days_gathered: int = 0
@@ -78,6 +82,7 @@ class Summary(NamedTuple):
     rows_written: int = 0
     days_emitted: int = 0
     days_pending: int = 0
+    days_kept: int = 0
     requests: int = 0
     warnings: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()

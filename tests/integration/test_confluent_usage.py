@@ -160,6 +160,12 @@ def test_a_late_line_whose_metrics_are_given_up_takes_no_other_with_it(
         organization.add_cost(day(6), record)
     tenant.write(metrics=NOWHERE)
     assert seen(tenant.run(TODAY, hour=2)) == (11, 0, 1)
+    # The whole day waits for one of its resources.
+    config = pipeline.configured(tenant.file)
+    [planned] = plan.plan(config, config.tenants, TODAY)
+    [waits] = [one for one in planned.days if one.calculate]
+    assert (waits.charge_date, waits.calculate_reason) == (str(day(6)), "metrics_failed")
+    assert waits.detail.startswith("bytes_out of 1 of 4 resources, attempt 1 of 2: ")
     done = tenant.run(TODAY, hour=3)
     assert seen(done) == (11, 1, 0)
     assert any("the lines of resources that were not answered" in text for text in done.warnings)
@@ -420,10 +426,16 @@ def test_a_forced_day_that_lost_its_usage_is_charged_by_what_there_is(
         # An answer of which nothing was taken is not kept; if that is forced, other days are asked for, too.
         assert hour == 3 or (tenant.query(landed), list(folder.iterdir())) == (known, [])
     assert any("--from" in text for text in done.warnings)
-    # Older than the lookback, nobody is asked for it any more.
+    # Older than the lookback, nobody is asked for it any more, and it waits for nothing.
     server.forget()
     done = tenant.run(day(30), hour=1)
     assert (done.requests, changed(before, tenant)) == (server.counted(), [])
+    assert (done.days_pending, done.days_kept) == (0, 1)
+    config = pipeline.configured(tenant.file)
+    for today, reason, calculated in ((day(30), "lost", False), (TODAY, "usage_lost", True)):
+        [planned] = plan.plan(config, config.tenants, today)
+        [of_day] = [one for one in planned.days if one.charge_date == str(LOST)]
+        assert (of_day.calculate_reason, of_day.calculate) == (reason, calculated)
     done = tenant.run(TODAY, hour=4, lift=True, first=LOST, end=day(3))
     assert (seen(done), changed(before, tenant)) == ((0, 1, 0), [str(LOST)])
     assert tenant.total() == server.organization.total()
