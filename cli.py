@@ -289,8 +289,8 @@ class Outcome(NamedTuple):
 @click.option(
     "--force",
     is_flag=True,
-    help="Gather tenants that are suspended, and ask again for what was given up, for what Prometheus warned of, and"
-    " for what lacks samples in a cost model. With --from and --to, make the days that they name of what there is, be"
+    help="Gather tenants that are suspended, and ask again for what was given up, for what lacks values or samples, and"
+    " for what Prometheus warned of. With --from and --to, make the days that they name of what there is, be"
     " it less than before.",
 )
 @_BY

@@ -26,7 +26,7 @@ from engine.sources.confluent_metrics import METRICS
 from engine.sources.landing import Landing
 from engine.text import counted
 from engine.wanted import (
-    TO_FORCE_LOST,
+    TO_FORCE,
     Key,
     Need,
     charged_of_lost,
@@ -203,7 +203,8 @@ def _merged(
     rows = found.height + _rows_of(need, others)
     if is_lost and not is_forced and before is not None and rows < need.rows_at_least(before):
         return usage, None, Less(need, rows, before.rows, is_stored=False)
-    kept = [] if is_lost else _less_known(found, stored)
+    # What is asked anew was answered, and is in the lake as its landed answer has it.
+    kept = [] if is_lost and not ask.anew else _less_known(found, stored)
     is_kept = pl.col("resource_id").is_in(kept)
     usage = pl.concat([others, found.filter(~is_kept), stored.filter(is_kept)])
     known = before.fetches if before is not None else {}
@@ -466,7 +467,7 @@ def settle(work: Work, tenant: ConfluentTenant, given: Inputs) -> None:
     if kept := sorted(lost & charged_of_lost(work.root, work.store, tenant.id)):
         work.warn(
             f"usage of {counted(len(kept), 'day')} ({', '.join(kept)}) is lost, and cannot be had now: what was charged"
-            f" by it stays as it is; {TO_FORCE_LOST}"
+            f" by it stays as it is; {TO_FORCE}"
         )
 
 

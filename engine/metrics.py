@@ -6,10 +6,11 @@ failed is, until it is given up. A metric that has no values for a resource was 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import date, timedelta
 from typing import NamedTuple
 
+import polars as pl
 from pydantic import SecretStr
 
 from engine import gather_state, metered
@@ -23,7 +24,7 @@ from engine.sources.confluent_metrics import METRICS
 from engine.sources.http import Client, Clock, Endpoint
 from engine.text import counted
 from engine.wanted import Key, Need, charged_of_lost, needs, out_of_reach
-from engine.work import Summary, Work, clock_of, secret
+from engine.work import Summary, Work, clock_of, secret, usage_left
 
 
 def gather(work: Work, tenant: ConfluentTenant, given: Inputs, summary: Summary) -> Summary:
@@ -42,7 +43,7 @@ def gather(work: Work, tenant: ConfluentTenant, given: Inputs, summary: Summary)
 
 
 def _asked(work: Work, tenant: ConfluentTenant, given: Inputs) -> list[Ask]:
-    """What days ask for and have not; if that is forced, what was given up, and what may be a part only, too."""
+    """What days ask for and have not; if that is forced, what was given up, and what may not be all, too."""
     known = gather_state.day_metrics(work.store, tenant.id)
     warned = {number for number, one in gather_state.metric_fetches(work.store, tenant.id).items() if one.warned}
     found = list[Ask]()
@@ -52,9 +53,22 @@ def _asked(work: Work, tenant: ConfluentTenant, given: Inputs) -> list[Ask]:
             found.append(Ask(need, need.open_ids(one)))
         else:
             found.append(Ask(need, tuple(name for name in need.ids if name not in one.fetches)))
-            partly = tuple(name for name in need.ids if one.fetches.get(name) in warned)
-            found.append(Ask(need, partly, anew=True))
+            found.append(Ask(need, _maybe_more(work, need, one, warned), anew=True))
     return [ask for ask in found if ask.ids]
+
+
+def _maybe_more(work: Work, need: Need, known: DayMetric, warned: Collection[int]) -> tuple[str, ...]:
+    """The answered resources of which there may be more: no value came, samples are lacking, or Prometheus warned.
+
+    It may have been another Prometheus, or one that was not filled yet; and nothing that is known can be taken back.
+    """
+    answered = tuple(name for name in need.ids if name in known.fetches)
+    if known.gaps:
+        # Of which of them is not known.
+        return answered
+    usage = usage_left(work, need.charge_date)
+    there = set(usage.filter(pl.col("metric") == need.metric)["resource_id"])
+    return tuple(name for name in answered if name not in there or known.fetches[name] in warned)
 
 
 def endpoint(work: Work, tenant: ConfluentTenant | CostModelTenant, given: Prometheus) -> Endpoint:
@@ -178,7 +192,7 @@ def _fetched(
 
 
 def _without_unmended(work: Work, tenant: ConfluentTenant, answer: Answered) -> tuple[Answered, list[_Failed]]:
-    """An answer without the days whose samples could not be had: they fail, and at the limit are taken as they are."""
+    """An answer without the days whose samples could not be had: they fail, unless forced or at the limit."""
     asks, metric = answer.question.asks, answer.question.metric
     known = gather_state.day_metrics(work.store, tenant.id)
     failed, left_out = dict[str, list[Need]](), list[str]()
@@ -186,7 +200,8 @@ def _without_unmended(work: Work, tenant: ConfluentTenant, answer: Answered) -> 
         day = need.charge_date
         if day not in answer.unmended:
             continue
-        if _attempts(need, known.get((day, metric))) < tenant.allocation_retry_limit:
+        attempts = _attempts(need, known.get((day, metric)))
+        if attempts < tenant.allocation_retry_limit and not work.request.forces(day):
             failed.setdefault(answer.unmended[day], []).append(need)
         else:
             left_out.append(day)
@@ -214,7 +229,7 @@ def _attempts(need: Need, before: DayMetric | None) -> int:
 def _record_failure(work: Work, tenant: ConfluentTenant, failed: Sequence[Need], error: str) -> _Failed:
     """Count the failure on each of the days. What was answered before stays; at the limit, what the lake has does.
 
-    A day of which all is answered, and that was asked for anew, lacks nothing.
+    So it does at once for a day that is forced. One of which all is answered, and that was asked anew, lacks nothing.
     """
     known = gather_state.day_metrics(work.store, tenant.id)
     unlike = metered.unlike_published(work, tenant)
@@ -225,9 +240,9 @@ def _record_failure(work: Work, tenant: ConfluentTenant, failed: Sequence[Need],
         if before is not None and before.fetches.keys() >= set(need.ids):
             continue
         attempts = _attempts(need, before)
-        # A day that is charged as it should be, and only lost its usage, loses nothing by waiting, unless it is forced.
-        may_wait = need.charge_date in kept and not work.request.forces(need.charge_date)
-        is_last = attempts >= tenant.allocation_retry_limit and not may_wait
+        # A day that is charged as it should be, and only lost its usage, loses nothing by waiting.
+        may_wait = attempts < tenant.allocation_retry_limit or need.charge_date in kept
+        is_last = work.request.forces(need.charge_date) or not may_wait
         found = DayMetric(*need[:2], "given_up" if is_last else "failed", *need[2:], attempts=attempts, error=error)
         if before is not None:
             found = found._replace(**{name: getattr(before, name) for name in _OF_ANSWERS})

@@ -254,7 +254,7 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
 
     def decisions(work: Work, given: Inputs, _billing_period: str) -> _Decide:
         facts = _facts(work.store, tenant)
-        failed = wanted.given_up(gather_state.day_metrics(work.store, tenant.id))
+        failed = wanted.given_up(tenant, gather_state.day_metrics(work.store, tenant.id))
 
         def decided(billing: pl.DataFrame, day: state.Day) -> tuple[pl.DataFrame, Decided]:
             lacking = failed.get(day.charge_date, frozenset())
@@ -539,7 +539,7 @@ def _causes_of_products(
     common = _common_cause(tenant, rules.resolve(tenant))
     facts = _facts(store, tenant)
     usage = gather_state.usage_days(store, tenant.id)
-    failed = wanted.given_up(gather_state.day_metrics(store, tenant.id))
+    failed = wanted.given_up(tenant, gather_state.day_metrics(store, tenant.id))
     known = facts_by_day({day: failed.get(day, frozenset()) for _, day in days}, facts)
     causes = {}
     for key, day in days.items():

@@ -22,11 +22,6 @@ RUNNING_FROM = ("flink_pools", "flink_statements")
 """The kinds of the inventory that say what runs."""
 TO_FORCE = "`prorata run --force` with --from and --to charges the days that they name by what there is"
 """What to do about days that keep what they were charged."""
-TO_FORCE_LOST = (
-    "`prorata run --force` with --from and --to charges the days that they name by what Prometheus has; without it,"
-    " once their metrics have failed allocation_retry_limit times"
-)
-"""The same of days whose usage Prometheus may still have, if it answers."""
 Key = tuple[str, str]
 """(charge date, metric)"""
 
@@ -149,10 +144,13 @@ def needs(root: Path, store: state.State, tenant: ConfluentTenant, given: Inputs
     }
 
 
-def given_up(known: Mapping[Key, DayMetric]) -> dict[str, frozenset[tuple[str, str]]]:
-    """Charge date -> (metric, resource id) of what could not be had of it and nobody waits for any more, if any."""
+def given_up(tenant: ConfluentTenant, known: Mapping[Key, DayMetric]) -> dict[str, frozenset[tuple[str, str]]]:
+    """Charge date -> (metric, resource id) of what could not be had of it and nobody waits for any more, if any.
+
+    Nothing without metrics: who does not ask for any lacks none.
+    """
     found = dict[str, set[tuple[str, str]]]()
-    for (day, metric), one in known.items():
+    for (day, metric), one in known.items() if tenant.metrics is not None else ():
         lacking = {(metric, resource) for resource in one.ids if resource not in one.fetches}
         if one.status == "given_up" and lacking:
             found.setdefault(day, set()).update(lacking)

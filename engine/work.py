@@ -44,8 +44,8 @@ class Hooks(NamedTuple):
 class Request(NamedTuple):
     """What a command asks for: days from `first` to before `end` (None: open), and whether to redo unchanged days.
 
-    `lift`: gather a tenant that is suspended, and ask again for what was given up, for what Prometheus warned of, and
-    for what lacks samples in a cost model; named days are made of what there is (`forces`).
+    `lift`: gather a tenant that is suspended, and ask again for what was given up, for what lacks values or samples,
+    and for what Prometheus warned of; named days are made of what there is (`forces`).
     `replay`: read landed answers again.
     """
 

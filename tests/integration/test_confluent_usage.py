@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from engine import pipeline, plan
+from engine.errors import StoppedError
 from engine.work import Summary
 from tests.doubles.confluent_cloud import Server
 from tests.doubles.front import front
@@ -422,8 +423,8 @@ def test_a_forced_day_that_lost_its_usage_is_charged_by_what_there_is(
     for hour in (2, 3):
         done = tenant.run(TODAY, hour=hour, lift=hour == 3)
         assert (seen(done), changed(before, tenant)) == ((0, 0, 1), [])
-        # An answer of which nothing was taken is not kept.
-        assert (tenant.query(landed), list(folder.iterdir())) == (known, [])
+        # An answer of which nothing was taken is not kept; if that is forced, other days are asked for, too.
+        assert hour == 3 or (tenant.query(landed), list(folder.iterdir())) == (known, [])
     assert any("--from" in text for text in done.warnings)
     # Older than the lookback, nobody is asked for it any more, and it waits for nothing.
     server.forget()
@@ -457,6 +458,18 @@ def test_a_forced_day_that_lost_what_ran_is_charged_without_it(tenant: Tenant, s
     assert tenant.total() == server.organization.total()
     done = tenant.run(TODAY, hour=6)
     assert (seen(done), [text for text in done.warnings if "lost" in text]) == ((0, 0, 0), [])
+
+
+def test_a_forced_run_that_does_not_end_leaves_a_good_chargeback_to_no_other(tenant: Tenant) -> None:
+    for today in (day(6), TODAY):
+        tenant.run(today)
+    (tenant.root / f"lake/usage/tenant_id=conf/month=2025-09/{day(6)}.parquet").unlink()
+    shutil.rmtree(tenant.root / "raw")
+    before = outputs(tenant)
+    tenant.write(metrics=NOWHERE, allocation_retry_limit="1")
+    with pytest.raises(StoppedError):
+        tenant.run(TODAY, hour=1, lift=True, first=day(6), end=day(7), stop_at="what is billed is charged without them")
+    assert (seen(tenant.run(TODAY, hour=2)), changed(before, tenant)) == ((11, 0, 1), [])
 
 
 # Samples that are no numbers, and whose others cannot be had
@@ -531,9 +544,40 @@ def test_answers_that_prometheus_warned_of_are_asked_for_again_when_forced(
     whole.run(TODAY, hour=5)
     assert tenant.files(["usage"]) == whole.files(["usage"])
     # They are whole now.
-    server.forget()
-    done = tenant.run(TODAY, hour=6, lift=True)
-    assert (seen(done), done.requests) == ((0, 0, 0), server.counted())
+    assert seen(tenant.run(TODAY, hour=6, lift=True)) == (0, 0, 0)
+
+
+def test_answers_without_values_and_with_gaps_are_asked_for_again_when_forced(
+    tenant: Tenant, server: Server, measured: str, expired: str, tmp_path: Path
+) -> None:
+    # One sample of a cluster's four a day, and nothing of Flink: a Prometheus that is not back-filled yet.
+    some = (one for one in METRICS.samples() if "kafka_id" in one.labels and one.minute % 1440 == 360)
+    rows = (Row(one.name, one.labels, one.milliseconds, one.value) for one in some)
+    with prometheus(rows, tmp_path / "part") as part:
+        ask(tenant, part)
+        assert seen(tenant.run(TODAY, hour=1)) == (0, DAYS, 0)
+    ask(tenant, measured)
+    assert seen(tenant.run(TODAY, hour=2)) == (0, 0, 0)
+    assert tenant.run(TODAY, hour=3, lift=True).exit_code == 0
+    whole = Tenant(tmp_path / "whole", server, measured, lookback_days="10")
+    whole.tenant["metrics"]["scrape_seconds"] = "21600"
+    whole.write()
+    whole.run(TODAY, hour=3)
+    files = tenant.files(["usage"])
+    assert files == whole.files(["usage"])
+    # Nothing known is taken back.
+    ask(tenant, expired)
+    assert (seen(tenant.run(TODAY, hour=4, lift=True)), tenant.files(["usage"])) == ((0, 0, 0), files)
+
+
+def test_a_forced_day_keeps_what_landed_answers_say_of_its_lost_usage(tenant: Tenant, expired: str) -> None:
+    tenant.run(TODAY)
+    for (number,) in tenant.query("SELECT fetch_id FROM metric_fetches WHERE metric = 'flink_cfu'"):
+        shutil.rmtree(tenant.root / f"raw/confluent_cloud/conf/metrics/{number:06}")
+    lose_usage(tenant)
+    ask(tenant, expired)
+    done = tenant.run(TODAY, hour=1, lift=True, first=LOST, end=day(3))
+    assert (done.exit_code, split(tenant, when=2)) == (0, {"usage_ratio_allocation"})
 
 
 def test_less_than_was_known_is_not_taken_from_what_was_landed_of_it_either(
@@ -576,3 +620,15 @@ def test_the_plan_says_that_usage_is_lost(tenant: Tenant) -> None:
     tenant.run(TODAY, "recalculate", {}, hour=3)
     [found] = plan.plan(config, config.tenants, TODAY)
     assert "usage_lost" not in {one.calculate_reason for one in found.days}
+
+
+def test_without_metrics_nothing_is_given_up(tenant: Tenant) -> None:
+    tenant.write(metrics=NOWHERE, allocation_retry_limit="1")
+    assert seen(tenant.run(TODAY, hour=1)) == (11, DAYS, 0)
+    assert split(tenant) == {"metrics_fetch_failed"}
+    tenant.write(metrics=None)
+    config = pipeline.configured(tenant.file)
+    [found] = plan.plan(config, config.tenants, TODAY)
+    assert sum(one.calculate for one in found.days) == DAYS
+    assert (seen(tenant.run(TODAY, hour=2)), split(tenant)) == ((0, DAYS, 0), {"no_metrics_located"})
+    assert "allocation_failed" not in set(tenant.table("chargeback")["allocation_method"])
