@@ -1,8 +1,9 @@
 """Gathering a tenant whose bill comes from an API: costs into billing days, inventories into entities.
 
 A gather lands raw answers first and reads them afterwards. What is landed whole is never asked for twice: a run that
-dies leaves its gather open, and the next run over the same days goes on with it. For every day that it covers, the
-lines that came are the lines there are.
+dies leaves its gather open, and the next run of the day goes on with it. After midnight another gather goes on with the
+costs that it landed; its inventory is taken in as of its own day. For every day that it covers, the lines that came are
+the lines there are.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import date, timedelta
+from functools import partial
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -33,6 +36,7 @@ from engine.wanted import (
     RUNNING_FROM,
     TO_FORCE,
     goes_on,
+    gone_on_with,
     irreplaceable,
     lost_billing,
     lost_usage,
@@ -88,11 +92,11 @@ def gather(work: Work, tenant: ConfluentTenant, summary: Summary) -> Summary:
 
 
 def _check_variables(work: Work, tenant: ConfluentTenant) -> None:
-    """ConfigError with every variable that is not set, those of the metrics too: nothing is asked for in vain."""
+    """ConfigError with every variable that cannot be used, those of the metrics too: nothing is asked for in vain."""
     faults = list[str]()
-    for where, variable in variables(tenant):
+    for variable, where, key in variables(tenant):
         try:
-            secret(variable, work.hooks.environment, where)
+            secret(variable, work.hooks.environment, where, key)
         except ConfigError as error:
             faults += error.faults
     if faults:
@@ -110,8 +114,8 @@ def _count_failure(work: Work, tenant: ConfluentTenant, error: str) -> None:
 def _endpoint(url: str, source: ConfluentCloud, keys: ConfluentCloud | Credentials, work: Work, where: str) -> Endpoint:
     return Endpoint(
         url=url,
-        key=secret(keys.api_key, work.hooks.environment, f"{where}: api_key"),
-        secret=secret(keys.api_secret, work.hooks.environment, f"{where}: api_secret"),
+        key=secret(keys.api_key, work.hooks.environment, where, "api_key"),
+        secret=secret(keys.api_secret, work.hooks.environment, where, "api_secret"),
         timeout_seconds=float(source.timeout_seconds),
         requests_per_second=float(source.requests_per_second),
         attempts=source.attempts,
@@ -149,19 +153,19 @@ class _Clients:
 def _gathered(
     work: Work, tenant: ConfluentTenant, endpoints: tuple[Endpoint, dict[str, Endpoint]], summary: Summary
 ) -> Summary:
-    one = open_gather(work, tenant, window(tenant, work.now().date()))
+    days = window(tenant, work.now().date())
+    summary = _with_published(summary, _take_in(work, tenant, days))
+    one = open_gather(work, tenant, days)
     landing = landing_of(work.root, tenant, one.gather_id)
-    if one.folded:
-        return _with_published(summary, _publish(work, tenant, one, landing))
     lacking, requests = _fetch(work, tenant, one, landing, endpoints)
     summary = summary._replace(requests=summary.requests + requests)
     return absorb(work, tenant, one, landing, lacking, summary)
 
 
 class Lacking(NamedTuple):
-    """What a gather could not land. `costs`: an error for each window; `kinds`: kind of the inventory -> error."""
+    """What a gather could not land. `costs`: window -> error; `kinds`: kind of the inventory -> error."""
 
-    costs: Sequence[ProrataError] = ()
+    costs: Mapping[Window, ProrataError] = MappingProxyType({})
     kinds: Mapping[str, str] = MappingProxyType({})
 
 
@@ -174,10 +178,12 @@ def absorb(
     summary: Summary,
 ) -> Summary:
     """What a gather landed -> billing days and entities. What it lacks keeps nothing else from being published."""
-    published = _publish(work, tenant, one, landing)
-    problems = [*lacking.costs, *published.errors]
+    landed = {days: found for days, found in _landed(work, tenant, one).items() if days not in lacking.costs}
+    published = _publish(work, tenant, one, landed)
+    problems = [*lacking.costs.values(), *published.errors]
     try:
-        _complete(work, tenant, one, landing, lacking.kinds, problems)
+        if not one.folded:
+            _complete(work, tenant, one, landing, lacking.kinds, problems)
     except ContractError as error:
         # The answers are whole, so they would be the same if this gather went on: the next one asks again.
         ended_at = work.hooks.now()
@@ -209,11 +215,11 @@ def _with_published(summary: Summary, published: _Published) -> Summary:
 
 
 def open_gather(work: Work, tenant: ConfluentTenant, days: Window) -> gather_state.Gather:
-    """The gather whose run did not end, if it is over the same days; else a new one."""
+    """The gather of today whose run did not end, if it is over the same days; else a new one."""
     first, end = map(str, days)
     last, landed = gather_state.last_gather(work.store, tenant.id), _last_landed(work.root, tenant)
     # A number beyond what the state knows is of a gather that came after it: the state is an older one, put back.
-    if last is not None and goes_on(last, days) and last.gather_id >= landed:
+    if last is not None and goes_on(last, days, work.now().date()) and last.gather_id >= landed:
         work.log(f"going on with the gather of {last.started_at}, {first} to before {end}")
         return last
     work.log(f"gathering {first} to before {end}")
@@ -230,6 +236,68 @@ def _last_landed(root: Path, tenant: ConfluentTenant) -> int:
     return max((int(name) for name in names if name.isascii() and name.isdigit()), default=0)
 
 
+def _take_in(work: Work, tenant: ConfluentTenant, days: Window) -> _Published:
+    """What a gather landed whose run did not end, and that does not go on -> billing days, and entities as of its day.
+
+    What ran on that day nobody can ask for later. What of it cannot be read is told by the gather that follows.
+    """
+    last = gather_state.last_gather(work.store, tenant.id)
+    if last is None or last.status != "open" or last.run_ended or goes_on(last, days, work.now().date()):
+        return _Published()
+    if last.gather_id < _last_landed(work.root, tenant):
+        return _Published()
+    work.log(f"taking in what the gather of {last.started_at} landed")
+    landing = landing_of(work.root, tenant, last.gather_id)
+    _drop_torn(work, landing, confluent_inventory.KINDS)
+    published = _publish(work, tenant, last, _landed(work, tenant, last))
+    lacking = {name: f"{name}: not asked for" for name in confluent_inventory.KINDS if not landing.has(name)}
+    if len(lacking) < len(confluent_inventory.KINDS):
+        try:
+            _complete(work, tenant, last, landing, lacking, [SourceError(["the gather was not finished"])])
+        except ContractError as error:
+            work.warn(f"the inventory of {last.started_at} is left out: {'; '.join(error.faults)}")
+    return published
+
+
+class _Landed(NamedTuple):
+    """Where the costs of a window are landed: under the window itself, or under one that begins before it."""
+
+    landing: Landing
+    days: Window
+
+
+def _landed(work: Work, tenant: ConfluentTenant, one: gather_state.Gather) -> dict[Window, _Landed]:
+    """Where the windows of a gather are landed, as far as they are: with it, or with one that it goes on with."""
+    before = gone_on_with(
+        gather_state.gathers(work.store, tenant.id), one.gather_id, date.fromisoformat(one.started_at[:10])
+    )
+    found = dict[Window, _Landed]()
+    for holder in (one, *before):
+        landing = landing_of(work.root, tenant, holder.gather_id)
+        for days, asked in product(_windows(one), _windows(holder)):
+            is_within = asked[0] <= days[0] and asked[1] == days[1]
+            if days not in found and is_within and landing.has(confluent.costs_name(asked)):
+                found[days] = _Landed(landing, asked)
+    return dict(sorted(found.items()))
+
+
+def _drop_torn(work: Work, landing: Landing, names: Iterable[str]) -> None:
+    """Take away what was landed and cannot be read, so that it is asked for again."""
+    for name in names:
+        if landing.has(name) and not _is_whole(work, landing, name):
+            landing.drop(name)
+
+
+def _is_whole(work: Work, landing: Landing, name: str) -> bool:
+    """Whether what was landed before can be read; what cannot is told, and is as if it was not landed."""
+    try:
+        landing.read(name)
+    except StoreError as error:
+        work.warn(f"{'; '.join(error.faults)}; it is asked for again")
+        return False
+    return True
+
+
 def _fetch(
     work: Work,
     tenant: ConfluentTenant,
@@ -237,46 +305,40 @@ def _fetch(
     landing: Landing,
     endpoints: tuple[Endpoint, dict[str, Endpoint]],
 ) -> tuple[Lacking, int]:
-    """Land what is not landed yet: costs and inventory. What could not be had; requests sent.
+    """Land what is not landed yet: costs, and the inventory if it is not folded. What could not be had; requests sent.
 
     A window that fails does not keep the others, nor the inventory, from being asked for.
     """
-    template, before = tenant.source.flink.url if tenant.source.flink else "", _landed_before(work, tenant, one)
+    template, landed = tenant.source.flink.url if tenant.source.flink else "", _landed(work, tenant, one)
+    if landed:
+        work.log(f"costs: {counted(len(landed), 'window')} landed before")
+    as_it_is = partial(gather_state.update_gather, status=one.status, ended_at=one.ended_at, folded=one.folded)
     with ExitStack() as stack:
         clients = _Clients(stack, work, template, *endpoints)
-        failed = list[ProrataError]()
+        failed, kinds = dict[Window, ProrataError](), dict[str, str]()
         try:
             for days in _windows(one):
                 work.stop_if_asked()
-                name = confluent.costs_name(days)
+                found = landed.get(days)
+                if found is not None and _is_whole(work, found.landing, confluent.costs_name(found.days)):
+                    continue
                 try:
-                    if before is not None and before.has(name) and not landing.has(name):
-                        landing.write(name, before.read(name))
-                    if not landing.has(name):
-                        confluent.fetch_costs(clients.api, landing, days)
-                        work.log(f"costs {days[0]} to before {days[1]} landed")
+                    confluent.fetch_costs(clients.api, landing, days)
+                    work.log(f"costs {days[0]} to before {days[1]} landed")
                 except (SourceError, ContractError) as error:
-                    failed.append(_of_window(error, days))
-            kinds = confluent_inventory.fetch_inventory(clients.api, clients.flink, landing)
+                    failed[days] = _of_window(error, days)
+            if not one.folded:
+                _drop_torn(work, landing, confluent_inventory.KINDS)
+                kinds = confluent_inventory.fetch_inventory(clients.api, clients.flink, landing)
+                work.log(f"inventory landed{', but for a part' if kinds else ''}")
         except (SourceError, ContractError, StoppedError) as error:
-            gather_state.update_gather(work.store, one, requests=clients.requests, error=str(error))
+            as_it_is(work.store, one, requests=clients.requests, error=str(error))
             raise
-        gather_state.update_gather(work.store, one, requests=clients.requests, inventory_errors=kinds)
+        as_it_is(work.store, one, requests=clients.requests, inventory_errors=kinds)
         return Lacking(failed, kinds), clients.requests
 
 
-def _landed_before(work: Work, tenant: ConfluentTenant, one: gather_state.Gather) -> Landing | None:
-    """Where the gather before this one landed, if it failed in part, and its run was killed or stopped after that.
-
-    Then its run was to be gone on with: the windows that it landed are those of this gather, too.
-    """
-    found = [before for before in gather_state.gathers(work.store, tenant.id) if before.gather_id == one.gather_id - 1]
-    if not found or found[0].run_ended or (found[0].first_day, found[0].end_day) != (one.first_day, one.end_day):
-        return None
-    return landing_of(work.root, tenant, found[0].gather_id)
-
-
-def _of_window(error: SourceError | ContractError, days: Window) -> ProrataError:
+def _of_window(error: ProrataError, days: Window) -> ProrataError:
     """The error with the window that it is of."""
     return type(error)(f"costs {days[0]} to before {days[1]}: {text}" for text in error.faults)
 
@@ -293,7 +355,9 @@ class _Published(NamedTuple):
     errors: Sequence[ProrataError] = ()
 
 
-def _publish(work: Work, tenant: ConfluentTenant, one: gather_state.Gather, landing: Landing) -> _Published:
+def _publish(
+    work: Work, tenant: ConfluentTenant, one: gather_state.Gather, landed: Mapping[Window, _Landed]
+) -> _Published:
     """Landed costs -> billing days: those that differ are replaced, those without lines any more are withdrawn.
 
     The days of a window that was not landed, or that cannot be read, keep what they have.
@@ -304,20 +368,18 @@ def _publish(work: Work, tenant: ConfluentTenant, one: gather_state.Gather, land
     changed = removed = 0
     errors = list[ProrataError]()
     whole = not one.inventory_errors if one.folded else None
-    for days in _windows(one):
+    for landing, days in landed.values():
         work.stop_if_asked()
-        if not landing.has(confluent.costs_name(days)):
-            continue
-        path = landing.path(confluent.costs_name(days))
-        sha256 = hashlib.sha256(f"{tenant.source.currency} ".encode() + path.read_bytes()).hexdigest()
         first, end = map(str, days)
         same = before.get((first, end))
-        if same is not None and same.sha256 == sha256 and not any(first <= day < end for day in lost):
-            gather_state.record_window(work.store, same._replace(gather_id=one.gather_id))
-            continue
         try:
+            content = landing.content(confluent.costs_name(days))
+            sha256 = hashlib.sha256(f"{tenant.source.currency} ".encode() + content).hexdigest()
+            if same is not None and same.sha256 == sha256 and not any(first <= day < end for day in lost):
+                gather_state.record_window(work.store, same._replace(gather_id=one.gather_id))
+                continue
             costs = _costs(tenant, landing, days)
-        except ContractError as error:
+        except (ContractError, StoreError) as error:
             errors.append(_of_window(error, days))
             continue
         for text in costs.warnings:
@@ -521,13 +583,16 @@ def restore_usage(work: Work, tenant: ConfluentTenant) -> None:
     """Lost usage -> the lake again, as far as the landed inventories say what ran; metrics are asked for once more.
 
     What ran cannot be asked for later. A day of which no answer says it any more keeps its chargeback, and is named;
-    if it is forced it is to be charged without.
+    if it is forced nobody waits for what ran any more, but only for metrics, as of other days that lost their usage.
     """
-    unknown = irreplaceable(work.root, work.store, tenant.id)
-    for key in state.days(work.store, tenant.id):
-        if key[1] in unknown and work.request.forces(key[1]):
-            state.begin_day(work.store, tenant.id, key)
     published, found = gather_state.usage_days(work.store, tenant.id), list[gather_state.UsageDay]()
+    unknown = sorted(irreplaceable(work.root, work.store, tenant.id))
+    if forced := [day for day in unknown if work.request.forces(day)]:
+        gather_state.save_usage_days(work.store, tenant.id, [published[day]._replace(running=0) for day in forced])
+        work.warn(
+            f"which statements ran on {counted(len(forced), 'day')} ({', '.join(forced)}) is lost, and the days are"
+            " forced: what is billed is charged without them"
+        )
     for day in sorted(lost_usage(work.root, work.store, tenant.id)):
         left = usage_left(work, day)
         if not left.filter(pl.col("metric") == RUNNING).height:

@@ -158,20 +158,25 @@ def _of_products(config: Config, tenant: ConfluentTenant, store: state.State, to
     first, end = wanted.window(tenant, today)
     suspended = wanted.suspension(store, tenant.id)
     last = gather_state.last_gather(store, tenant.id)
-    goes_on = last is not None and wanted.goes_on(last, (first, end))
+    unfinished = [last] if last is not None and wanted.goes_on(last, (first, end), today) else []
+    if last is not None and not unfinished:
+        unfinished = wanted.gone_on_with(gather_state.gathers(store, tenant.id), last.gather_id + 1, today)
     notes = [suspended] if suspended else []
     by_key = {(day.billing_period, day.charge_date): day for day in days.values()}
     reasons = {key[1]: reason for key, reason in _calculations(config, tenant, store, by_key, notes).items()}
-    for day, reason in _waiting(config, tenant, store, days, str(first)).items():
+    for day, reason in _waiting(config, tenant, store, days, today).items():
         up_to_date = reasons[day][0] == "up_to_date"
         # One that is up to date is not held back by an inventory that was not gathered whole.
         if {"given_up": up_to_date, "inventory_failed": not up_to_date}.get(reason[0], True):
             reasons[day] = reason
-    in_window = "suspended" if suspended else "gather_unfinished" if goes_on else "in_window"
     window = {str(first + timedelta(days=number)) for number in range((today - first).days + 1)}
 
     def gathering(day: str) -> str:
-        return "before_window" if day < str(first) else in_window if day < str(end) else "too_recent"
+        if not str(first) <= day < str(end):
+            return "before_window" if day < str(first) else "too_recent"
+        if suspended:
+            return "suspended"
+        return "gather_unfinished" if any(one.first_day <= day < one.end_day for one in unfinished) else "in_window"
 
     unbilled = {day for _, day in wanted.lost_billing(config.root, tenant.id, by_key)}
     reasons |= {day: ("billing_lost", "") for day in unbilled if gathering(day) not in _GATHERED}
@@ -182,31 +187,39 @@ def _of_products(config: Config, tenant: ConfluentTenant, store: state.State, to
 
 
 def _waiting(
-    config: Config, tenant: ConfluentTenant, store: state.State, days: Mapping[str, state.Day], first: str
+    config: Config, tenant: ConfluentTenant, store: state.State, days: Mapping[str, state.Day], today: date
 ) -> dict[str, _Reason]:
-    """Days that wait for something, or do no more, with what for; nobody is asked for days before `first`."""
+    """Days that wait for something, or do no more, with what for."""
     given = decide.Inputs(tenant, rules.resolve(tenant), empty(USAGE))
     asked = wanted.needs(config.root, store, tenant, given)
     known = gather_state.day_metrics(store, tenant.id)
     lost = wanted.lost_usage(config.root, store, tenant.id)
-    too_old = {day for day in lost & wanted.charged_of_lost(config.root, store, tenant.id) if day < first}
+    stays = wanted.out_of_reach(config.root, store, tenant, today)
     reasons: dict[str, _Reason] = {}
     for key, need in sorted(asked.items()):
         one = known.get(key)
-        told = f"{need.metric}, attempt {one.attempts} of {tenant.allocation_retry_limit}: {one.error}" if one else ""
-        if need.charge_date in too_old and need.open_ids(one):
-            reasons[need.charge_date] = "lost", ""
-        elif need.charge_date in lost:
-            reasons.setdefault(need.charge_date, ("usage_lost", ""))
+        told = _told_failure(tenant, need, one) if one is not None else ""
+        if need.charge_date in lost:
+            # What a run did not find landed is asked for, if at all.
+            reasons[need.charge_date] = (
+                ("lost" if need.charge_date in stays and need.open_ids(one) else "usage_lost"),
+                "",
+            )
         elif not need.open_ids(one):
             if one is not None and one.status == "given_up" and need.charge_date not in reasons:
                 reasons[need.charge_date] = "given_up", told
         elif one is not None and one.status == "failed":
             reasons[need.charge_date] = "metrics_failed", told
-        elif reasons.get(need.charge_date, ("", ""))[0] not in {"metrics_failed", "usage_lost"}:
+        elif reasons.get(need.charge_date, ("", ""))[0] != "metrics_failed":
             reasons[need.charge_date] = "metrics_wanted", ""
     errors = _inventory_errors(store, tenant)
     return reasons | {day: ("inventory_failed", errors) for day, row in days.items() if not row.resources_gathered}
+
+
+def _told_failure(tenant: ConfluentTenant, need: wanted.Need, one: gather_state.DayMetric) -> str:
+    lacking = sum(name not in one.fetches for name in need.ids)
+    of = f"{lacking} of {counted(len(need.ids), 'resource')}"
+    return f"{need.metric} of {of}, attempt {one.attempts} of {tenant.allocation_retry_limit}: {one.error}"
 
 
 def _inventory_errors(store: state.State, tenant: ConfluentTenant) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -44,10 +44,29 @@ def faults(config: Config, document: Document) -> list[str]:
     ]
 
 
-def goes_on(last: gather_state.Gather, days: tuple[date, date]) -> bool:
-    """Whether the next gather over these days is the last one, whose run did not end."""
+def goes_on(last: gather_state.Gather, days: tuple[date, date], today: date) -> bool:
+    """Whether the gather of today over these days is the last one, begun today, whose run did not end.
+
+    On another day it is another one, since an inventory is of its day; see `gone_on_with`.
+    """
     of_a_run = last.status == "open" or (last.status == "done" and last.folded)
-    return bool(of_a_run and not last.run_ended) and (last.first_day, last.end_day) == (str(days[0]), str(days[1]))
+    is_same = (last.first_day, last.end_day) == (str(days[0]), str(days[1])) and last.started_at[:10] == str(today)
+    return bool(of_a_run and not last.run_ended and is_same)
+
+
+def gone_on_with(gathers: Sequence[gather_state.Gather], gather_id: int, today: date) -> list[gather_state.Gather]:
+    """The gathers before one of today, newest first, whose windows of costs it need not ask for once more.
+
+    Their runs did not end, and they began today or yesterday: what was answered before that may be out of date.
+    """
+    recent, found = {str(today), str(today - timedelta(days=1))}, list[gather_state.Gather]()
+    for before in reversed([one for one in gathers if one.gather_id < gather_id]):
+        # A number that is left out is of a gather that came later, and that an older state does not know.
+        is_next = before.gather_id == gather_id - 1 - len(found)
+        if before.run_ended or not is_next or before.started_at[:10] not in recent:
+            break
+        found.append(before)
+    return found
 
 
 def suspension(store: state.State, tenant_id: str) -> str | None:
@@ -61,21 +80,21 @@ def suspension(store: state.State, tenant_id: str) -> str | None:
     )
 
 
-def variables(tenant: ConfluentTenant) -> list[tuple[str, str]]:
-    """(where, variable) of every secret that a tenant's configuration names."""
+def variables(tenant: ConfluentTenant) -> list[tuple[str, str, str]]:
+    """(variable, where, key) of every credential that a tenant's configuration names."""
     source, metrics = tenant.source, tenant.metrics
     where = f"tenant {tenant.id}: source"
-    found = [(f"{where}: {name}", variable) for name, variable in _named(source)]
+    found = _named(source, where)
     for region, keys in sorted((source.flink.keys if source.flink else {}).items()):
-        found += [(f"{where}: flink {region}: {name}", variable) for name, variable in _named(keys)]
-    for name in ("username", "password", "bearer"):
-        if variable := getattr(metrics, name, None):
-            found.append((f"tenant {tenant.id}: metrics: {name}", variable))
+        found += _named(keys, f"{where}: flink {region}")
+    for key in ("username", "password", "bearer"):
+        if variable := getattr(metrics, key, None):
+            found.append((variable, f"tenant {tenant.id}: metrics", key))
     return found
 
 
-def _named(keys: ConfluentCloud | Credentials) -> list[tuple[str, str]]:
-    return [("api_key", keys.api_key), ("api_secret", keys.api_secret)]
+def _named(keys: ConfluentCloud | Credentials, where: str) -> list[tuple[str, str, str]]:
+    return [(keys.api_key, where, "api_key"), (keys.api_secret, where, "api_secret")]
 
 
 class Need(NamedTuple):
@@ -126,15 +145,17 @@ def needs(root: Path, store: state.State, tenant: ConfluentTenant, given: Inputs
     }
 
 
-def given_up(known: Mapping[Key, DayMetric], charge_date: str) -> frozenset[tuple[str, str]]:
-    """(metric, resource id) of what could not be had of a day, and what nobody waits for any more."""
-    return frozenset(
-        (metric, resource)
-        for (day, metric), one in known.items()
-        if day == charge_date and one.status == "given_up"
-        for resource in one.ids
-        if resource not in one.fetches
-    )
+def given_up(tenant: ConfluentTenant, known: Mapping[Key, DayMetric]) -> dict[str, frozenset[tuple[str, str]]]:
+    """Charge date -> (metric, resource id) of what could not be had of it and nobody waits for any more, if any.
+
+    Nothing without metrics: who does not ask for any lacks none.
+    """
+    found = dict[str, set[tuple[str, str]]]()
+    for (day, metric), one in known.items() if tenant.metrics is not None else ():
+        lacking = {(metric, resource) for resource in one.ids if resource not in one.fetches}
+        if one.status == "given_up" and lacking:
+            found.setdefault(day, set()).update(lacking)
+    return {day: frozenset(lacking) for day, lacking in found.items()}
 
 
 def lost_usage(root: Path, store: state.State, tenant_id: str) -> set[str]:
@@ -149,6 +170,12 @@ def charged_of_lost(root: Path, store: state.State, tenant_id: str) -> set[str]:
     nothing to keep.
     """
     return _unlike_published(root, store, tenant_id) - _uncharged(root, store, tenant_id)
+
+
+def out_of_reach(root: Path, store: state.State, tenant: ConfluentTenant, today: date) -> set[str]:
+    """Days that keep what they were charged of lost usage, and that nobody is asked for: older than the window."""
+    first = str(window(tenant, today)[0])
+    return {day for day in charged_of_lost(root, store, tenant.id) if day < first}
 
 
 def irreplaceable(root: Path, store: state.State, tenant_id: str) -> set[str]:

@@ -1,7 +1,7 @@
 """Confluent Cloud: costs here, and who and what there is in `confluent_inventory`.
 
-`fetch_*` asks the APIs and lands their answers, `parse_*` makes tables of what was landed. What was landed already is
-not asked for again, so a landing is for one gather.
+`fetch_*` asks the APIs and lands their answers, `parse_*` makes tables of what was landed. Kinds of the inventory that
+were landed already are not asked for again, so a landing is for one gather.
 """
 
 from __future__ import annotations
@@ -93,12 +93,10 @@ def costs_name(window: Window) -> str:
 
 
 def fetch_costs(client: Client, landing: Landing, window: Window) -> None:
-    """Land the costs of a window, whole or not at all. SourceError if they cannot be had.
+    """Land the costs of a window, whole or not at all, in the place of what was. SourceError if they cannot be had.
 
     A 404 is an error here: no costs at all would withdraw every line of the window.
     """
-    if landing.has(costs_name(window)):
-        return
     asked = {"start_date": window[0].isoformat(), "end_date": window[1].isoformat()}
     pages = client.pages("billing/v1/costs", asked, page_size=_COSTS_PAGE_SIZE, absent_ok=False, access=_BILLING_ADMIN)
     landing.write(costs_name(window), pages)

@@ -81,12 +81,24 @@ class Landing:
             raise
         return count
 
+    def drop(self, name: str) -> None:
+        """Take away what was landed under a name; StoreError if that cannot be done."""
+        path = self.path(name)
+        with _store_errors(path):
+            path.unlink(missing_ok=True)
+
+    def content(self, name: str) -> bytes:
+        """The file landed under a name, as it is; StoreError that names it if it cannot be read."""
+        path = self.path(name)
+        with _store_errors(path):
+            return path.read_bytes()
+
     def read(self, name: str) -> list[Answer]:
         """The pages landed under a name; StoreError that names the file if it is not there, torn or of another make."""
         path = self.path(name)
         with (
             _store_errors(path),
-            pa.BufferReader(path.read_bytes()) as file,
+            pa.BufferReader(self.content(name)) as file,
             pa.CompressedInputStream(file, "zstd") as stream,
         ):
             content: bytes = stream.read()

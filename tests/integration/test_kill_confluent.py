@@ -60,6 +60,8 @@ class Start(NamedTuple):
     known: dict[str, list[object]]
     events: tuple[str, ...]
     seconds: float
+    next_day: dict[str, object]
+    """What there is once that run was left alone, and another one came on the day after."""
 
 
 class Case(NamedTuple):
@@ -107,6 +109,18 @@ def stored(root: Path) -> Store:
     return found._replace(left=tuple(left))
 
 
+def charged(root: Path) -> dict[str, object]:
+    """What is billed and charged, and the usage of days that are billed.
+
+    What runs is asked for on its day only, and not at all if the run of the day is killed before.
+    """
+    found = store(root)
+    tables = ("billing/", "chargeback/", "empty_keys/", "usage/")
+    unbilled = tuple(f"{when}.parquet" for when in (TODAY, TODAY + timedelta(days=1)))
+    kept = {name: one for name, one in found.lake.items() if name.startswith(tables) and not name.endswith(unbilled)}
+    return {**kept, "facts": found.results["facts"], "totals": found.results["totals"], "claims": found.state["claims"]}
+
+
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     folder = tmp_path_factory.mktemp("start")
@@ -120,7 +134,9 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
         undisturbed = case(folder, folder / "undisturbed", server, url)
         ended = victim(undisturbed.tenant.file, undisturbed.root, today=TODAY)
         assert ended.code == 0, undisturbed.tenant.file.with_suffix(".err").read_text()
-        yield Start(folder, server, url, stored(undisturbed.root), known(undisturbed.root), ended.events, ended.seconds)
+        expected = stored(undisturbed.root), known(undisturbed.root), ended.events, ended.seconds
+        assert undisturbed.tenant.run(TODAY + timedelta(days=1)).exit_code == 0
+        yield Start(folder, server, url, *expected, charged(undisturbed.root))
 
 
 PHASES = {
@@ -207,6 +223,41 @@ def test_killed_before_every_event_of_a_gather(start: Start, forks: Forks, tmp_p
         assert (code, phase(events[-1])) == (SIGKILL, phase(start.events[number - 1]))
         if found := wrong_after(start, made):
             wrong[f"killed before event {number}, {start.events[number - 1]}"] = found
+        shutil.rmtree(made.tenant.folder)
+    assert wrong == {}
+
+
+def landed_windows(root: Path) -> set[tuple[str, str]]:
+    """The windows of costs that the killed run landed whole."""
+    files = (root / "raw/confluent_cloud/conf/gathers/000002").glob("costs-*.zst")
+    dates = (re.findall(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", file.name) for file in files)
+    return {(first, end) for first, end in dates}
+
+
+def test_killed_before_an_event_of_each_phase_and_run_after_midnight(
+    start: Start, forks: Forks, tmp_path: Path
+) -> None:
+    first_of = {phase(start.events[number - 1]): number for number in reversed(fatal(start.events))}
+    gathering = [name for name, number in first_of.items() if number <= first_of["gather: tidied"]]
+    wrong = {}
+    for name in (*gathering, "metrics: commit", "chargeback: rename"):
+        number = first_of[name]
+        made = case(start.folder, tmp_path / str(number), start.server, start.metrics)
+        assert forks.run(made.tenant.file, made.root, TODAY, before_event=number)[0] == SIGKILL
+        landed = landed_windows(made.root)
+        start.server.forget()
+        done = made.tenant.run(TODAY + timedelta(days=1))
+        asked = start.server.windows()
+        found = [
+            f"asked again for {one}"
+            for one in asked
+            if any(first <= one[0] and one[1] <= end for first, end in landed) or asked[one] > 1
+        ]
+        found += [f"exit code {done.exit_code}: {done.faults}, {done.warnings}"] if done.exit_code else []
+        after = charged(made.root)
+        found += [key for key in {*after, *start.next_day} if after.get(key) != start.next_day.get(key)]
+        if found:
+            wrong[f"killed before event {number}, {name}"] = found
         shutil.rmtree(made.tenant.folder)
     assert wrong == {}
 
