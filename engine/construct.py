@@ -23,10 +23,11 @@ from engine.cost_days import (
     QUANTITIES,
     Known,
     incomplete,
+    is_less,
+    is_poorer,
     landed_in,
     lost,
     made_of,
-    share_came,
     told_incomplete,
     told_kept,
     told_lost,
@@ -152,7 +153,11 @@ def _recalled(
             except (StoreError, ContractError) as error:
                 work.warn(str(error))
                 continue
-            best |= {one.charge_date: one for one in rows if not _is_less(one, best.get(one.charge_date))}
+            best |= {
+                one.charge_date: one
+                for one in rows
+                if not _is_surpassed(known, question, one, best.get(one.charge_date))
+            }
         found += best.values()
     if not found:
         return known
@@ -171,11 +176,16 @@ def _to_recall(tenant: CostModelTenant, known: Known, question: Question, day: s
         return landed
     assert tenant.metrics is not None  # else nothing was landed
     is_counted = question.counts is None or one.rows + one.gaps == question.expected(tenant.metrics.scrape_seconds)
-    return [] if is_counted else [one.fetch_id]
+    return [] if is_counted and one.total else [one.fetch_id]
 
 
-def _is_less(one: DayMetric, other: DayMetric | None) -> bool:
-    return other is not None and share_came(one.rows, one.gaps) < share_came(other.rows, other.gaps)
+def _is_surpassed(known: Known, question: Question, one: DayMetric, other: DayMetric | None) -> bool:
+    """Whether a landed answer says less than another one, or than what its day was made of: that may be had again."""
+    if other is not None:
+        return is_less(one, other)
+    made = made_of(known.made.get(one.charge_date), question)
+    is_lost = not known.is_kept(known.metric(one.charge_date, question.name))
+    return is_lost and made is not None and is_poorer(one, made)
 
 
 def _unreadable(work: Work, tenant: CostModelTenant, known: Known, days: Sequence[date]) -> set[int]:
@@ -284,15 +294,15 @@ def _land(
         if before is None or not known.is_kept(before):
             return False
         left = one.charge_date in less and question.use not in QUANTITIES and before.rows > 0
-        return left or _is_less(one, before)
+        return left or is_less(one, before)
 
     worse = {one.charge_date for one in rows if takes_away(one)}
     kept = [one for one in rows if one.charge_date not in worse]
-    # Of samples that came whole, who is in them was answered before, if now nobody is: that is asked no more.
+    # Of samples that came whole, who is in them was answered before, if now fewer are: that is asked no more.
     if question.use not in QUANTITIES:
         whole = {day for day in worse if less.get(day) not in QUANTITIES}
         limit = tenant.allocation_retry_limit
-        kept += [one._replace(attempts=limit) for one in _attempted(known, question, whole, "nobody is in them")]
+        kept += [one._replace(attempts=limit) for one in _attempted(known, question, whole, "less came than before")]
     with work.store.transaction():
         gather_state.record_fetch(work.store, tenant.id, fetch)
         gather_state.save_day_metrics(work.store, tenant.id, kept)
@@ -306,7 +316,7 @@ def _answered(
     """What the landed answers to a question say of some days, as the state has it, and the answers."""
     assert tenant.metrics is not None  # else nothing was landed
     samples, scrape_seconds = _samples(work, tenant, question, fetch), tenant.metrics.scrape_seconds
-    came = _came(work, tenant, question, fetch, samples, scrape_seconds)
+    came, totals = _came(work, tenant, question, fetch, samples, scrape_seconds)
     dropped, points = (
         dict(frame.group_by("window").agg(pl.col("points").sum()).rows()) for frame in (samples.dropped, samples.values)
     )
@@ -318,6 +328,7 @@ def _answered(
             dropped=dropped.get(day, 0),
             gaps=max(expected - came.get(day, 0), 0),
             points=points.get(day, 0),
+            total=totals.get(day, "0"),
         )
         for day in days
     ]
@@ -341,15 +352,19 @@ def _came(
     fetch: MetricFetch,
     samples: Samples,
     scrape_seconds: int,
-) -> dict[str, int]:
-    """Day -> how many of the expected samples came, or for what nobody expects anything, how many series."""
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Day -> how many of the expected samples came, or for what nobody expects anything, how many series.
+
+    And the total by which an answer is told from one with less: of the samples, or of the values of what nobody counts.
+    """
     landed = question.landed_as(fetch.metric)
     if landed.counts is None:
-        return dict(samples.values.group_by("window").agg(came=pl.col("points").sum()).rows())
+        came = dict(samples.values.group_by("window").agg(came=pl.col("points").sum()).rows())
+        return came, cost_model.totals(samples.values)
     days = date.fromisoformat(fetch.first_day), date.fromisoformat(fetch.end_day)
     landing = _landing(work, tenant, fetch.fetch_id)
     counts = cost_model.parse_counts(question, landing.read(prometheus.landed_name(landed.counts, days)), days)
-    return cost_model.came(question, samples, counts, scrape_seconds)
+    return cost_model.came(question, samples, counts.fewest, scrape_seconds), counts.totals
 
 
 def _attempted(known: Known, question: Question, days: Iterable[str], error: str) -> list[DayMetric]:

@@ -61,16 +61,32 @@ def made_of(made: ConstructedDay | None, question: Question) -> MadeOf | None:
     return next(same, answers.get(question.name))
 
 
-def is_poorer(now: DayMetric, before: MadeOf) -> bool:
-    """Whether less came than a day was made of: a smaller share, or of another question, nothing where something did.
+ROUNDED = Fraction(1, 10**9)
+"""By how much a server's sum of floats differs at most with the order in which it adds: less than a sample of a day."""
 
-    Samples of two questions, or of two opinions of how many there should be, say nothing of each other.
+
+def is_less(now: DayMetric, before: DayMetric | MadeOf) -> bool:
+    """Whether an answer says less than another one to the same question: fewer values, or a smaller total.
+
+    The total is of the samples of all brokers: of a broker that comes or goes there are few, or none, on a day of which
+    all others have all of theirs. Of what nobody counts it is of the values of all principals.
+    """
+    if now.total and before.total:
+        return now.points < before.points or Fraction(now.total) < Fraction(before.total) * (1 - ROUNDED)
+    # What days were made of before totals were known has only shares, and of one opinion of how many there should be.
+    if now.rows + now.gaps == before.rows + before.gaps and now.points:
+        return share_came(now.rows, now.gaps) < share_came(before.rows, before.gaps)
+    return now.points == 0 < before.points
+
+
+def is_poorer(now: DayMetric, before: MadeOf) -> bool:
+    """Whether less came than a day was made of; of another question, nothing where something did.
+
+    Samples of two questions say nothing of each other.
     """
     if now.fetch_id == before.fetch_id:
         return False
-    if now.ids == (before.digest,) and now.rows + now.gaps == before.rows + before.gaps:
-        return share_came(now.rows, now.gaps) < share_came(before.rows, before.gaps)
-    return before.points > 0 and now.points == 0
+    return is_less(now, before) if now.ids == (before.digest,) else now.points == 0 < before.points
 
 
 def landed_in(root: Path, tenant: CostModelTenant, fetch_id: int) -> Path:
@@ -286,7 +302,7 @@ class Known:
                 before, landed = made_of(made, question), self.landed_before(question, day)
                 answered = DayMetric(day, question.name, "fetched", (question.digest,), "")
                 if before is not None and before.fetch_id in landed:
-                    counts = {name: getattr(before, name) for name in ("rows", "gaps", "points", "fetch_id")}
+                    counts = {name: getattr(before, name) for name in ("rows", "gaps", "points", "total", "fetch_id")}
                     self.day_metrics[day, question.name] = answered._replace(**counts)
                 elif question.use == "resources" and landed:
                     self.day_metrics[day, question.name] = answered._replace(fetch_id=landed[-1])
@@ -357,7 +373,7 @@ class Known:
         """The questions that were answered for a day, with their answers."""
         found = ((one, self.metric(day, one.name)) for one in self.asked_of(day))
         return {
-            question.name: MadeOf(one.rows, one.gaps, one.points, question.digest, one.fetch_id or 0)
+            question.name: MadeOf(one.rows, one.gaps, one.points, question.digest, one.fetch_id or 0, one.total)
             for question, one in found
             if one is not None and one.status == "fetched"
         }
@@ -383,9 +399,12 @@ class Known:
 
 
 def _told_counts(before: MadeOf, now: DayMetric) -> str:
-    if not before.gaps and not now.gaps:
-        return f"{counted(now.rows, 'value')}, {before.rows} before"
-    return f"{now.rows} of {now.rows + now.gaps} samples, {before.rows} of {before.rows + before.gaps} before"
+    if share_came(now.rows, now.gaps) < share_came(before.rows, before.gaps):
+        return f"{now.rows} of {now.rows + now.gaps} samples, {before.rows} of {before.rows + before.gaps} before"
+    if now.points < before.points:
+        return f"{counted(now.points, 'value')}, {before.points} before"
+    what = "samples" if before.gaps or now.gaps else "in all"
+    return f"{now.total} {what}, {before.total} before"
 
 
 _KEPT = {

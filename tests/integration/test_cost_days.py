@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import date, timedelta
 from decimal import Decimal
 from itertools import chain
@@ -77,21 +79,49 @@ def mistyped(between: Between) -> None:
     between.failing('cluster="ue"', REFUSED)
 
 
-def half_arrived(between: Between) -> None:
-    """Half of a day's samples are there, and nothing of bob, whose come late."""
+def answering_in_part(between: Between, share: Callable[[str, dict[str, str]], float]) -> None:
+    """Each value comes only to a share, by what is asked and by the labels of its series; at 0 it is not there."""
 
     def reply(request: scripted.Request) -> Reply:
         asked, found = unquote_plus(request.body), between.passed(request)
         if "query=" not in asked:
             return found
         content = json.loads(found.body)
-        rows = content["data"]["result"]
-        content["data"]["result"] = rows = [row for row in rows if row["metric"].get("principal") != "User:bob"]
-        for row in rows if "max by" in asked else ():
-            row["values"] = [[moment, str(float(value) / 2)] for moment, value in row["values"]]
+        rows = [(row, share(asked, row["metric"])) for row in content["data"]["result"]]
+        for row, part in rows:
+            row["values"] = [[moment, str(float(value) * part)] for moment, value in row["values"]]
+        content["data"]["result"] = [row for row, part in rows if part or COUNTS in asked]
         return Reply(200, json.dumps(content))
 
     between.reply = reply
+
+
+COUNTS = "max by"
+"""In what asks how many samples came, and in nothing else."""
+
+
+def half_arrived(between: Between) -> None:
+    """Half of a day's samples are there, and nothing of bob, whose come late."""
+
+    def share(asked: str, labels: dict[str, str]) -> float:
+        return 0 if labels.get("principal") == "User:bob" else 0.5 if COUNTS in asked else 1
+
+    answering_in_part(between, share)
+
+
+def broker_joined(between: Between) -> None:
+    """The second broker has no samples, as if it were to join on the day after."""
+    answering_in_part(between, lambda asked, labels: not (COUNTS in asked and labels.get("broker") == "2"))
+
+
+def half_forgotten(between: Between) -> None:
+    """The same when a half is forgotten, and more than that of what bob sent."""
+
+    def share(asked: str, labels: dict[str, str]) -> float:
+        second = COUNTS in asked and labels.get("broker") == "2"
+        return 0 if second else 0.2 if labels.get("principal") == "User:bob" else 0.5
+
+    answering_in_part(between, share)
 
 
 def eu(url: str, *, days: int = 4, rates: Any = RATES, **settings: Any) -> dict[str, Any]:
@@ -296,6 +326,47 @@ def test_a_day_of_which_half_is_forgotten_keeps_its_principals_too(tmp_path: Pat
             root.run(day(1))
     assert lake(root) == before
     assert {payer for _, payer, _ in payers(root, day(0))} == {"User:alice", "User:bob"}
+
+
+@pytest.mark.parametrize("how", ["asked again", "lost"])
+def test_a_day_on_which_a_broker_came_is_not_made_of_less(between: Between, tmp_path: Path, how: str) -> None:
+    """Of that broker none or few of the samples are there; what is less is told by all of them."""
+    given = {"identity_source": "static", "static_identities": ["ops"]}
+    broker_joined(between)
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, days=1, rates={"network_ingress_per_gib": "0.01"}, source=given))
+        root.run(day(6))
+        assert ([one.came for one in root.incomplete()], billed(root)) == ([0], Decimal("0.24"))
+        with closing(sqlite3.connect(root.root / "state.db")) as connection:
+            # As of a day of before there were totals: it is counted again.
+            connection.execute("UPDATE day_metrics SET total = ''")
+            connection.commit()
+        half_forgotten(between)
+        if how == "lost":
+            shutil.rmtree(root.root / "raw")
+        assert root.run(day(6), lift=how != "lost").requests > 1
+    assert (billed(root), charged(root)) == (Decimal("0.24"), Decimal("0.24"))
+    assert len(warned(root, "left as made before", "ingress: 144 samples, 288 before")) == (how == "lost")
+
+
+@pytest.mark.parametrize("how", ["a new price", "torn", "refused, and torn"])
+def test_a_half_forgotten_day_keeps_who_pays(between: Between, tmp_path: Path, how: str) -> None:
+    broker_joined(between)
+    with between.serving() as script:
+        rates = WITHOUT_EGRESS if how == "a new price" else RATES
+        root = Root(tmp_path, eu(script.url, days=1, rates=rates))
+        root.run(day(6))
+        half_forgotten(between)
+        if "refused" in how:
+            assert root.run(day(6), lift=True).requests > 1
+        if "torn" in how:
+            torn(min((root.root / "raw").glob("**/bytes_in-*.zst")))
+        root.write(eu(script.url, days=1, rates={**RATES, "compute_hourly_rate": "0.2"}))
+        assert root.run(day(6)).requests > 1
+        assert root.run(day(6)).requests == 0
+    assert pays_for_ingress(root, day(5)) == BOTH_PAY
+    assert billed(root) == charged(root)
+    assert bool(warned(root, "left as made before", "bytes_in")) == ("torn" in how)
 
 
 def test_what_was_given_up_is_said_as_long_as_days_are_made_without_it(between: Between, tmp_path: Path) -> None:
