@@ -183,9 +183,21 @@ def _is_surpassed(known: Known, question: Question, one: DayMetric, other: DayMe
     """Whether a landed answer says less than another one, or than what its day was made of: that may be had again."""
     if other is not None:
         return is_less(one, other)
+    if _is_no_answer(known, question, one):
+        return True
     made = made_of(known.made.get(one.charge_date), question)
     is_lost = not known.is_kept(known.metric(one.charge_date, question.name))
     return is_lost and made is not None and is_poorer(one, made)
+
+
+def _is_no_answer(known: Known, question: Question, one: DayMetric) -> bool:
+    """Whether nobody is in samples of which it was given up to ask who is.
+
+    What failed is not missing: a Prometheus that has forgotten a day answers well, and says nothing.
+    """
+    before = known.metric(one.charge_date, question.name)
+    was_given_up = before is not None and before.status == "given_up"
+    return was_given_up and bool(question.metrics) and not one.points and not known.forced(one.charge_date)
 
 
 def _unreadable(work: Work, tenant: CostModelTenant, known: Known, days: Sequence[date]) -> set[int]:
@@ -292,7 +304,7 @@ def _land(
     def takes_away(one: DayMetric) -> bool:
         before = known.metric(one.charge_date, question.name)
         if before is None or not known.is_kept(before):
-            return False
+            return _is_no_answer(known, question, one)
         left = one.charge_date in less and question.use not in QUANTITIES and before.rows > 0
         return left or is_less(one, before)
 

@@ -369,6 +369,23 @@ def test_a_half_forgotten_day_keeps_who_pays(between: Between, tmp_path: Path, h
     assert bool(warned(root, "left as made before", "bytes_in")) == ("torn" in how)
 
 
+def test_what_failed_and_is_forgotten_is_not_missing(between: Between, tmp_path: Path) -> None:
+    """Else what nobody could tell whose it is would be that of those whom the configuration names."""
+    given = {"identity_source": "both", "static_identities": ["ops"]}
+    between.failing(WHO, REFUSED)
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, days=1, source=given, allocation_retry_limit="1"))
+        root.run(day(6))
+        before = lake(root)
+        answering_nothing(between)
+        for lift in (True, False):
+            assert (root.run(day(6), lift=lift).requests > 1) == lift
+            assert lake(root) == before
+            assert root.plan(day(6))[str(day(5))].calculate_reason == "given_up"
+        root.run(day(6), lift=True, first=day(5), end=day(6))
+    assert {payer for _, payer, _ in payers(root, day(5))} == {"ops"}
+
+
 def test_what_was_given_up_is_said_as_long_as_days_are_made_without_it(between: Between, tmp_path: Path) -> None:
     between.reply = lambda _: Reply(503, "busy")
     with between.serving() as script:
