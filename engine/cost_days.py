@@ -263,6 +263,22 @@ class Known:
         found = [self.metric(day, one.name) for one in self._quantities(day)]
         return any(one is not None and self.is_kept(one) and (one.fetch_id or 0) > known.fetch_id for one in found)
 
+    def of_first_samples(self) -> list[DayMetric]:
+        """Who is in samples, of days of which more came, since when it was given up to ask again; in order."""
+        found = ((day, one, self.metric(day, one.name)) for day in sorted(self.made) for one in self.asked_of(day))
+        return [
+            known
+            for day, question, known in found
+            if known is not None and known.error and self._is_of_first(question, day, known.fetch_id or 0)
+        ]
+
+    def _is_of_first(self, question: Question, day: str, number: int) -> bool:
+        """Whether samples of a day came before and after this answer, which is asked again no more."""
+        if not self.is_behind(question, day, lift=True) or self.is_behind(question, day):
+            return False
+        came = [(self.landed_before(one, day), self.metric(day, one.name)) for one in self._quantities(day)]
+        return any(landed[0] < number < (now.fetch_id or 0) for landed, now in came if landed and now is not None)
+
     def _is_unanswered(self, question: Question, day: str, *, lift: bool) -> bool:
         known = self.metric(day, question.name)
         if known is None or known.status == "failed":
@@ -506,8 +522,8 @@ def first_line(failed: DayMetric) -> str:
     return (failed.error or "").partition("\n")[0]
 
 
-def told_given_up(found: Sequence[DayMetric]) -> Iterator[str]:
-    """A line for questions that were given up on the same days for the same reason: those days are made without."""
+def told_given_up(found: Sequence[DayMetric], what: str = "made without") -> Iterator[str]:
+    """A line for questions that were given up on the same days for the same reason, and what became of those days."""
     days_of = dict[tuple[str, str], list[str]]()
     for one in sorted(found, key=lambda one: (one.metric, one.charge_date)):
         days_of.setdefault((one.metric, first_line(one)), []).append(one.charge_date)
@@ -515,7 +531,7 @@ def told_given_up(found: Sequence[DayMetric]) -> Iterator[str]:
     for (question, why), days in days_of.items():
         questions.setdefault((told_span(days), why), []).append(question)
     for (span, why), named in questions.items():
-        yield f"{', '.join(named)}: given up for {span}, made without ({why}); `prorata run --force` asks again"
+        yield f"{', '.join(named)}: given up for {span}, {what} ({why}); `prorata run --force` asks again"
 
 
 def failed_metrics(store: state.State, tenant: CostModelTenant) -> dict[str, frozenset[str]]:

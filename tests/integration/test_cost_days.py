@@ -569,7 +569,13 @@ def test_who_is_in_late_samples_is_given_up_for_who_was_in_the_first(between: Be
         assert pays_for_ingress(root, day(0)) == {("User:alice", Decimal("0.24"))}
         between.reply = between.passed
         assert root.run(day(1)).requests == 0
+        told = f"bytes_in: given up for 1 day ({day(0)}), those in the first samples bear it ("
+        checked = prorata(tmp_path, "check").stdout
+        assert told in checked
+        assert "none are missing" not in checked
+        assert root.plan(day(1))[str(day(0))].calculate_reason == "given_up"
         root.run(day(1), lift=True)
+        assert "none are missing" in prorata(tmp_path, "check").stdout
     assert pays_for_ingress(root, day(0)) == BOTH_PAY
 
 
