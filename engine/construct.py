@@ -294,6 +294,7 @@ def _land(
             prometheus.fetch_days(client, landing, query, days, version)
     fetch = MetricFetch(fetch_id, question.name, str(days[0]), str(days[1]), (question.digest,), work.hooks.now())
     rows, samples = _answered(work, tenant, question, fetch, map(str, piece.days))
+    fetch = fetch._replace(warned=int(bool(samples.warnings)))
     for text in samples.warnings:
         work.warn(f"{question.name}: {text}")
     if samples.dropped.height:

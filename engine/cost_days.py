@@ -233,7 +233,7 @@ class Known:
         return question.name in {one.name for one in self.asked_of(day)}
 
     def is_open(self, question: Question, day: str, *, lift: bool = False) -> bool:
-        """Whether a question is to be asked for a day; with `lift` what was given up is, and what came incomplete."""
+        """Whether a question is to be asked for a day; with `lift` what was given up is, and what may be incomplete."""
         if not self.is_wanted(question, day):
             return False
         known = self.metric(day, question.name)
@@ -285,8 +285,14 @@ class Known:
             return True
         if known.status == "given_up":
             return lift
-        lacks = lift and share_came(known.rows, known.gaps) < 1
+        lacks = lift and (self.forced(day) or self._may_be_more(question, day, known))
         return lacks or not self.is_kept(known) or self._is_awaited(question, day)
+
+    def _may_be_more(self, question: Question, day: str, known: DayMetric) -> bool:
+        """Whether an answer lacks samples, is less than the day was made of, or a part only, as Prometheus said."""
+        before, fetch = made_of(self.made.get(day), question), self.fetches.get(known.fetch_id or 0)
+        is_less_now = before is not None and is_poorer(known, before)
+        return share_came(known.rows, known.gaps) < 1 or is_less_now or (fetch is not None and bool(fetch.warned))
 
     def _is_awaited(self, question: Question, day: str) -> bool:
         """Whether a day waits for samples that are missing; one that was charged of the same answer does no more."""

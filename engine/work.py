@@ -44,7 +44,7 @@ class Hooks(NamedTuple):
 class Request(NamedTuple):
     """What a command asks for: days from `first` to before `end` (None: open), and whether to redo unchanged days.
 
-    `lift`: gather a tenant that is suspended, and ask again for what was given up, or lacks samples in a cost model.
+    `lift`: gather a tenant that is suspended, and ask again for what was given up, or what a cost model lacks.
     `replay`: read landed answers again.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from datetime import date, timedelta
 from decimal import Decimal
@@ -79,7 +79,9 @@ def mistyped(between: Between) -> None:
     between.failing('cluster="ue"', REFUSED)
 
 
-def answering_in_part(between: Between, share: Callable[[str, dict[str, str]], float]) -> None:
+def answering_in_part(
+    between: Between, share: Callable[[str, dict[str, str]], float], warnings: Sequence[str] = ()
+) -> None:
     """Each value comes only to a share, by what is asked and by the labels of its series; at 0 it is not there."""
 
     def reply(request: scripted.Request) -> Reply:
@@ -91,6 +93,7 @@ def answering_in_part(between: Between, share: Callable[[str, dict[str, str]], f
         for row, part in rows:
             row["values"] = [[moment, str(float(value) * part)] for moment, value in row["values"]]
         content["data"]["result"] = [row for row, part in rows if part or COUNTS in asked]
+        content["warnings"] = list(warnings)
         return Reply(200, json.dumps(content))
 
     between.reply = reply
@@ -107,6 +110,10 @@ def half_arrived(between: Between) -> None:
         return 0 if labels.get("principal") == "User:bob" else 0.5 if COUNTS in asked else 1
 
     answering_in_part(between, share)
+
+
+def without_bob(between: Between, warnings: Sequence[str] = ()) -> None:
+    answering_in_part(between, lambda _, labels: labels.get("principal") != "User:bob", warnings)
 
 
 def broker_joined(between: Between) -> None:
@@ -604,6 +611,41 @@ def test_force_asks_again_for_days_whose_samples_are_missing(between: Between, t
         assert billed(root) == charged(root) == 2 * WHOLE
         assert "UNALLOCATED" not in set(root.table("chargeback")["identity_id"])
         assert root.run(day(6), lift=True).requests == 0
+
+
+@pytest.mark.parametrize("how", ["warned of", "named"])
+def test_an_answer_in_part_can_be_asked_for_again(between: Between, tmp_path: Path, how: str) -> None:
+    """Nobody counts who is in samples: that all are there is not known, unless Prometheus says that they are not."""
+    warnings = ["partial response"] if how == "warned of" else []
+    without_bob(between, warnings)
+    named = {"first": day(5), "end": day(6)} if how == "named" else {}
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, days=2, rates={"network_ingress_per_gib": "0.01"}))
+        root.run(day(6))
+        assert pays_for_ingress(root, day(5)) == {("User:alice", Decimal("0.24"))}
+        between.reply = between.passed
+        assert root.run(day(6)).requests == 0
+        assert root.run(day(6), lift=True, **named).days_calculated == (1 if named else 2)
+        assert pays_for_ingress(root, day(5)) == BOTH_PAY
+        # What was answered whole is asked again by no one but by name.
+        assert root.run(day(6), lift=True).requests == 0
+    assert billed(root) == charged(root) == Decimal("0.48")
+
+
+def test_a_day_that_stays_since_there_is_less_is_asked_for_again(between: Between, tmp_path: Path) -> None:
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, days=1))
+        root.run(day(6))
+        torn(min((root.root / "raw").glob("**/bytes_in-*.zst")))
+        root.write(eu(script.url, days=1, rates={**RATES, "compute_hourly_rate": "0.2"}))
+        without_bob(between)
+        root.run(day(6))
+        assert warned(root, "left as made before", "bytes_in: 1 value, 2 before", "`prorata run --force` asks again")
+        between.reply = between.passed
+        assert (root.run(day(6)).requests, billed(root)) == (0, WHOLE)
+        assert root.run(day(6), lift=True).days_calculated == 1
+    assert billed(root) == charged(root) == WHOLE + Decimal("7.2")
+    assert pays_for_ingress(root, day(5)) == BOTH_PAY
 
 
 def test_missing_samples_are_told_by_the_run_that_asks_or_makes_and_by_check(between: Between, tmp_path: Path) -> None:
