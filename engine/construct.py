@@ -7,17 +7,19 @@ touches, and no others. A day that has lines is not made of less than it was mad
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from fractions import Fraction
 from itertools import groupby
 from typing import NamedTuple
+from urllib.parse import parse_qsl, urlsplit
 
 import polars as pl
 from pydantic import SecretStr
 
-from engine import gather_state, lake, metrics, state
+from engine import gather_state, lake, metered, metrics, state
 from engine.config import CostModelTenant, KafkaTenant
 from engine.cost_days import (
     QUANTITIES,
@@ -37,14 +39,14 @@ from engine.cost_days import (
     without_rules,
 )
 from engine.errors import ContractError, SourceError, StoreError, fault
-from engine.frames import BILLING, RESOURCES, USAGE, Table
+from engine.frames import BILLING, RESOURCES, USAGE, Table, empty
 from engine.gather_state import ConstructedDay, DayMetric, MetricFetch, MetricsFlag
 from engine.sources import cost_model, cost_rates, kafka_admin, prometheus
-from engine.sources.cost_questions import Question, Use
+from engine.sources.cost_questions import Question, Use, questions
 from engine.sources.http import Client, Clock
 from engine.sources.landing import Landing
 from engine.sources.prometheus import Samples
-from engine.sources.promql import Window
+from engine.sources.promql import Query, Window
 from engine.text import counted
 from engine.work import (
     Summary,
@@ -67,6 +69,7 @@ def gather(work: Work, tenant: CostModelTenant, summary: Summary) -> Summary:
     """Ask what has not been answered yet, and make the days that are made of something else than before."""
     days = _days(*window(tenant, work.now().date()))
     _ask_cluster(work, tenant)
+    _adopt(work, tenant)
     known = _recalled(work, tenant, days)
     unreadable = _unreadable(work, tenant, known, days)
     if unreadable:
@@ -109,6 +112,68 @@ def _ask_cluster(work: Work, tenant: CostModelTenant) -> None:
     seen = pl.DataFrame(found, schema=["window", "type", "display_name"], orient="row")
     if seen.height:
         _fold_resources(work, tenant, cost_model.resources_seen(tenant, seen))
+
+
+# Landed answers
+
+
+_DAY = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
+_LANDED = re.compile(f"(?P<name>.+)-(?P<first>{_DAY})-(?P<end>{_DAY})")
+
+
+def _adopt(work: Work, tenant: CostModelTenant) -> None:
+    """Answers to questions of now that are landed and that the state does not know, as it was lost: known again.
+
+    What a run that died had not landed whole is removed. What was answered to other questions stays.
+    """
+    known, now = gather_state.metric_fetches(work.store, tenant.id), work.hooks.now()
+    for number in metered.landed_numbers(work, tenant):
+        if number in known:
+            continue
+        landing = _landing(work, tenant, number)
+        # The values come before their counts, whose name is longer.
+        found = next((name for name in map(_LANDED.fullmatch, landing.names()) if name), None)
+        if found is None:
+            landing.remove()
+            continue
+        fetch = MetricFetch(number, found["name"], found["first"], found["end"], (), now)
+        try:
+            question = _landed_question(landing, fetch, questions(tenant))
+            if question is None:
+                continue
+            if len(landing.names()) < (1 if question.counts is None else 2):
+                landing.remove()
+                continue
+            samples = _samples(work, tenant, question, fetch)
+            fetch = fetch._replace(ids=(question.digest,), warned=int(bool(samples.warnings)))
+            seen = cost_model.resources(tenant, {question.name: samples})
+        except (StoreError, ContractError) as error:
+            # Known from now on, as the answer to no question, so that it is told once.
+            work.warn(f"{error}; not used")
+            seen = empty(RESOURCES)
+        with work.store.transaction():
+            gather_state.record_fetch(work.store, tenant.id, fetch)
+            _fold_resources(work, tenant, seen)
+
+
+def _landed_question(landing: Landing, fetch: MetricFetch, asked: Iterable[Question]) -> Question | None:
+    """The question, of those that are asked, to which answers are landed; their counts may not be landed yet."""
+    posted = {
+        name: [dict(parse_qsl(urlsplit(page.url).query)) for page in landing.read(name)] for name in landing.names()
+    }
+
+    def is_answered(query: Query, *, absent_ok: bool) -> bool:
+        found = posted.get(prometheus.landed_name(query, _span(fetch)))
+        versions = (prometheus.Version("", left_open=left_open) for left_open in (False, True))
+        forms = (prometheus.range_forms(query, _span(fetch), version, (), 1) for version in versions)
+        return absent_ok if found is None else found in forms
+
+    for question in asked:
+        landed = question.landed_as(fetch.metric)
+        has_counts = landed.counts is None or is_answered(landed.counts, absent_ok=True)
+        if has_counts and is_answered(landed.values, absent_ok=False):
+            return question
+    return None
 
 
 # Questions
@@ -287,7 +352,7 @@ def _land(
     the first. Who is in what is left of their samples is not everybody, however many there are.
     """
     question, days = piece.question, (piece.days[0], piece.days[-1] + timedelta(days=1))
-    fetch_id = gather_state.next_fetch_id(work.store, tenant.id)
+    fetch_id = metered.next_number(work, tenant)
     landing = _landing(work, tenant, fetch_id)
     for query in (question.values, question.counts):
         if query is not None:
@@ -352,8 +417,12 @@ def _landing(work: Work, tenant: CostModelTenant, fetch_id: int) -> Landing:
     return Landing(landed_in(work.root, tenant, fetch_id))
 
 
+def _span(fetch: MetricFetch) -> Window:
+    return date.fromisoformat(fetch.first_day), date.fromisoformat(fetch.end_day)
+
+
 def _samples(work: Work, tenant: CostModelTenant, question: Question, fetch: MetricFetch) -> Samples:
-    days = date.fromisoformat(fetch.first_day), date.fromisoformat(fetch.end_day)
+    days = _span(fetch)
     landing, landed = _landing(work, tenant, fetch.fetch_id), question.landed_as(fetch.metric)
     return cost_model.parse(question, landing.read(prometheus.landed_name(landed.values, days)), days)
 
@@ -374,7 +443,7 @@ def _came(
     if landed.counts is None:
         came = dict(samples.values.group_by("window").agg(came=pl.col("points").sum()).rows())
         return came, cost_model.totals(samples.values)
-    days = date.fromisoformat(fetch.first_day), date.fromisoformat(fetch.end_day)
+    days = _span(fetch)
     landing = _landing(work, tenant, fetch.fetch_id)
     counts = cost_model.parse_counts(question, landing.read(prometheus.landed_name(landed.counts, days)), days)
     return cost_model.came(question, samples, counts.fewest, scrape_seconds), counts.totals

@@ -133,7 +133,8 @@ def half_forgotten(between: Between) -> None:
 
 def eu(url: str, *, days: int = 4, rates: Any = RATES, **settings: Any) -> dict[str, Any]:
     source = {"rates": rates, **settings.pop("source", {})}
-    return kafka("eu", url, lookback_days=str(days), metrics=FIVE, source=source, **settings)
+    asked = {**FIVE, **settings.pop("metrics", {})}
+    return kafka("eu", url, lookback_days=str(days), metrics=asked, source=source, **settings)
 
 
 def pg(url: str, *types: dict[str, Any], days: int = 4, **settings: Any) -> dict[str, Any]:
@@ -891,6 +892,32 @@ def test_topics_that_cannot_be_had_hold_up_no_day(between: Between, tmp_path: Pa
 
 def torn(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-5])
+
+
+def test_answers_that_a_lost_state_does_not_know_are_known_again(between: Between, tmp_path: Path) -> None:
+    given = {"days": 2, "metrics": {"days_per_query": "1"}}
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, **given))
+        root.run(day(6))
+        landed = {file: file.read_bytes() for file in (root.root / "raw").glob("**/*.zst")}
+        for file in root.root.glob("state.db*"):
+            file.unlink()
+        # Nor are they overwritten by answers to another question.
+        root.write(eu(script.url, source={"selector": 'cluster="eu", topic!=""'}, **given))
+        assert root.run(day(6)).requests > 1
+        assert {file: file.read_bytes() for file in landed} == landed
+        answering_nothing(between)
+        spoiled = min(file for file in landed if file.name.startswith("topics-"))
+        torn(spoiled)
+        root.write(eu(script.url, **given))
+        for file in root.root.glob("state.db*"):
+            file.unlink()
+        # What it is, and what cannot be read.
+        assert root.run(day(6)).requests == 2
+        assert len(warned(root, str(spoiled))) == 1
+        assert root.run(day(6)).requests == 0
+        assert len(warned(root, str(spoiled))) == 1
+    assert billed(root) == charged(root) == 2 * WHOLE
 
 
 @pytest.mark.parametrize("spoil", [torn, Path.unlink], ids=["torn", "gone"])
