@@ -375,6 +375,9 @@ def _land(
         return left or is_less(one, before)
 
     worse = {one.charge_date for one in rows if takes_away(one)}
+    stay = sorted(day for day in worse if known.is_kept(known.metric(day, question.name)))
+    if stay and question.use != "resources":
+        work.warn(f"{question.name}: less came than before for {told_span(stay)}, and is not used")
     kept = [one for one in rows if one.charge_date not in worse]
     # Of samples that came whole, who is in them was answered before, if now fewer are: that is asked no more.
     if question.use not in QUANTITIES:
