@@ -128,7 +128,10 @@ def _samples(root: Path, tenant: CostModelTenant) -> Iterator[Finding]:
     given_up = cost_days.made_without(tenant, known.day_metrics, known.made)
     for text in cost_days.told_given_up(given_up):
         yield _warning(tenant, text)
-    if not found and not given_up:
+    of_first = known.of_first_samples()
+    for text in cost_days.told_given_up(of_first, "those in the first samples bear it"):
+        yield _warning(tenant, text)
+    if not found and not given_up and not of_first:
         yield _ok(tenant, "samples: none are missing")
 
 

@@ -7,26 +7,29 @@ touches, and no others. A day that has lines is not made of less than it was mad
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from fractions import Fraction
 from itertools import groupby
 from typing import NamedTuple
+from urllib.parse import parse_qsl, urlsplit
 
 import polars as pl
 from pydantic import SecretStr
 
-from engine import gather_state, lake, metrics, state
+from engine import gather_state, lake, metered, metrics, state
 from engine.config import CostModelTenant, KafkaTenant
 from engine.cost_days import (
     QUANTITIES,
     Known,
     incomplete,
+    is_less,
+    is_poorer,
     landed_in,
     lost,
     made_of,
-    share_came,
     told_incomplete,
     told_kept,
     told_lost,
@@ -36,14 +39,14 @@ from engine.cost_days import (
     without_rules,
 )
 from engine.errors import ContractError, SourceError, StoreError, fault
-from engine.frames import BILLING, RESOURCES, USAGE, Table
+from engine.frames import BILLING, RESOURCES, USAGE, Table, empty
 from engine.gather_state import ConstructedDay, DayMetric, MetricFetch, MetricsFlag
 from engine.sources import cost_model, cost_rates, kafka_admin, prometheus
-from engine.sources.cost_questions import Question, Use
+from engine.sources.cost_questions import Question, Use, questions
 from engine.sources.http import Client, Clock
 from engine.sources.landing import Landing
 from engine.sources.prometheus import Samples
-from engine.sources.promql import Window
+from engine.sources.promql import Query, Window
 from engine.text import counted
 from engine.work import (
     Summary,
@@ -66,6 +69,7 @@ def gather(work: Work, tenant: CostModelTenant, summary: Summary) -> Summary:
     """Ask what has not been answered yet, and make the days that are made of something else than before."""
     days = _days(*window(tenant, work.now().date()))
     _ask_cluster(work, tenant)
+    _adopt(work, tenant)
     known = _recalled(work, tenant, days)
     unreadable = _unreadable(work, tenant, known, days)
     if unreadable:
@@ -110,6 +114,68 @@ def _ask_cluster(work: Work, tenant: CostModelTenant) -> None:
         _fold_resources(work, tenant, cost_model.resources_seen(tenant, seen))
 
 
+# Landed answers
+
+
+_DAY = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
+_LANDED = re.compile(f"(?P<name>.+)-(?P<first>{_DAY})-(?P<end>{_DAY})")
+
+
+def _adopt(work: Work, tenant: CostModelTenant) -> None:
+    """Answers to questions of now that are landed and that the state does not know, as it was lost: known again.
+
+    What a run that died had not landed whole is removed. What was answered to other questions stays.
+    """
+    known, now = gather_state.metric_fetches(work.store, tenant.id), work.hooks.now()
+    for number in metered.landed_numbers(work, tenant):
+        if number in known:
+            continue
+        landing = _landing(work, tenant, number)
+        # The values come before their counts, whose name is longer.
+        found = next((name for name in map(_LANDED.fullmatch, landing.names()) if name), None)
+        if found is None:
+            landing.remove()
+            continue
+        fetch = MetricFetch(number, found["name"], found["first"], found["end"], (), now)
+        try:
+            question = _landed_question(landing, fetch, questions(tenant))
+            if question is None:
+                continue
+            if len(landing.names()) < (1 if question.counts is None else 2):
+                landing.remove()
+                continue
+            samples = _samples(work, tenant, question, fetch)
+            fetch = fetch._replace(ids=(question.digest,), warned=int(bool(samples.warnings)))
+            seen = cost_model.resources(tenant, {question.name: samples})
+        except (StoreError, ContractError) as error:
+            # Known from now on, as the answer to no question, so that it is told once.
+            work.warn(f"{error}; not used")
+            seen = empty(RESOURCES)
+        with work.store.transaction():
+            gather_state.record_fetch(work.store, tenant.id, fetch)
+            _fold_resources(work, tenant, seen)
+
+
+def _landed_question(landing: Landing, fetch: MetricFetch, asked: Iterable[Question]) -> Question | None:
+    """The question, of those that are asked, to which answers are landed; their counts may not be landed yet."""
+    posted = {
+        name: [dict(parse_qsl(urlsplit(page.url).query)) for page in landing.read(name)] for name in landing.names()
+    }
+
+    def is_answered(query: Query, *, absent_ok: bool) -> bool:
+        found = posted.get(prometheus.landed_name(query, _span(fetch)))
+        versions = (prometheus.Version("", left_open=left_open) for left_open in (False, True))
+        forms = (prometheus.range_forms(query, _span(fetch), version, (), 1) for version in versions)
+        return absent_ok if found is None else found in forms
+
+    for question in asked:
+        landed = question.landed_as(fetch.metric)
+        has_counts = landed.counts is None or is_answered(landed.counts, absent_ok=True)
+        if has_counts and is_answered(landed.values, absent_ok=False):
+            return question
+    return None
+
+
 # Questions
 
 
@@ -152,7 +218,11 @@ def _recalled(
             except (StoreError, ContractError) as error:
                 work.warn(str(error))
                 continue
-            best |= {one.charge_date: one for one in rows if not _is_less(one, best.get(one.charge_date))}
+            best |= {
+                one.charge_date: one
+                for one in rows
+                if not _is_surpassed(known, question, one, best.get(one.charge_date))
+            }
         found += best.values()
     if not found:
         return known
@@ -171,11 +241,28 @@ def _to_recall(tenant: CostModelTenant, known: Known, question: Question, day: s
         return landed
     assert tenant.metrics is not None  # else nothing was landed
     is_counted = question.counts is None or one.rows + one.gaps == question.expected(tenant.metrics.scrape_seconds)
-    return [] if is_counted else [one.fetch_id]
+    return [] if is_counted and one.total else [one.fetch_id]
 
 
-def _is_less(one: DayMetric, other: DayMetric | None) -> bool:
-    return other is not None and share_came(one.rows, one.gaps) < share_came(other.rows, other.gaps)
+def _is_surpassed(known: Known, question: Question, one: DayMetric, other: DayMetric | None) -> bool:
+    """Whether a landed answer says less than another one, or than what its day was made of: that may be had again."""
+    if other is not None:
+        return is_less(one, other)
+    if _is_no_answer(known, question, one):
+        return True
+    made = made_of(known.made.get(one.charge_date), question)
+    is_lost = not known.is_kept(known.metric(one.charge_date, question.name))
+    return is_lost and made is not None and is_poorer(one, made)
+
+
+def _is_no_answer(known: Known, question: Question, one: DayMetric) -> bool:
+    """Whether nobody is in samples of which it was given up to ask who is.
+
+    What failed is not missing: a Prometheus that has forgotten a day answers well, and says nothing.
+    """
+    before = known.metric(one.charge_date, question.name)
+    was_given_up = before is not None and before.status == "given_up"
+    return was_given_up and bool(question.metrics) and not one.points and not known.forced(one.charge_date)
 
 
 def _unreadable(work: Work, tenant: CostModelTenant, known: Known, days: Sequence[date]) -> set[int]:
@@ -265,13 +352,14 @@ def _land(
     the first. Who is in what is left of their samples is not everybody, however many there are.
     """
     question, days = piece.question, (piece.days[0], piece.days[-1] + timedelta(days=1))
-    fetch_id = gather_state.next_fetch_id(work.store, tenant.id)
+    fetch_id = metered.next_number(work, tenant)
     landing = _landing(work, tenant, fetch_id)
     for query in (question.values, question.counts):
         if query is not None:
             prometheus.fetch_days(client, landing, query, days, version)
     fetch = MetricFetch(fetch_id, question.name, str(days[0]), str(days[1]), (question.digest,), work.hooks.now())
     rows, samples = _answered(work, tenant, question, fetch, map(str, piece.days))
+    fetch = fetch._replace(warned=int(bool(samples.warnings)))
     for text in samples.warnings:
         work.warn(f"{question.name}: {prometheus.told(text)}")
     if samples.dropped.height:
@@ -282,17 +370,20 @@ def _land(
     def takes_away(one: DayMetric) -> bool:
         before = known.metric(one.charge_date, question.name)
         if before is None or not known.is_kept(before):
-            return False
+            return _is_no_answer(known, question, one)
         left = one.charge_date in less and question.use not in QUANTITIES and before.rows > 0
-        return left or _is_less(one, before)
+        return left or is_less(one, before)
 
     worse = {one.charge_date for one in rows if takes_away(one)}
+    stay = sorted(day for day in worse if known.is_kept(known.metric(day, question.name)))
+    if stay and question.use != "resources":
+        work.warn(f"{question.name}: less came than before for {told_span(stay)}, and is not used")
     kept = [one for one in rows if one.charge_date not in worse]
-    # Of samples that came whole, who is in them was answered before, if now nobody is: that is asked no more.
+    # Of samples that came whole, who is in them was answered before, if now fewer are: that is asked no more.
     if question.use not in QUANTITIES:
         whole = {day for day in worse if less.get(day) not in QUANTITIES}
         limit = tenant.allocation_retry_limit
-        kept += [one._replace(attempts=limit) for one in _attempted(known, question, whole, "nobody is in them")]
+        kept += [one._replace(attempts=limit) for one in _attempted(known, question, whole, "less came than before")]
     with work.store.transaction():
         gather_state.record_fetch(work.store, tenant.id, fetch)
         gather_state.save_day_metrics(work.store, tenant.id, kept)
@@ -306,7 +397,7 @@ def _answered(
     """What the landed answers to a question say of some days, as the state has it, and the answers."""
     assert tenant.metrics is not None  # else nothing was landed
     samples, scrape_seconds = _samples(work, tenant, question, fetch), tenant.metrics.scrape_seconds
-    came = _came(work, tenant, question, fetch, samples, scrape_seconds)
+    came, totals = _came(work, tenant, question, fetch, samples, scrape_seconds)
     dropped, points = (
         dict(frame.group_by("window").agg(pl.col("points").sum()).rows()) for frame in (samples.dropped, samples.values)
     )
@@ -318,6 +409,7 @@ def _answered(
             dropped=dropped.get(day, 0),
             gaps=max(expected - came.get(day, 0), 0),
             points=points.get(day, 0),
+            total=totals.get(day, "0"),
         )
         for day in days
     ]
@@ -328,8 +420,12 @@ def _landing(work: Work, tenant: CostModelTenant, fetch_id: int) -> Landing:
     return Landing(landed_in(work.root, tenant, fetch_id))
 
 
+def _span(fetch: MetricFetch) -> Window:
+    return date.fromisoformat(fetch.first_day), date.fromisoformat(fetch.end_day)
+
+
 def _samples(work: Work, tenant: CostModelTenant, question: Question, fetch: MetricFetch) -> Samples:
-    days = date.fromisoformat(fetch.first_day), date.fromisoformat(fetch.end_day)
+    days = _span(fetch)
     landing, landed = _landing(work, tenant, fetch.fetch_id), question.landed_as(fetch.metric)
     return cost_model.parse(question, landing.read(prometheus.landed_name(landed.values, days)), days)
 
@@ -341,15 +437,19 @@ def _came(
     fetch: MetricFetch,
     samples: Samples,
     scrape_seconds: int,
-) -> dict[str, int]:
-    """Day -> how many of the expected samples came, or for what nobody expects anything, how many series."""
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Day -> how many of the expected samples came, or for what nobody expects anything, how many series.
+
+    And the total by which an answer is told from one with less: of the samples, or of the values of what nobody counts.
+    """
     landed = question.landed_as(fetch.metric)
     if landed.counts is None:
-        return dict(samples.values.group_by("window").agg(came=pl.col("points").sum()).rows())
-    days = date.fromisoformat(fetch.first_day), date.fromisoformat(fetch.end_day)
+        came = dict(samples.values.group_by("window").agg(came=pl.col("points").sum()).rows())
+        return came, cost_model.totals(samples.values)
+    days = _span(fetch)
     landing = _landing(work, tenant, fetch.fetch_id)
     counts = cost_model.parse_counts(question, landing.read(prometheus.landed_name(landed.counts, days)), days)
-    return cost_model.came(question, samples, counts, scrape_seconds)
+    return cost_model.came(question, samples, counts.fewest, scrape_seconds), counts.totals
 
 
 def _attempted(known: Known, question: Question, days: Iterable[str], error: str) -> list[DayMetric]:

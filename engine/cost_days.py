@@ -61,16 +61,32 @@ def made_of(made: ConstructedDay | None, question: Question) -> MadeOf | None:
     return next(same, answers.get(question.name))
 
 
-def is_poorer(now: DayMetric, before: MadeOf) -> bool:
-    """Whether less came than a day was made of: a smaller share, or of another question, nothing where something did.
+ROUNDED = Fraction(1, 10**9)
+"""By how much a server's sum of floats differs at most with the order in which it adds: less than a sample of a day."""
 
-    Samples of two questions, or of two opinions of how many there should be, say nothing of each other.
+
+def is_less(now: DayMetric, before: DayMetric | MadeOf) -> bool:
+    """Whether an answer says less than another one to the same question: fewer values, or a smaller total.
+
+    The total is of the samples of all brokers: of a broker that comes or goes there are few, or none, on a day of which
+    all others have all of theirs. Of what nobody counts it is of the values of all principals.
+    """
+    if now.total and before.total:
+        return now.points < before.points or Fraction(now.total) < Fraction(before.total) * (1 - ROUNDED)
+    # What days were made of before totals were known has only shares, and of one opinion of how many there should be.
+    if now.rows + now.gaps == before.rows + before.gaps and now.points:
+        return share_came(now.rows, now.gaps) < share_came(before.rows, before.gaps)
+    return now.points == 0 < before.points
+
+
+def is_poorer(now: DayMetric, before: MadeOf) -> bool:
+    """Whether less came than a day was made of; of another question, nothing where something did.
+
+    Samples of two questions say nothing of each other.
     """
     if now.fetch_id == before.fetch_id:
         return False
-    if now.ids == (before.digest,) and now.rows + now.gaps == before.rows + before.gaps:
-        return share_came(now.rows, now.gaps) < share_came(before.rows, before.gaps)
-    return before.points > 0 and now.points == 0
+    return is_less(now, before) if now.ids == (before.digest,) else now.points == 0 < before.points
 
 
 def landed_in(root: Path, tenant: CostModelTenant, fetch_id: int) -> Path:
@@ -217,7 +233,7 @@ class Known:
         return question.name in {one.name for one in self.asked_of(day)}
 
     def is_open(self, question: Question, day: str, *, lift: bool = False) -> bool:
-        """Whether a question is to be asked for a day; with `lift` what was given up is, and what came incomplete."""
+        """Whether a question is to be asked for a day; with `lift` what was given up is, and what may be incomplete."""
         if not self.is_wanted(question, day):
             return False
         known = self.metric(day, question.name)
@@ -247,14 +263,36 @@ class Known:
         found = [self.metric(day, one.name) for one in self._quantities(day)]
         return any(one is not None and self.is_kept(one) and (one.fetch_id or 0) > known.fetch_id for one in found)
 
+    def of_first_samples(self) -> list[DayMetric]:
+        """Who is in samples, of days of which more came, since when it was given up to ask again; in order."""
+        found = ((day, one, self.metric(day, one.name)) for day in sorted(self.made) for one in self.asked_of(day))
+        return [
+            known
+            for day, question, known in found
+            if known is not None and known.error and self._is_of_first(question, day, known.fetch_id or 0)
+        ]
+
+    def _is_of_first(self, question: Question, day: str, number: int) -> bool:
+        """Whether samples of a day came before and after this answer, which is asked again no more."""
+        if not self.is_behind(question, day, lift=True) or self.is_behind(question, day):
+            return False
+        came = [(self.landed_before(one, day), self.metric(day, one.name)) for one in self._quantities(day)]
+        return any(landed[0] < number < (now.fetch_id or 0) for landed, now in came if landed and now is not None)
+
     def _is_unanswered(self, question: Question, day: str, *, lift: bool) -> bool:
         known = self.metric(day, question.name)
         if known is None or known.status == "failed":
             return True
         if known.status == "given_up":
             return lift
-        lacks = lift and share_came(known.rows, known.gaps) < 1
+        lacks = lift and (self.forced(day) or self._may_be_more(question, day, known))
         return lacks or not self.is_kept(known) or self._is_awaited(question, day)
+
+    def _may_be_more(self, question: Question, day: str, known: DayMetric) -> bool:
+        """Whether an answer lacks samples, is less than the day was made of, or a part only, as Prometheus said."""
+        before, fetch = made_of(self.made.get(day), question), self.fetches.get(known.fetch_id or 0)
+        is_less_now = before is not None and is_poorer(known, before)
+        return share_came(known.rows, known.gaps) < 1 or is_less_now or (fetch is not None and bool(fetch.warned))
 
     def _is_awaited(self, question: Question, day: str) -> bool:
         """Whether a day waits for samples that are missing; one that was charged of the same answer does no more."""
@@ -286,7 +324,7 @@ class Known:
                 before, landed = made_of(made, question), self.landed_before(question, day)
                 answered = DayMetric(day, question.name, "fetched", (question.digest,), "")
                 if before is not None and before.fetch_id in landed:
-                    counts = {name: getattr(before, name) for name in ("rows", "gaps", "points", "fetch_id")}
+                    counts = {name: getattr(before, name) for name in ("rows", "gaps", "points", "total", "fetch_id")}
                     self.day_metrics[day, question.name] = answered._replace(**counts)
                 elif question.use == "resources" and landed:
                     self.day_metrics[day, question.name] = answered._replace(fetch_id=landed[-1])
@@ -357,7 +395,7 @@ class Known:
         """The questions that were answered for a day, with their answers."""
         found = ((one, self.metric(day, one.name)) for one in self.asked_of(day))
         return {
-            question.name: MadeOf(one.rows, one.gaps, one.points, question.digest, one.fetch_id or 0)
+            question.name: MadeOf(one.rows, one.gaps, one.points, question.digest, one.fetch_id or 0, one.total)
             for question, one in found
             if one is not None and one.status == "fetched"
         }
@@ -383,9 +421,12 @@ class Known:
 
 
 def _told_counts(before: MadeOf, now: DayMetric) -> str:
-    if not before.gaps and not now.gaps:
-        return f"{counted(now.rows, 'value')}, {before.rows} before"
-    return f"{now.rows} of {now.rows + now.gaps} samples, {before.rows} of {before.rows + before.gaps} before"
+    if share_came(now.rows, now.gaps) < share_came(before.rows, before.gaps):
+        return f"{now.rows} of {now.rows + now.gaps} samples, {before.rows} of {before.rows + before.gaps} before"
+    if now.points < before.points:
+        return f"{counted(now.points, 'value')}, {before.points} before"
+    what = "samples" if before.gaps or now.gaps else "in all"
+    return f"{now.total} {what}, {before.total} before"
 
 
 _KEPT = {
@@ -487,8 +528,8 @@ def first_line(failed: DayMetric) -> str:
     return (failed.error or "").partition("\n")[0]
 
 
-def told_given_up(found: Sequence[DayMetric]) -> Iterator[str]:
-    """A line for questions that were given up on the same days for the same reason: those days are made without."""
+def told_given_up(found: Sequence[DayMetric], what: str = "made without") -> Iterator[str]:
+    """A line for questions that were given up on the same days for the same reason, and what became of those days."""
     days_of = dict[tuple[str, str], list[str]]()
     for one in sorted(found, key=lambda one: (one.metric, one.charge_date)):
         days_of.setdefault((one.metric, first_line(one)), []).append(one.charge_date)
@@ -496,7 +537,7 @@ def told_given_up(found: Sequence[DayMetric]) -> Iterator[str]:
     for (question, why), days in days_of.items():
         questions.setdefault((told_span(days), why), []).append(question)
     for (span, why), named in questions.items():
-        yield f"{', '.join(named)}: given up for {span}, made without ({why}); `prorata run --force` asks again"
+        yield f"{', '.join(named)}: given up for {span}, {what} ({why}); `prorata run --force` asks again"
 
 
 def failed_metrics(store: state.State, tenant: CostModelTenant) -> dict[str, frozenset[str]]:

@@ -233,7 +233,7 @@ class DayMetric(NamedTuple):
 
     `fetches`: resource -> number of the question that answered it, whatever became of later ones; `rows`, `dropped` and
     `gaps` are of those answers. A cost model asks one question a day, `fetch_id`, whose answer has `points` values, of
-    `rows` samples.
+    `rows` samples; `total` is a decimal, by which it is told from one with less ('': not known).
     """
 
     charge_date: str
@@ -248,6 +248,7 @@ class DayMetric(NamedTuple):
     attempts: int = 0
     error: str | None = None
     points: int = 0
+    total: str = ""
     fetches: Mapping[str, int] = {}
 
 
@@ -257,7 +258,7 @@ def day_metrics(state: Database, tenant_id: str) -> dict[tuple[str, str], DayMet
         """
         SELECT
             charge_date, metric, status, ids, billing_digest,
-            fetch_id, rows, dropped, gaps, attempts, error, points, fetches
+            fetch_id, rows, dropped, gaps, attempts, error, points, total, fetches
         FROM day_metrics
         WHERE tenant_id = ?
         ORDER BY charge_date, metric
@@ -283,9 +284,9 @@ def save_day_metrics(
             """
             INSERT OR REPLACE INTO day_metrics (
                 tenant_id, charge_date, metric, status, ids, billing_digest,
-                fetch_id, rows, dropped, gaps, attempts, error, points, fetches
+                fetch_id, rows, dropped, gaps, attempts, error, points, total, fetches
             )
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
             """,
             [(tenant_id, *one[:3], _json(one.ids), *one[4:-1], _json(one.fetches)) for one in known],
         )
@@ -435,7 +436,8 @@ def set_resources_gathered(
 class MadeOf(NamedTuple):
     """An answer that a day was made of: how many samples came (`rows`), how many were missing, how many values it had.
 
-    `digest`: of the question ('': not known). `fetch_id`: the number of the answer (0: not known).
+    `digest`: of the question ('': not known). `fetch_id`: the number of the answer (0: not known). `total`: as in
+    DayMetric.
     """
 
     rows: int
@@ -443,6 +445,7 @@ class MadeOf(NamedTuple):
     points: int
     digest: str
     fetch_id: int
+    total: str = ""
 
 
 class ConstructedDay(NamedTuple):
@@ -474,7 +477,7 @@ def constructed_days(state: Database, tenant_id: str) -> dict[str, ConstructedDa
 
 
 def _made_of(text: str) -> dict[str, MadeOf]:
-    return {name: MadeOf._make(one) for name, one in json.loads(text).items()}
+    return {name: MadeOf(*one) for name, one in json.loads(text).items()}
 
 
 def save_constructed_days(state: Database, tenant_id: str, days: Iterable[ConstructedDay]) -> None:

@@ -267,7 +267,7 @@ def _reasons_of_cost_model(
     """Why the stored days are calculated or not, as long as they are not made anew and wait for nothing."""
     days, limit = state.days(store, tenant.id), tenant.allocation_retry_limit
     found = {key[1]: reason for key, reason in _calculations(config, tenant, store, days, notes).items()}
-    for one in cost_days.made_without(tenant, known.day_metrics, known.made):
+    for one in (*cost_days.made_without(tenant, known.day_metrics, known.made), *known.of_first_samples()):
         if found.get(one.charge_date, ("", ""))[0] == "up_to_date":
             told = f"{one.metric}, attempt {one.attempts} of {limit}: {cost_days.first_line(one)}"
             found[one.charge_date] = "given_up", told
