@@ -54,7 +54,7 @@ def _worked(case: KernelCase, done: Callable[[pl.DataFrame], _T]) -> list[_T]:
     decided = allocate.encoded(allocate.plan(lines, case.rules, case.weights), lines)
 
     def work(start: int, chunk: allocate.Split) -> _T:
-        rows = allocate.fan_out(chunk, calculation_id="bench")
+        rows = allocate.fan_out(chunk, calculation_id="bench").rows
         allocate.check_line_sums(lines.slice(start, _lines(chunk)), rows)
         return done(rows)
 
@@ -95,7 +95,8 @@ def _prorata_sums(folder: Path, watch: Watch) -> Answer:
 
 
 def _summed(chunk: allocate.Split) -> pl.DataFrame:
-    return _added(allocate.fan_out(chunk, columns=["identity_id", "amount"]).with_columns(rows=pl.lit(1, pl.Int64)))
+    rows = allocate.fan_out(chunk, columns=["identity_id", "amount"]).rows
+    return _added(rows.with_columns(rows=pl.lit(1, pl.Int64)))
 
 
 def _added(rows: pl.DataFrame) -> pl.DataFrame:

@@ -28,7 +28,7 @@ def _encoded(case: KernelCase) -> pl.DataFrame:
     """As a run does it: labels as codes."""
     lines = frames.encoded(case.lines)
     decided = allocate.encoded(allocate.plan(lines, case.rules, case.weights), lines)
-    return allocate.fan_out(allocate.split(lines, decided))
+    return allocate.fan_out(allocate.split(lines, decided)).rows
 
 
 def _plain(case: KernelCase) -> pl.DataFrame:

@@ -27,6 +27,7 @@ from engine.frames import (
     RULES,
     UNALLOCATED,
     WEIGHTS,
+    Blocks,
     check_rows,
     is_text,
     shape,
@@ -76,7 +77,7 @@ def allocate(
     if ordered.schema["rule_id"] != pl.String:
         decided = encoded(decided, ordered)
     parts = split(ordered, decided, measures=measures)
-    return shape(fan_out(parts, measures=measures, calculation_id=calculation_id).lazy(), CHARGEBACK)
+    return shape(fan_out(parts, measures=measures, calculation_id=calculation_id).rows.lazy(), CHARGEBACK)
 
 
 def _checked_lines(lines: pl.DataFrame, measures: Sequence[str]) -> pl.DataFrame:
@@ -354,8 +355,8 @@ def fan_out(
     measures: Sequence[str] = ("amount",),
     calculation_id: str = "",
     columns: Sequence[str] = tuple(CHARGEBACK.schema),
-) -> pl.DataFrame:
-    """`split` -> CHARGEBACK, or some of its columns, in the order of the key; never sorted."""
+) -> Blocks:
+    """`split` -> CHARGEBACK, or some of its columns, in the order of the key; never sorted. A block for each part."""
     text = pl.String if parts.rows.schema["rule_id"] == pl.String else pl.Enum([calculation_id])
     made = {
         "identity_id": _payer(parts),
@@ -370,7 +371,14 @@ def fan_out(
     rows = _apportioned(parts, measures)
     gathered = _gathered(parts, rows, needed - {*rows.columns})
     # Constants alone would make one row; beside anything that is gathered they are as long as that.
-    return gathered.select(**chosen) if needed else gathered.with_columns(**chosen).select(columns)
+    made_rows = gathered.select(**chosen) if needed else gathered.with_columns(**chosen).select(columns)
+    return Blocks(made_rows, _starts(rows["_part"]))
+
+
+def _starts(part: pl.Series) -> pl.Series:
+    """The rows of which the one before is of another part."""
+    first = pl.int_range(min(part.len(), 1), dtype=pl.get_index_type(), eager=True)
+    return first.append((part.slice(1) != part.head(max(part.len() - 1, 0))).arg_true() + 1)
 
 
 def _gathered(parts: Split, rows: pl.DataFrame, names: Collection[str]) -> pl.DataFrame:

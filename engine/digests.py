@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from types import ModuleType
 from typing import NamedTuple, NoReturn
 
 import polars as pl
 import pyarrow as pa
 
 from engine.errors import LedgerError, fault
-from engine.frames import Table, categories, encoded, is_text
+from engine.frames import Table, categories, is_text
 from engine.money import to_amount
 
 UNDIGESTED = frozenset({"calculation_id"})
 """Columns that a digest leaves out: what made a row, not what it says."""
+_LONG_BLOCK = 4
+"""Blocks of at least so many rows, on average, are looked at by their first rows; the numbers of rows cost, too."""
 
 
 class Digest:
@@ -41,58 +45,51 @@ class Digest:
     def __init__(self, table: Table) -> None:
         self._schema = {name: dtype for name, dtype in table.schema.items() if name not in UNDIGESTED}
         self._nullable = self._schema.keys() & table.nullable
-        varied = self._schema.keys() & table.varied
-        self._whole = {_values(name): _Rows() for name in varied}
-        self._runs = {
-            **{_nulls(name): _Runs() for name in self._nullable},
-            **{_values(name): _Runs() for name in self._schema.keys() - varied},
-            **{_high(name): _Runs() for name, dtype in self._schema.items() if _is_wide(dtype)},
-        }
-        self._texts: dict[str, _Texts] = {}
+        self._varied = self._schema.keys() & table.varied
+        self._steady = [name for name in self._schema if name not in self._varied | self._nullable]
+        self._streams: dict[tuple[str, str], _Rows | _Runs] = {}
+        for name, dtype in self._schema.items():
+            if name in self._nullable:
+                self._streams[name, "nulls"] = _Runs()
+            self._streams[name, "values"] = _Rows() if name in self._varied else _Runs()
+            if _is_wide(dtype):
+                self._streams[name, "high"] = _Runs()
+        self._texts = {name: _Texts(name) for name, dtype in self._schema.items() if is_text(dtype)}
         self._rows = 0
 
-    def update(self, chunk: pl.DataFrame) -> None:
-        """Add the rows of a chunk. Columns are looked at together: a small day has more of them than rows."""
-        self._rows += chunk.height
-        given: dict[str, pl.Series] = {}
-        wide: dict[str, pl.Series] = {}
-        for name, dtype in self._schema.items():
-            column = chunk[name].rechunk()
-            if name in self._nullable:
-                given[_nulls(name)], column = _without_nulls(column)
-            if is_text(dtype):
-                given[_values(name)] = self._codes(name, column)
-            elif _is_wide(dtype):
-                wide[name] = column
+    def update(self, chunk: pa.Table, starts: pl.Series | None = None) -> None:
+        """Add the rows of a chunk, from `as_arrow`; `starts`: of its blocks (`frames.Blocks`), if they are known."""
+        rows = chunk.num_rows
+        self._rows += rows
+        known = starts is not None and starts.len() * _LONG_BLOCK < rows
+        blocks = starts.cast(pl.Int64).to_arrow() if starts is not None and known else None
+        for name in self._schema:
+            values = self._physical(name, chunk)
+            if rows and blocks is not None and name in self._steady:
+                self._add(name, values.take(blocks), lambda run: _Run(run.values, blocks.take(run.starts), rows))
+            elif rows:
+                self._add(name, values)
+
+    def _physical(self, name: str, chunk: pa.Table) -> pa.Array:
+        """A column as it lies in memory: of texts their places, of booleans bytes."""
+        column = chunk.column(name).chunk(0)
+        if name in self._texts:
+            return self._texts[name].places(column)
+        return column.cast(pa.uint8()) if pa.types.is_boolean(column.type) else column
+
+    def _add(self, name: str, values: pa.Array, placed: Callable[[_Run], _Run] = lambda run: run) -> None:
+        """Add values of a column, at least one; `placed` tells in which rows of the chunk their runs begin."""
+        for stream, part in _parts(values, may_be_null=name in self._nullable):
+            state = self._streams[name, stream]
+            if isinstance(state, _Rows):
+                state.update(part)
+                hashed = part
             else:
-                given[_values(name)] = column.cast(pl.UInt8) if dtype == pl.Boolean else column
-        for low, high in _halves(wide):
-            given.update({_values(column.name): column for column in low})
-            given.update({_high(column.name): column for column in high})
-        self._feed(given)
-
-    def _codes(self, name: str, column: pl.Series) -> pl.Series:
-        """The places of a text column's values among those of all chunks."""
-        texts = categories(column)
-        if name not in self._texts:
-            if not texts.is_sorted():
-                _refuse(name, "an encoding that is not in byte order", "`frames.encoded`")
-            self._texts[name] = _Texts(texts, pl.Series([0], dtype=pl.UInt8).new_from_index(0, texts.len()))
-        elif not self._texts[name].values.equals(texts):
-            _refuse(name, "chunks with different encodings", "one encoding for all chunks")
-        return column.to_physical().cast(_width(texts.len()))
-
-    def _feed(self, given: dict[str, pl.Series]) -> None:
-        """Streams by name -> their hashes."""
-        hashed = {name: given[name] for name in self._whole if name in given}
-        for name, values in hashed.items():
-            self._whole[name].update(values)
-        for name, run in _runs({name: given[name] for name in self._runs if name in given}):
-            self._runs[name].update(run)
-            hashed[name] = run.values
-        for name, texts in self._texts.items():
-            if (codes := hashed.get(_values(name))) is not None and not texts.is_tight():
-                texts.present.scatter(codes, 1)
+                run = _run(part)
+                state.update(placed(run))
+                hashed = run.values
+            if stream == "values" and name in self._texts:
+                self._texts[name].see(hashed)
 
     def hexdigest(self) -> str | None:
         """The digest; None if an Enum had values that no row has."""
@@ -103,52 +100,59 @@ class Digest:
 
     def _hashes(self, name: str) -> str:
         """The hashes of a column's streams."""
-        streams: dict[str, _Rows | _Runs] = {**self._whole, **self._runs}
         found = "".join(
-            streams[key].hexdigests() for key in (_nulls(name), _values(name), _high(name)) if key in streams
+            self._streams[name, stream].hexdigests() for stream in _STREAMS if (name, stream) in self._streams
         )
-        return found + self._texts_of(name).hexdigest() if is_text(self._schema[name]) else found
-
-    def _texts_of(self, name: str) -> _Texts:
-        return self._texts.get(name) or _Texts(pl.Series(dtype=pl.String), pl.Series(dtype=pl.UInt8))
+        return found + self._texts[name].hexdigest() if name in self._texts else found
 
 
-def _nulls(name: str) -> str:
-    return f"nulls of {name}"
-
-
-def _values(name: str) -> str:
-    return f"values of {name}"
-
-
-def _high(name: str) -> str:
-    return f"high of {name}"
+_STREAMS = ("nulls", "values", "high")
+"""The streams of a column, in their order; what comes of its texts is the last."""
 
 
 def _refuse(name: str, seen: str, expected: str) -> NoReturn:
     raise LedgerError(fault(f"column {name}", seen, expected))
 
 
-class _Texts(NamedTuple):
-    """The distinct values of a text column, and of each whether a row has it (1) or not (0)."""
+class _Texts:
+    """The distinct values of a text column, and which of them a row has."""
 
-    values: pl.Series
-    present: pl.Series
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._values: pa.Array | None = None
+        self._seen: set[int] = set()
+
+    def places(self, column: pa.DictionaryArray) -> pa.Array:
+        """Of each row the place of its text, in the narrowest code; LedgerError unless all chunks come alike."""
+        texts = column.dictionary
+        if self._values is None:
+            if len(texts) > 1 and not pl.Series(texts).is_sorted():
+                _refuse(self._name, "an encoding that is not in byte order", "`frames.encoded`")
+            self._values = texts
+        elif not self._values.equals(texts):
+            _refuse(self._name, "chunks with different encodings", "one encoding for all chunks")
+        code = _code(len(texts))
+        return column.indices if column.indices.type == code else column.indices.cast(code)
+
+    def see(self, places: pa.Array) -> None:
+        """Add places of values that rows have."""
+        if not self.is_tight():
+            self._seen.update(places.unique().to_pylist())
 
     def is_tight(self) -> bool:
         """Whether every value is in a row."""
-        return self.present.min() != 0
+        return len(self._seen) == (0 if self._values is None else len(self._values))
 
     def hexdigest(self) -> str:
-        texts = self.values.cast(pl.String).to_list()
+        texts = [] if self._values is None else self._values.to_pylist()
         return hashlib.sha256("".join(f"{len(text.encode())}:{text}" for text in texts).encode()).hexdigest()
 
 
 class _Run(NamedTuple):
     """The runs of so many rows: their values, and the rows in which these stand first."""
 
-    values: pl.Series
-    starts: pl.Series
+    values: pa.Array
+    starts: pa.Array
     rows: int
 
 
@@ -158,7 +162,7 @@ class _Rows:
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
 
-    def update(self, values: pl.Series) -> None:
+    def update(self, values: pa.Array) -> None:
         """Add rows."""
         self._hash.update(_bytes(values))
 
@@ -174,58 +178,52 @@ class _Runs:
         self._rows, self._last = 0, None
 
     def update(self, given: _Run) -> None:
-        """Add rows."""
+        """Add rows, at least one."""
         values, starts, rows = given
-        goes_on = self._rows and values[0] == self._last
-        if goes_on:
-            values, starts = values.slice(1), starts.slice(1)
-        if values.len():
+        if self._rows:
+            starts = _compute().add(starts, self._rows)
+            if values[0].as_py() == self._last:
+                values, starts = values[1:], starts[1:]
+        if len(values):
             self._hash.update(_bytes(values))
-            self._starts.update(_bytes(starts.cast(pl.Int64) + self._rows))
-            self._last = values[-1]
+            self._starts.update(_bytes(starts))
+            self._last = values[-1].as_py()
         self._rows += rows
 
     def hexdigests(self) -> str:
         return self._hash.hexdigest() + self._starts.hexdigest()
 
 
-def _runs(given: dict[str, pl.Series]) -> Iterator[tuple[str, _Run]]:
-    """Columns by name -> the rows of each at which a run begins, and their values; a column without rows has none.
-
-    Neighbours are compared as two views of the same memory; nothing is copied. Most columns of a chunk are one run,
-    which is found out faster than listed.
-    """
-    for frame in _by_length(given):
-        rows = frame.height
-        differs = frame.select((pl.all().slice(1) != pl.all().head(rows - 1)).any()).row(0)
-        varied = [name for name, several in zip(frame.columns, differs, strict=True) if several]
-        after, before = pl.col(varied).slice(1), pl.col(varied).head(rows - 1)
-        places = frame.select(((after != before).arg_true() + 1).implode())
-        starts = {name: _FIRST.clone().append(places[name][0]) for name in varied}
-        found = frame.select(pl.col(name).gather(starts[name]).implode() for name in varied)
-        for name in frame.columns:
-            if name in starts:
-                yield name, _Run(found[name][0], starts[name], rows)
-            else:
-                yield name, _Run(frame[name].head(1), _FIRST, rows)
+def _parts(column: pa.Array, *, may_be_null: bool) -> Iterator[tuple[str, pa.Array]]:
+    """A column -> what goes into which of its streams; none without rows."""
+    if may_be_null:
+        yield "nulls", column.is_null().cast(pa.uint8())
+        column = column.drop_null() if column.null_count else column
+    if not len(column):
+        return
+    if not pa.types.is_decimal(column.type):
+        yield "values", column
+        return
+    # The low and the high 8 bytes of each value in turn, as they lie in memory.
+    halves = pl.Series(
+        pa.Array.from_buffers(pa.int64(), 2 * len(column), [None, column.buffers()[1]], offset=2 * column.offset)
+    )
+    yield "values", halves.gather_every(2).to_arrow()
+    yield "high", halves.gather_every(2, 1).to_arrow()
 
 
-_FIRST = pl.Series([0], dtype=pl.get_index_type())
+def _run(values: pa.Array) -> _Run:
+    """Values of rows, at least one -> their runs."""
+    found = _compute().run_end_encode(values, run_end_type=pa.int64())
+    return _Run(found.values, pa.concat_arrays([_FIRST, found.run_ends[:-1]]), len(values))
 
 
-def _by_length(given: dict[str, pl.Series]) -> Iterator[pl.DataFrame]:
-    """Columns by name -> frames of those that are equally long, but for those of no rows."""
-    for length in {column.len() for column in given.values()} - {0}:
-        yield pl.DataFrame([column.alias(name) for name, column in given.items() if column.len() == length])
+_FIRST = pa.array([0], pa.int64())
 
 
-def _without_nulls(column: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """Of every row 1 for null and 0 for a value; and the values."""
-    nulls, rows = column.null_count(), column.len()
-    if nulls in (0, rows):
-        flags = pl.Series([int(nulls > 0)], dtype=pl.UInt8).new_from_index(0, rows)
-        return flags, column.head(0) if nulls else column
-    return column.is_null().cast(pl.UInt8), column.drop_nulls()
+def _compute() -> ModuleType:
+    """Arrow's functions take long to import, and a run that has nothing to do needs none."""
+    return import_module("pyarrow.compute")
 
 
 def _is_wide(dtype: pl.DataType) -> bool:
@@ -233,46 +231,61 @@ def _is_wide(dtype: pl.DataType) -> bool:
     return dtype == pl.Int128 or isinstance(dtype, pl.Decimal)
 
 
-def _width(values: int) -> type[pl.DataType]:
-    """The narrowest code for so many values."""
-    return pl.UInt8 if values <= 2**8 else pl.UInt16 if values <= 2**16 else pl.UInt32
+def _bytes(values: pa.Array) -> memoryview:
+    """The values as they lie in memory: little-endian, without nulls."""
+    width = values.type.bit_width // 8
+    return memoryview(values.buffers()[1] or b"")[values.offset * width : (values.offset + len(values)) * width]
 
 
-def _halves(given: dict[str, pl.Series]) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-    """Columns by name -> frames of the low and the high 8 bytes of each value of 16, as integers."""
-    for frame in _by_length({name: _pairs(column) for name, column in given.items()}):
-        yield frame.select(pl.all().gather_every(2)), frame.select(pl.all().gather_every(2, 1))
+def as_arrow(chunk: pl.DataFrame) -> pa.Table:
+    """Rows in Arrow, of one chunk: text as dictionaries, and decimals for whole units.
+
+    Enums keep their values and their order; of other text the distinct values are found, in byte order.
+    """
+    # Arrow has no integers of 16 bytes, but decimals are just that in memory.
+    units = [name for name, dtype in chunk.schema.items() if dtype == pl.Int128]
+    plain = chunk.with_columns(to_amount(pl.col(units))) if units else chunk
+    if not plain.height:
+        # Of no rows a table would have no chunk, and so no dictionary.
+        columns = [column.to_arrow(compat_level=_OLD_ARROW) for column in plain]
+    else:
+        columns = [column.chunk(0) for column in plain.rechunk().to_arrow(compat_level=_OLD_ARROW).columns]
+    texts = [_encoded(column) if pa.types.is_large_string(column.type) else column for column in columns]
+    return pa.Table.from_arrays(texts, names=plain.columns)
 
 
-def _pairs(column: pl.Series) -> pl.Series:
-    """The low and the high 8 bytes of each value in turn, as they lie in memory."""
-    if column.dtype == pl.Int128:
-        # Arrow has no such integer, but decimals are just that in memory.
-        column = column.to_frame().select(to_amount(pl.all())).to_series()
-    array = column.rechunk().to_arrow()
-    return pl.Series(
-        pa.Array.from_buffers(pa.int64(), 2 * len(array), [None, array.buffers()[1]], offset=2 * array.offset)
+_OLD_ARROW = pl.CompatLevel.oldest()
+"""Texts as large_string, which every reader knows, instead of string views."""
+
+
+def _encoded(texts: pa.Array) -> pa.DictionaryArray:
+    """Text without nulls as codes of its distinct values, which are in byte order."""
+    found = texts.dictionary_encode()
+    order = _compute().array_sort_indices(found.dictionary)
+    ranks = _compute().array_sort_indices(order)
+    code = _code(len(order))
+    return pa.DictionaryArray.from_arrays(
+        ranks.take(found.indices).cast(code), found.dictionary.take(order), ordered=True, safe=False
     )
 
 
-def _bytes(column: pl.Series) -> memoryview:
-    """The column's values as they lie in memory: little-endian, without nulls."""
-    array = column.rechunk().to_arrow()
-    width = array.type.bit_width // 8
-    data = array.buffers()[1] if len(array) else None
-    return memoryview(data or b"")[array.offset * width : (array.offset + len(array)) * width]
+def _code(values: int) -> pa.DataType:
+    """The narrowest code for so many values."""
+    return pa.uint8() if values <= 2**8 else pa.uint16() if values <= 2**16 else pa.uint32()
 
 
 def digest(frame: pl.DataFrame, table: Table | None = None) -> str:
     """The digest of a frame, in the order of its rows; of the columns of a table if one is given, else of all."""
     chosen = table or Table("", dict(frame.schema), (), frozenset(frame.columns))
-    # Enums are mostly what `encoded` made of these rows; if they are not, of the text itself.
-    exact = all(categories(column).is_sorted() for column in frame.select(pl.col(pl.Enum)))
-    found = _digest(encoded(frame), chosen) if exact else None
-    return found or _digest(encoded(frame.with_columns(pl.col(pl.Enum).cast(pl.String))), chosen) or ""
+    rows = frame if frame.columns == chosen.columns else frame.select(chosen.columns)
+    enums = [name for name, dtype in rows.schema.items() if isinstance(dtype, pl.Enum)]
+    # They are mostly what `encoded` made of these rows; if they are not, the digest is that of the text itself.
+    if all(categories(rows[name]).is_sorted() for name in enums) and (found := _digest(rows, chosen)):
+        return found
+    return _digest(rows.with_columns(pl.col(enums).cast(pl.String)), chosen) or ""
 
 
-def _digest(codes: pl.DataFrame, table: Table) -> str | None:
+def _digest(rows: pl.DataFrame, table: Table) -> str | None:
     state = Digest(table)
-    state.update(codes)
+    state.update(as_arrow(rows))
     return state.hexdigest()

@@ -30,7 +30,7 @@ class Table(NamedTuple):
 
     `schema` maps columns to dtypes in order; `key` columns identify a row and give the order on disk; `nullable`
     names the columns that may hold null; `varied` those that hardly ever repeat from one row to the next, which is how
-    `digests` and `lake` then treat them.
+    `digests` and `lake` then treat them, and the only ones that differ within one of `Blocks`.
     """
 
     name: str
@@ -43,6 +43,17 @@ class Table(NamedTuple):
     def columns(self) -> list[str]:
         """The names of the columns, in order."""
         return list(self.schema)
+
+
+class Blocks(NamedTuple):
+    """Rows of a table that come in blocks, within which only the table's `varied` columns differ.
+
+    `starts`: the places, from 0, of each block's first row; whoever made the rows knows them. Neighbouring blocks may
+    say the same.
+    """
+
+    rows: pl.DataFrame
+    starts: pl.Series
 
 
 _TEXT, _DATE, _TIME, _KEY = pl.String(), pl.Date(), pl.Datetime("us"), pl.Int64()

@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import date
-from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -23,9 +22,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.digests import Digest
+from engine.digests import Digest, as_arrow
 from engine.errors import ContractError, StoreError, fault
-from engine.frames import KEPT_WHOLE, LAKE_TABLES, Table, categories, empty, encoded, is_text, shape
+from engine.frames import KEPT_WHOLE, LAKE_TABLES, Blocks, Table, empty, shape
 
 ROW_GROUP_ROWS = 250_000
 """About how many rows a row group of a day file has; a chunk that is written is a row group."""
@@ -94,7 +93,7 @@ def create(root: Path, tenant_id: str) -> None:
                 _sync_folder(folder)
 
 
-def write(path: Path, table: Table, chunks: Iterable[pl.DataFrame], *, calculation_id: str = "") -> Written:
+def write(path: Path, table: Table, chunks: Iterable[pl.DataFrame | Blocks], *, calculation_id: str = "") -> Written:
     """Write chunks of a table, in the order of its key, as one durable Parquet file.
 
     Text comes as String, or as Enums that are the same for all chunks. A chunk becomes a row group. On disk text is
@@ -106,12 +105,12 @@ def write(path: Path, table: Table, chunks: Iterable[pl.DataFrame], *, calculati
     try:
         with _store_errors(path), _created(path) as sink:
             # Enums are the same for all chunks, so the first one's codes are as wide as all others'.
-            first = next(given, empty(table).cast({pl.String: pl.Enum([])}))
-            with _writer(sink, table, first) as writer:
-                for codes in chain([first], given):
-                    state.update(codes)
-                    writer.write_table(_arrow(codes, writer.schema), row_group_size=max(codes.height, 1))
-                    rows += codes.height
+            first = next(given, None) or (as_arrow(empty(table)), None)
+            with _writer(sink, table, first[0]) as writer:
+                for chunk, starts in chain([first], given):
+                    state.update(chunk, starts)
+                    writer.write_table(_stored(chunk, writer.schema), row_group_size=max(chunk.num_rows, 1))
+                    rows += chunk.num_rows
                 found = state.hexdigest()
                 writer.add_key_value_metadata({_DIGEST_KEY: found or "", _CALCULATION_KEY: calculation_id})
     except StoreError:
@@ -125,16 +124,16 @@ def write(path: Path, table: Table, chunks: Iterable[pl.DataFrame], *, calculati
 
 
 class _Chunks:
-    """Chunks as they come, ready to be written, and the error with which they ended, if any."""
+    """Chunks as they come, in Arrow, with starts if they are blocks; and the error with which they ended, if any."""
 
-    def __init__(self, chunks: Iterable[pl.DataFrame], table: Table) -> None:
+    def __init__(self, chunks: Iterable[pl.DataFrame | Blocks], table: Table) -> None:
         self._chunks, self._table = iter(chunks), table
         self.error: Exception | None = None
 
-    def __iter__(self) -> Iterator[pl.DataFrame]:
+    def __iter__(self) -> Iterator[tuple[pa.Table, pl.Series | None]]:
         return self
 
-    def __next__(self) -> pl.DataFrame:
+    def __next__(self) -> tuple[pa.Table, pl.Series | None]:
         try:
             chunk = next(self._chunks)
         except StopIteration:
@@ -142,7 +141,8 @@ class _Chunks:
         except Exception as error:
             self.error = error
             raise
-        return encoded(_storable(chunk, self._table)).rechunk()
+        rows, starts = chunk if isinstance(chunk, Blocks) else (chunk, None)
+        return as_arrow(_storable(rows, self._table)), starts
 
 
 def _storable(chunk: pl.DataFrame, table: Table) -> pl.DataFrame:
@@ -176,11 +176,11 @@ def _exactly_encoded(path: Path, table: Table) -> Iterator[pl.DataFrame]:
             yield group.with_columns(pl.col(name).cast(dtype) for name, dtype in enums.items())
 
 
-def _writer(sink: pa.NativeFile, table: Table, chunk: pl.DataFrame) -> pq.ParquetWriter:
+def _writer(sink: pa.NativeFile, table: Table, chunk: pa.Table) -> pq.ParquetWriter:
     texts = [name for name, dtype in table.schema.items() if dtype == pl.String]
     return pq.ParquetWriter(
         sink,
-        _arrow_schema(table, chunk),
+        pa.schema([field.with_nullable(field.name in table.nullable) for field in chunk.schema]),
         # Every reader knows it. zstd makes files a third smaller, but takes four times as long.
         compression="snappy",
         # Dictionaries pay where values repeat much; for line_id and part_amount they take longer than they are worth.
@@ -191,47 +191,25 @@ def _writer(sink: pa.NativeFile, table: Table, chunk: pl.DataFrame) -> pq.Parque
     )
 
 
-def _arrow_schema(table: Table, chunk: pl.DataFrame) -> pa.Schema:
-    fields = [
-        pa.field(
-            name,
-            pa.dictionary(_arrow_type(chunk[name].to_physical().dtype), pa.large_string())
-            if dtype == pl.String
-            else _arrow_type(dtype),
-            nullable=name in table.nullable,
-        )
-        for name, dtype in table.schema.items()
-    ]
-    return pa.schema(fields)
+def _stored(chunk: pa.Table, schema: pa.Schema) -> pa.Table:
+    columns = [column.chunk(0) for column in chunk.columns]
+    cut = [_cut(column) if pa.types.is_dictionary(column.type) else column for column in columns]
+    return pa.Table.from_arrays(cut, schema=schema)
 
 
-@cache
-def _arrow_type(dtype: pl.DataType) -> pa.DataType:
-    """Found out once: a small day would spend more time on its schema than on its rows."""
-    return pl.Series([], dtype=dtype).to_arrow().type
-
-
-def _arrow(chunk: pl.DataFrame, schema: pa.Schema) -> pa.Table:
-    chosen = [chunk[name] for name in schema.names]
-    columns = [_arrow_text(column) if is_text(column.dtype) else column.to_arrow() for column in chosen]
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _arrow_text(column: pl.Series) -> pa.DictionaryArray:
-    codes, values = column.to_physical(), categories(column)
-    if values.len() > max(_DICTIONARY_VALUES, codes.len() // _DICTIONARY_SHARE):
-        present = codes.unique().sort()
-        places = pl.zeros(values.len(), dtype=pl.UInt32, eager=True)
-        numbers = pl.int_range(present.len(), dtype=pl.UInt32, eager=True)
-        codes = places.scatter(present, numbers).gather(codes).cast(codes.dtype)
-        values = values.gather(present)
-    texts = values.cast(pl.String).to_arrow(compat_level=_OLD_ARROW)
+def _cut(texts: pa.DictionaryArray) -> pa.DictionaryArray:
+    """A column of texts whose dictionary, if it is large, has only values that the chunk has."""
+    if len(texts.dictionary) <= max(_DICTIONARY_VALUES, len(texts) // _DICTIONARY_SHARE):
+        return texts
+    codes, values = pl.Series(texts.indices), pl.Series(texts.dictionary)
+    present = codes.unique().sort()
+    places = pl.zeros(values.len(), dtype=pl.UInt32, eager=True)
+    numbers = pl.int_range(present.len(), dtype=pl.UInt32, eager=True)
+    left = places.scatter(present, numbers).gather(codes).cast(codes.dtype)
     # The codes of an Enum are places among its values; nobody has to look at each again.
-    return pa.DictionaryArray.from_arrays(codes.to_arrow(), texts, safe=False)
-
-
-_OLD_ARROW = pl.CompatLevel.oldest()
-"""Texts as large_string, which every reader knows, instead of string views."""
+    return pa.DictionaryArray.from_arrays(
+        left.to_arrow(), texts.dictionary.take(present.to_arrow()), ordered=texts.type.ordered, safe=False
+    )
 
 
 def footer(path: Path) -> tuple[str, str]:

@@ -71,6 +71,7 @@ from engine.frames import (
     TEAMS,
     UNALLOCATED,
     USAGE,
+    Blocks,
     check_ordered,
     check_rows,
     empty,
@@ -681,15 +682,16 @@ def _as_calculated(day: state.Day, cause: str) -> state.CalculatedDay:
 
 def _checked_rows(
     split: allocate.Split, lines: pl.DataFrame, measures: tuple[str, ...], calculation_id: str
-) -> Iterator[pl.DataFrame]:
+) -> Iterator[Blocks]:
     """The day's CHARGEBACK in chunks, each checked before it is written: order, keys, nulls, every line's sum."""
     offset = 0
     for chunk in allocate.chunks(split, lake.ROW_GROUP_ROWS):
-        rows = allocate.fan_out(chunk, measures=measures, calculation_id=calculation_id)
+        found = allocate.fan_out(chunk, measures=measures, calculation_id=calculation_id)
         count = int(chunk.rows["_lead"].sum())
-        allocate.check_line_sums(lines.slice(offset, count), rows, measures)
+        check_ordered(found.rows, CHARGEBACK)
+        allocate.check_line_sums(lines.slice(offset, count), found.rows, measures)
         offset += count
-        yield check_ordered(rows, CHARGEBACK)
+        yield found
     if offset != lines.height:
         raise LedgerError(
             fault("table chargeback", f"{lines.height - offset} line(s) without a rule", "one rule per line")

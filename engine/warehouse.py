@@ -41,8 +41,10 @@ VIEWS = (
 )
 """The views in the order in which they can be made: one may read those before it."""
 
-SLICE_LINES = 500_000
-"""About how many billing lines one query of a check joins, so that they fit in memory, whatever the run changed."""
+SLICE_ROWS = 20_000_000
+"""About how many rows one query of a check reads, so that it fits in memory, whatever the run changed."""
+_LINE_AS_ROWS = 20
+"""A billing line, which checks group and join by, takes about as much memory as so many rows of chargeback."""
 _FETCHED_ROWS = 10_000
 _LOG_CHECK = "files_vs_log"
 """The one check that looks at files and not at rows."""
@@ -162,14 +164,14 @@ def run_checks(
     waiting: Iterable[tuple[str, str]] = (),
     *,
     thorough: bool = True,
-    slice_lines: int = SLICE_LINES,
+    slice_rows: int = SLICE_ROWS,
 ) -> list[Finding]:
     """The findings of every check in `sql/checks` over a tenant's billing periods and days (both ends included).
 
     Not `thorough`: without those that calculate everything again.
 
     `file_log` says what the state wrote: table_name, billing_period, charge_date, rows. StoreError if the lake cannot
-    be read. Only the days' files are read, about `slice_lines` lines at a time; every row in them is checked, whatever
+    be read. Only the days' files are read, about `slice_rows` rows at a time; every row in them is checked, whatever
     day it says. `waiting`: (billing period, day) of days whose chargeback is still to be calculated from their billing.
     Their files are counted only: that they do not add up yet is no fault of the ledger.
     """
@@ -190,7 +192,7 @@ def run_checks(
         left = [f"tenant_id={tenant_id}/month={period}/{day}.parquet" for period, day in waiting]
         day_files = day_files.filter(~pl.col("file").is_in(left))
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="check") as pool:
-            for part in _slices(day_files, slice_lines):
+            for part in _slices(day_files, slice_rows):
                 found_in = partial(_found_in, connection, lake, {**files, **part}, values=every_row)
                 findings += pool.map(found_in, row_checks)
     return _merged([finding for finding in findings if finding.rows])
@@ -217,14 +219,14 @@ def _read_only(connection: duckdb.DuckDBPyConnection, files: _Files) -> None:
         connection.execute(_SET_FILES[table], {"files": globs})
 
 
-def _slices(day_files: pl.DataFrame, slice_lines: int) -> Iterator[dict[str, list[str]]]:
-    """Files by table, for whole days and about `slice_lines` lines: a day's lines and rows stay together."""
-    lines = pl.col("rows").filter(pl.col("table_name") == "billing").sum()
+def _slices(day_files: pl.DataFrame, slice_rows: int) -> Iterator[dict[str, list[str]]]:
+    """Files by table, for whole days and about `slice_rows` rows: a day's lines and rows stay together."""
+    is_line = pl.col("table_name") == "billing"
     days = (
         day_files.group_by("charge_date")
-        .agg(lines=lines)
+        .agg(size=(pl.col("rows") * pl.when(is_line).then(_LINE_AS_ROWS).otherwise(1)).sum())
         .sort("charge_date")
-        .select("charge_date", slice=(pl.col("lines").cum_sum() - 1) // slice_lines)
+        .select("charge_date", slice=(pl.col("size").cum_sum() - 1) // slice_rows)
     )
     for part in day_files.join(days, on="charge_date").sort("slice", "file").partition_by("slice", maintain_order=True):
         yield {

@@ -332,7 +332,7 @@ def test_encoded_text_gives_the_same_rows() -> None:
     plain = found(given, rules, weights, calculation_id="c")
     codes = encoded(given.sort("line_id"))
     decided = kernel.encoded(plan(given, rules, weights), codes)
-    rows = fan_out(split(codes, decided), calculation_id="c")
+    rows = fan_out(split(codes, decided), calculation_id="c").rows
     assert all(
         isinstance(dtype, pl.Enum) for name, dtype in rows.schema.items() if CHARGEBACK.schema[name] == pl.String
     )
@@ -348,6 +348,17 @@ def test_allocate_takes_encoded_lines_as_they_come() -> None:
     assert_frame_equal(decoded(rows.lazy()).collect(), found(given, rules, weights, calculation_id="c"))
 
 
+def test_blocks_begin_where_a_part_does() -> None:
+    given, rules, weights = mixed()
+    codes = encoded(given.sort("line_id"))
+    rows, starts = fan_out(split(codes, kernel.encoded(plan(given, rules, weights), codes)), calculation_id="c")
+    steady = [name for name in CHARGEBACK.columns if name not in CHARGEBACK.varied]
+    key = ["tenant_id", "charge_date", "line_id", "part"]
+    assert rows[starts].select(key).equals(rows.select(key).unique(maintain_order=True))
+    assert rows.height > 2 * starts.len()
+    assert rows.select(steady).unique().height == rows.select(key).unique().height
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 11, 50, 100, 10**9])
 def test_chunks_together_are_the_whole(size: int) -> None:
     given, rules, weights = mixed()
@@ -355,13 +366,13 @@ def test_chunks_together_are_the_whole(size: int) -> None:
     whole = split(given, plan(given, rules, weights))
     offset, pieces = 0, []
     for chunk in chunks(whole, size):
-        rows = fan_out(chunk)
+        rows = fan_out(chunk).rows
         count = chunk.rows["_lead"].sum()
         check_line_sums(given.slice(offset, count), rows)
         offset += count
         pieces.append(rows)
     assert offset == given.height
-    assert_frame_equal(pl.concat(pieces), fan_out(whole))
+    assert_frame_equal(pl.concat(pieces), fan_out(whole).rows)
     most = max(row["_fan"] for row in whole.rows.group_by("line_id").agg(pl.col("_fan").sum()).to_dicts())
     assert all(chunk.rows["_fan"].sum() <= size + most for chunk in chunks(whole, size))
 

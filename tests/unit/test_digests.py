@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 
 from engine import digests
-from engine.digests import Digest, digest
+from engine.digests import Digest, as_arrow, digest
 from engine.errors import LedgerError
 from engine.frames import BILLING, CHARGEBACK, EMPTY_KEYS, IDENTITIES, RULES, Table, categories, encoded
 from tests.unit.cases import HOSTILE, amounts, rows
@@ -47,7 +47,7 @@ def in_chunks(frame: pl.DataFrame, table: Table, *lengths: int) -> str | None:
     """The digest of an encoded frame fed in pieces of these lengths and the rest."""
     state, offset = Digest(table), 0
     for length in (*lengths, frame.height - sum(lengths)):
-        state.update(frame.slice(offset, length))
+        state.update(as_arrow(frame.slice(offset, length)))
         offset += length
     return state.hexdigest()
 
@@ -298,9 +298,9 @@ def test_values_that_no_row_has_are_told() -> None:
     table = Table("t", {"t": pl.String()}, ("t",))
     for values, text in ((["a", "b"], ["a", "a"]), (["a"], [])):
         state = Digest(table)
-        state.update(pl.DataFrame({"t": text}, schema={"t": pl.Enum(values)}))
+        state.update(as_arrow(pl.DataFrame({"t": text}, schema={"t": pl.Enum(values)})))
         assert state.hexdigest() is None
-        state.update(pl.DataFrame({"t": values}, schema={"t": pl.Enum(values)}))
+        state.update(as_arrow(pl.DataFrame({"t": values}, schema={"t": pl.Enum(values)})))
         assert state.hexdigest() == digest(pl.DataFrame({"t": [*text, *values]}), table)
 
 
@@ -308,11 +308,11 @@ def test_chunks_of_other_encodings_are_refused() -> None:
     table = Table("t", {"t": pl.String()}, ("t",))
     for values in (["a", "c"], ["b", "a"], ["a"], ["a", "b", "c"]):
         state = Digest(table)
-        state.update(pl.DataFrame({"t": ["a", "b"]}, schema={"t": pl.Enum(["a", "b"])}))
+        state.update(as_arrow(pl.DataFrame({"t": ["a", "b"]}, schema={"t": pl.Enum(["a", "b"])})))
         with pytest.raises(LedgerError, match="column t: chunks with different encodings; expected one encoding"):
-            state.update(pl.DataFrame({"t": ["a"]}, schema={"t": pl.Enum(values)}))
+            state.update(as_arrow(pl.DataFrame({"t": ["a"]}, schema={"t": pl.Enum(values)})))
         again = pl.DataFrame({"t": ["b"]}, schema={"t": pl.Enum(["a", "b"])})
-        state.update(again)
+        state.update(as_arrow(again))
 
 
 def test_codes_that_are_not_in_byte_order_never_give_a_wrong_digest() -> None:
@@ -321,7 +321,7 @@ def test_codes_that_are_not_in_byte_order_never_give_a_wrong_digest() -> None:
     table = Table("t", {"t": pl.String()}, ("t",))
     state = Digest(table)
     try:
-        state.update(frame.cast(pl.Enum(["b", "a"])))
+        state.update(as_arrow(frame.cast(pl.Enum(["b", "a"]))))
     except LedgerError:
         return
     assert state.hexdigest() in (None, digest(frame, table))
@@ -330,7 +330,43 @@ def test_codes_that_are_not_in_byte_order_never_give_a_wrong_digest() -> None:
 def test_a_digest_may_be_asked_for_in_between() -> None:
     frame = encoded(table_rows(RULES, 10))
     state = Digest(RULES)
-    state.update(frame)
+    state.update(as_arrow(frame))
     assert state.hexdigest() == state.hexdigest()
-    state.update(frame)
+    state.update(as_arrow(frame))
     assert state.hexdigest() == in_chunks(pl.concat([frame, frame]), RULES)
+
+
+# ------------------------------------------------------------------------------------------------ blocks
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_known_of_blocks_does_not_matter(seed: int) -> None:
+    """Blocks of many lengths, some that say what the one before said; in one chunk, in several, and without starts."""
+    random_ = random.Random(seed)
+    lengths = [random_.choice((1, 4, 5, 30)) for _ in range(12)]
+    varied = encoded(table_rows(CHARGEBACK, sum(lengths), seed).with_columns(calculation_id=pl.lit("c")))
+    lines = table_rows(CHARGEBACK, len(lengths), seed + 100)[[0, 0, *range(2, len(lengths))]]
+    steady = [name for name in CHARGEBACK.columns if name not in CHARGEBACK.varied]
+    of_line = pl.Series([line for line, length in enumerate(lengths) for _ in range(length)])
+    frame = encoded(varied.with_columns(lines[of_line].get_columns()).with_columns(varied.select(CHARGEBACK.varied)))
+    assert frame.select(pl.struct(steady).n_unique()).item() < len(lengths)
+    starts = pl.Series([sum(lengths[:line]) for line in range(len(lengths))], dtype=pl.get_index_type())
+    expected = in_chunks(frame, CHARGEBACK)
+
+    for cut in (0, 3, 7):
+        state, row = Digest(CHARGEBACK), int(starts[cut])
+        before = starts.filter(starts < row)
+        state.update(as_arrow(frame.head(row)), before)
+        state.update(as_arrow(frame.slice(row)), starts.filter(starts >= row) - row)
+        assert state.hexdigest() == expected
+
+
+def test_blocks_say_what_they_say() -> None:
+    """The first row of a block stands for it: whoever says so must know it."""
+    frame = encoded(table_rows(CHARGEBACK, 40, 5))
+    state = Digest(CHARGEBACK)
+    state.update(as_arrow(frame), pl.Series([0, 20], dtype=pl.get_index_type()))
+    steady = [name for name in CHARGEBACK.columns if name not in CHARGEBACK.varied]
+    firsts = frame[pl.Series([0] * 20 + [20] * 20)].select(steady)
+    meant = frame.with_columns(firsts.get_columns())
+    assert state.hexdigest() in (None, digest(meant.cast(CHARGEBACK.schema), CHARGEBACK))

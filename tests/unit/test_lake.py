@@ -29,6 +29,7 @@ from engine.frames import (
     KEPT_WHOLE,
     LAKE_TABLES,
     RESOURCES,
+    Blocks,
     Table,
     empty,
     encoded,
@@ -290,6 +291,19 @@ def test_a_file_depends_on_its_rows_and_not_on_what_was_there_before(root: Path)
     content = first.path.read_bytes()
     lake.write(PLACE.temporary(root), CHARGEBACK, [charges(1000, "7")])
     assert lake.write(PLACE.temporary(root), CHARGEBACK, [charges(9)]).path.read_bytes() == content
+
+
+def test_blocks_make_the_same_file(root: Path) -> None:
+    of_nine = charges(10)[pl.int_range(90, eager=True) // 9]
+    frame = encoded(of_nine.with_columns(charges(90).select("identity_id").get_columns()))
+    plain = lake.write(PLACE.temporary(root), CHARGEBACK, [frame.head(45), frame.slice(45)])
+    content = plain.path.read_bytes()
+    starts = pl.int_range(0, 45, 9, dtype=pl.get_index_type(), eager=True)
+    found = lake.write(
+        PLACE.temporary(root), CHARGEBACK, [Blocks(frame.head(45), starts), Blocks(frame.slice(45), starts)]
+    )
+    assert found == plain
+    assert found.path.read_bytes() == content
 
 
 def test_thousands_of_values_in_several_row_groups_are_read_back(root: Path) -> None:
