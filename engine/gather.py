@@ -12,7 +12,7 @@ import hashlib
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -154,6 +154,7 @@ def _gathered(
     work: Work, tenant: ConfluentTenant, endpoints: tuple[Endpoint, dict[str, Endpoint]], summary: Summary
 ) -> Summary:
     days = window(tenant, work.now().date())
+    _know_again(work, tenant)
     summary = _with_published(summary, _take_in(work, tenant, days))
     one = open_gather(work, tenant, days)
     landing = landing_of(work.root, tenant, one.gather_id)
@@ -277,6 +278,39 @@ def _taken_in(work: Work, tenant: ConfluentTenant, last: gather_state.Gather) ->
 def _lacking(landing: Landing) -> dict[str, str]:
     """The kinds of the inventory that a gather which did not come to its end has not landed, as it is told of them."""
     return {name: f"{name}: not asked for" for name in confluent_inventory.KINDS if not landing.has(name)}
+
+
+def _know_again(work: Work, tenant: ConfluentTenant) -> None:
+    """What existed when, as the lake has it, if the state does not know the gathers that saw it.
+
+    It was lost, or is an older one. What is gathered next would date all changes to today, those of past days, too.
+    """
+    last = gather_state.last_gather(work.store, tenant.id)
+    if last is not None and last.gather_id >= _last_landed(work.root, tenant):
+        return
+    known = _known(work, tenant)
+    try:
+        resources, identities = (
+            lake.read_current(work.root, kind.table, tenant.id).filter(pl.col("type").is_in(kind.types))
+            for kind in (entities.RESOURCE, entities.IDENTITY)
+        )
+    except StoreError as error:
+        work.warn(f"what existed when is not known again: {'; '.join(error.faults)}")
+        return
+    types = {*resources["type"], *identities["type"]}
+    stored = Known(resources, identities, dict.fromkeys(types, 0) | known.zero_counts)
+    seen, seen_before = _last_seen(stored), _last_seen(known)
+    if seen is not None and (seen_before is None or seen > seen_before):
+        _store_known(work, tenant, stored)
+        work.log(f"what existed when is known again as the lake has it, up to {seen}")
+    elif seen is None and _last_landed(work.root, tenant):
+        work.warn("the lake does not say what existed when, and state.db does not know all gathers: changes are lost")
+
+
+def _last_seen(known: Known) -> datetime | None:
+    """When the last of the entities was seen that are known, if any are."""
+    times = (frame["last_seen_at"].max() for frame in (known.resources, known.identities))
+    return max((time for time in times if isinstance(time, datetime)), default=None)
 
 
 class _Landed(NamedTuple):
@@ -506,11 +540,7 @@ def _complete(
     inventory = confluent_inventory.parse_inventory(landed)
     for text in inventory.warnings:
         work.warn(text)
-    known = Known(
-        gather_state.entities(work.store, RESOURCES, tenant.id),
-        gather_state.entities(work.store, IDENTITIES, tenant.id),
-        gather_state.zero_counts(work.store, tenant.id),
-    )
+    known = _known(work, tenant)
     earlier = (before for before in gather_state.gathers(work.store, tenant.id) if before.gather_id < one.gather_id)
     seen_before = _told_of(*(before for before in earlier if before.folded))
     after = folded(tenant, known, inventory, one.started_at, seen_before)
@@ -544,6 +574,14 @@ class Known(NamedTuple):
     identities: pl.DataFrame
     zero_counts: dict[str, int]
     changes: tuple[pl.DataFrame, ...] = ()
+
+
+def _known(work: Work, tenant: ConfluentTenant) -> Known:
+    return Known(
+        gather_state.entities(work.store, RESOURCES, tenant.id),
+        gather_state.entities(work.store, IDENTITIES, tenant.id),
+        gather_state.zero_counts(work.store, tenant.id),
+    )
 
 
 def _told_of(*gathers: gather_state.Gather) -> frozenset[str]:
@@ -620,6 +658,7 @@ def restore_usage(work: Work, tenant: ConfluentTenant) -> None:
     What ran cannot be asked for later. A day of which no answer says it any more keeps its chargeback, and is named;
     if it is forced it is to be charged without.
     """
+    _know_again(work, tenant)
     unknown = irreplaceable(work.root, work.store, tenant.id)
     for key in state.days(work.store, tenant.id):
         if key[1] in unknown and work.request.forces(key[1]):
@@ -789,8 +828,9 @@ def _replay_inventories(work: Work, tenant: ConfluentTenant) -> None:
     So are those that could not be read at the time, and can be now; what ran on their days is known then, too.
     """
     gathers = gather_state.gathers(work.store, tenant.id)
-    if not gathers or gathers[0].gather_id > 1:
-        work.warn("inventories are not read again: the first ones are no longer kept")
+    unknown = {*_landed_numbers(work.root, tenant)} - {one.gather_id for one in gathers}
+    if unknown or not gathers or gathers[0].gather_id > 1:
+        work.warn(f"inventories are not read again: {_UNKNOWN if unknown else 'the first ones are no longer kept'}")
         return
     known = Known(empty(RESOURCES), empty(IDENTITIES), {})
     seen, new = list[gather_state.Gather](), list[gather_state.Gather]()
@@ -825,6 +865,9 @@ def _replay_inventories(work: Work, tenant: ConfluentTenant) -> None:
             # Days may wait for the inventory that could not be read.
             last = new[-1]
             gather_state.set_resources_gathered(work.store, tenant.id, last.first_day, last.end_day, whole=True)
+
+
+_UNKNOWN = "state.db does not know all gathers that landed some, as it was lost or is an older one"
 
 
 def _leave_out(work: Work, one: gather_state.Gather, error: ProrataError) -> None:

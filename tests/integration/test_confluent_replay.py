@@ -7,6 +7,7 @@ what is stored. What a gather said is published again where the lake says someth
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
@@ -180,3 +181,46 @@ def test_costs_are_published_again_where_the_lake_says_something_else(tenant: Te
     done = tenant.run(TODAY, hour=10)
     assert (done.days_gathered, tenant.total()) == (1, server.organization.total())
     assert tenant.run(TODAY, hour=11).days_gathered == 0
+
+
+# Without state.db
+
+
+def lose_state(tenant: Tenant) -> None:
+    for name in ("state.db", "state.db-wal", "state.db-shm"):
+        (tenant.root / name).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("kept", ["no state", "older state"])
+def test_what_existed_when_is_known_again_from_the_lake(
+    tmp_path: Path, tenant: Tenant, server: Server, kept: str
+) -> None:
+    tenant.run(day(3))
+    with sqlite3.connect(tenant.root / "state.db") as now, sqlite3.connect(tmp_path / "older.db") as older:
+        now.backup(older)
+    now.close()
+    older.close()
+    server.organization.change_owner("ksqldbs", "lksqlc-prod1", "u-bob")
+    tenant.run(day(4))
+    tenant.run(TODAY)
+    before = tenant.files()
+    lose_state(tenant)
+    if kept == "older state":
+        shutil.copy(tmp_path / "older.db", tenant.root / "state.db")
+    # Whoever reads the landed answers first is told, and loses nothing.
+    assert replay(tenant) == (0, ())
+    assert "inventories are not read again: state.db does not know all gathers" in tenant.logged[-1] + str(
+        tenant.logged
+    )
+    done = tenant.run(TODAY, hour=10)
+    assert (done.exit_code, owners(tenant)) == (0, [("", "sa-ksql"), (str(day(4)), "u-bob")])
+    assert tenant.files() == before
+
+
+def test_that_nobody_knows_what_existed_when_is_told(tenant: Tenant) -> None:
+    tenant.run(TODAY)
+    lose_state(tenant)
+    shutil.rmtree(tenant.root / "lake")
+    told = "the lake does not say what existed when, and state.db does not know all gathers: changes are lost"
+    assert told in tenant.run(TODAY, hour=1).warnings
+    assert told not in tenant.run(TODAY, hour=2).warnings
