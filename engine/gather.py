@@ -203,8 +203,6 @@ def absorb(
     work.problems.extend(problems)
     if problems:
         _count_failure(work, tenant, "; ".join(text for problem in problems for text in problem.faults))
-    else:
-        gather_state.clear_failures(work.store, tenant.id)
     return _with_published(summary, published)
 
 
@@ -565,6 +563,8 @@ def _complete(
             folded=1,
             inventory_errors=failed,
         )
+        if not errors:
+            gather_state.clear_failures(work.store, tenant.id)
 
 
 class Known(NamedTuple):

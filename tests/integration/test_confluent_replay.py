@@ -18,6 +18,7 @@ import pytest
 from engine.errors import StoppedError, StoreError
 from engine.sources import confluent
 from engine.sources.landing import Landing
+from engine.state import open_state
 from tests.doubles.bundled import bundled
 from tests.doubles.confluent_cloud import Server, served
 from tests.integration.confluent import FIRST, Tenant, day
@@ -224,3 +225,16 @@ def test_that_nobody_knows_what_existed_when_is_told(tenant: Tenant) -> None:
     told = "the lake does not say what existed when, and state.db does not know all gathers: changes are lost"
     assert told in tenant.run(TODAY, hour=1).warnings
     assert told not in tenant.run(TODAY, hour=2).warnings
+
+
+def test_a_gather_that_went_well_ends_the_failures_in_a_row_in_the_same_step(tenant: Tenant, server: Server) -> None:
+    server.organization.denied["api_keys"] = 500
+    tenant.run(TODAY, hour=1)
+    server.organization.denied.clear()
+    with open_state(tenant.root) as store, store.transaction() as connection:
+        connection.execute(
+            "CREATE TRIGGER dies BEFORE DELETE ON gather_failures BEGIN SELECT RAISE(ABORT, 'dies here'); END"
+        )
+    with pytest.raises(sqlite3.IntegrityError, match="dies here"):
+        tenant.run(TODAY, hour=2)
+    assert tenant.query("SELECT status, folded FROM gathers") == [("failed", 1), ("open", 0)]
