@@ -289,7 +289,9 @@ class Outcome(NamedTuple):
 @click.option(
     "--force",
     is_flag=True,
-    help="Gather tenants that are suspended, and ask again for what was given up, or lacks samples in a cost model.",
+    help="Gather tenants that are suspended, and ask again for what was given up, for what lacks values or samples, and"
+    " for what Prometheus warned of. With --from and --to, make the days that they name of what there is, be"
+    " it less than before.",
 )
 @_BY
 @_JSON
@@ -505,8 +507,10 @@ def _print_outcome(config: Config, request: Request, outcome: Outcome, by: str) 
 
 def _done(request: Request, outcome: Outcome) -> str:
     """What was done, in one line."""
-    summary, stored = outcome.summary, _counted(len(outcome.days) - outcome.summary.days_pending, "day")
+    summary = outcome.summary
+    stored = _counted(len(outcome.days) - summary.days_pending - summary.days_kept, "day")
     waiting = f", {summary.days_pending} wait for inventory or metrics" if summary.days_pending else ""
+    waiting += f", {summary.days_kept} stay as charged since their usage is lost" if summary.days_kept else ""
     if summary.rows_written:
         again = f" again, {_counted(len(outcome.changed), 'output')} changed" if request.force else ""
         speed = f"{int(summary.rows_written / outcome.seconds):,} rows/s"
@@ -541,6 +545,7 @@ def _outcome_json(config: Config, outcome: Outcome) -> dict[str, Any]:
         "days_unchanged": summary.days_unchanged,
         "days_emitted": summary.days_emitted,
         "days_pending": summary.days_pending,
+        "days_kept": summary.days_kept,
         "requests": summary.requests,
         "outputs_changed": len(outcome.changed),
         "rows_written": summary.rows_written,
@@ -798,7 +803,7 @@ def report(
 @_OUTPUT
 @click.option("--print-views", is_flag=True, help="Print the SQL that gives a plain DuckDB session the same views.")
 def sql(query: str | None, config_file: Path, form: str, output: Path | None, print_views: bool) -> None:
-    """Ask the lake in SQL (DuckDB): QUERY, or what comes on stdin.
+    """Ask the lake in SQL (DuckDB): QUERY, or what comes on stdin; one query, and before it what prepares it (SET).
 
     Views: chargeback, chargeback_named (with names and teams), chargeback_daily, chargeback_monthly, billing,
     unallocated, empty_keys, identities, payers, teams, tags, resources, chargeback_dimensions, chargeback_facts. In

@@ -78,17 +78,17 @@ def _errors(tenant: Tenant, error: ProrataError) -> Iterator[Finding]:
 
 
 def _credentials(
-    tenant: Tenant, environment: Mapping[str, str], variables: Sequence[tuple[str, str]]
+    tenant: Tenant, environment: Mapping[str, str], variables: Sequence[tuple[str, str, str]]
 ) -> Iterator[Finding]:
     """Every variable that the tenant names; not whether what is in it opens anything."""
-    missing = 0
-    for where, variable in variables:
+    wrong = 0
+    for variable, where, key in variables:
         try:
-            secret(variable, environment, where)
+            secret(variable, environment, where, key)
         except ProrataError as error:
-            missing += 1
+            wrong += 1
             yield from _errors(tenant, error)
-    if not missing:
+    if not wrong:
         yield _ok(tenant, "credentials: every variable is set")
 
 

@@ -76,21 +76,16 @@ def _plain_path(value: Any) -> Any:
         raise ValueError("a path (a home folder that there is)") from None
 
 
-class _HiddenError(ValueError):
-    """What is expected in the place of a value that is not shown, since it may be a secret."""
-
-
 def _variable(value: Any) -> Any:
     if not isinstance(value, str) or not re.fullmatch(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}", value):
-        raise _HiddenError("${NAME}, an environment variable (or a line of .env) that holds it")
+        raise ValueError("${NAME}, an environment variable (or a line of .env) that holds it")
     return value
 
 
 def _url(value: Any) -> Any:
-    expected = "an http or https URL without user, password, query and fragment"
-    if isinstance(value, str) and re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", value):
-        return value
-    raise _HiddenError(expected) if isinstance(value, str) and re.search("[@?]", value) else ValueError(expected)
+    if not isinstance(value, str) or not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", value):
+        raise ValueError("an http or https URL without user, password, query and fragment")
+    return value
 
 
 def _flink_url(value: str) -> str:
@@ -141,6 +136,13 @@ IdentitySource = Literal["prometheus", "static", "both"]
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Credentialed(_Model):
+    """What names credentials. A secret may stand in the place of anything in it, by mistake.
+
+    So errors show no text in it, nor a key that is not one of its own (`Document`).
+    """
 
 
 class Rung(_Model):
@@ -235,7 +237,7 @@ class Owner(_Model):
     aliases: dict[Identity, Identity] = {}
 
 
-class Credentials(_Model):
+class Credentials(_Credentialed):
     """A key and its secret, as names of environment variables."""
 
     api_key: Variable
@@ -250,14 +252,14 @@ class AwsCur(_Model):
     report: Text | None = None
 
 
-class Flink(_Model):
+class Flink(_Credentialed):
     """Where Flink statements are read: a host per region and cloud, and a key for each region."""
 
     url: Annotated[Url, AfterValidator(_flink_url)] = "https://flink.{region}.{cloud}.confluent.cloud"
     keys: dict[Name, Credentials] = Field(min_length=1)
 
 
-class ConfluentCloud(_Model):
+class ConfluentCloud(_Credentialed):
     """The Confluent Cloud APIs of one organization. Credentials are names of environment variables: `${NAME}`."""
 
     kind: Literal["confluent_cloud"]
@@ -272,7 +274,7 @@ class ConfluentCloud(_Model):
     ca_bundle: FilePath | None = None
 
 
-class Prometheus(_Model):
+class Prometheus(_Credentialed):
     """A Prometheus that holds the metrics: its URL (a path prefix stays), and basic or bearer credentials if any."""
 
     url: Url
@@ -415,7 +417,7 @@ class KafkaSeries(_Model):
     instance: LabelName = "instance"
 
 
-class KafkaAdmin(_Model):
+class KafkaAdmin(_Credentialed):
     """How a cluster's brokers are asked for its brokers and topics; needs the extra `kafka`.
 
     Credentials are names of environment variables: `${NAME}`. With them SASL is used, by this mechanism.
@@ -566,21 +568,64 @@ class Rulebook(_Model):
 
 
 class Document:
-    """A YAML document as plain lists, dicts and texts, and where each node stands in the file."""
+    """A YAML document as plain lists, dicts and texts, and where each node stands in the file.
 
-    def __init__(self, file: Path, value: Any, lines: dict[Path_, int], faults: list[str]) -> None:
-        self.file, self.value, self.lines, self.faults = file, value, lines, faults
+    By its model it knows what of it may be told: nothing that may be a secret.
+    """
 
-    def where(self, path: Path_) -> str:
-        """`file:line: path` of a node, or of its nearest ancestor in the file."""
+    def __init__(self, file: Path, model: type[BaseModel]) -> None:
+        self.file, self.model = file, model
+        self.value: Any = None
+        self.lines: dict[Path_, int] = {}
+        self.faults: list[str] = []
+
+    def where(self, path: Path_, line: int | None = None) -> str:
+        """`file:line: path` of a node, or of its nearest ancestor in the file; `*` is a key that is not shown."""
         known = next((path[:n] for n in range(len(path), -1, -1) if path[:n] in self.lines), ())
-        dotted = _dotted(path)
-        place = f"{self.file}:{self.lines.get(known, 1)}"
+        steps = zip(path, self._are_hidden(path), strict=True)
+        dotted = "".join(
+            f"[{step}]" if isinstance(step, int) else ".*" if is_hidden else f".{_key(step)}"
+            for step, is_hidden in steps
+        ).lstrip(".")
+        place = f"{self.file}:{line or self.lines.get(known, 1)}"
         return f"{place}: {dotted}" if dotted else place
 
+    def key_at(self, path: Path_) -> str:
+        """The key at the end of a path, as it may be told."""
+        *_, is_hidden = self._are_hidden(path)
+        return f"key {'(not shown, since it may be a secret)' if is_hidden else shown(str(path[-1]))}"
 
-def _dotted(path: Path_) -> str:
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{_key(step)}" for step in path).lstrip(".")
+    def is_beside_credentials(self, path: Path_) -> bool:
+        """Whether what stands at a path may be a secret."""
+        return any(issubclass(model, _Credentialed) for models in self.models(path) for model in models)
+
+    def models(self, path: Path_) -> Iterator[list[type[BaseModel]]]:
+        """For every step of a path the models, of which one is that of the mapping in which it stands, or is near it.
+
+        Of the models of a tenant the one of its ecosystem, if that is known already.
+        """
+        models, value = [self.model], self.value
+        for step in path:
+            yield models
+            fields = [model.model_fields[step] for model in models if step in model.model_fields]
+            if fields:
+                models = [inner for field in fields for inner in _inner_models(field.annotation)]
+            value = _child(value, step)
+            kind = value.get("ecosystem") if isinstance(value, dict) else None
+            models = [model for model in models if kind is not None and _tag(model) == kind] or models
+
+    def _are_hidden(self, path: Path_) -> Iterator[bool]:
+        """For every step of a path whether it is a key that may be a secret."""
+        is_beside = False
+        for step, models in zip(path, self.models(path), strict=True):
+            is_beside = is_beside or any(issubclass(model, _Credentialed) for model in models)
+            yield is_beside and isinstance(step, str) and not any(step in model.model_fields for model in models)
+
+
+def _child(value: Any, step: str | int) -> Any:
+    if isinstance(value, dict):
+        return value.get(step)
+    return value[step] if isinstance(value, list) and isinstance(step, int) and step < len(value) else None
 
 
 def _key(text: str) -> str:
@@ -588,7 +633,12 @@ def _key(text: str) -> str:
     return text if text.isprintable() and len(text) <= 80 else shown(text)
 
 
-def read_yaml(file: Path) -> Document:
+def _without_names(text: str) -> str:
+    """What is wrong with YAML, without the names that it quotes: only characters, and kinds of tokens as `<scalar>`."""
+    return re.sub(r"'([^']*)'", lambda one: one[0] if re.match(r"[<\\]|.?\Z", one[1]) else "(not shown)", text)
+
+
+def read_yaml(file: Path, model: type[BaseModel]) -> Document:
     """Read one YAML file; ConfigError if it cannot be read or is no YAML. Duplicate keys are faults of the document."""
     try:
         root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
@@ -601,9 +651,10 @@ def read_yaml(file: Path) -> Document:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{file}:{mark.line + 1}" if mark else str(file)
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise ConfigError(fault(place, " ".join(str(problem).split()), "valid YAML")) from error
-    document = Document(file, None, {}, [])
+        problem = _without_names(str(getattr(error, "problem", None) or "not YAML"))
+        # The error that it comes from quotes the line.
+        raise ConfigError(fault(place, " ".join(problem.split()), "valid YAML")) from None
+    document = Document(file, model)
     try:
         document.value = None if root is None else _value(root, (), document)
     except RecursionError as error:
@@ -630,14 +681,10 @@ def _value(node: yaml.Node, path: Path_, document: Document) -> Any:
                 )
                 continue
             if key in result:
-                first = document.lines[(*path, key)]
-                document.faults.append(
-                    fault(
-                        f"{document.file}:{key_node.start_mark.line + 1}: {_dotted((*path, key))}",
-                        f"key {shown(key)} stands twice (first in line {first})",
-                        "every key once",
-                    )
-                )
+                place = (*path, key)
+                seen = f"{document.key_at(place)} stands twice (first in line {document.lines[place]})"
+                where = document.where(place, key_node.start_mark.line + 1)
+                document.faults.append(fault(where, seen, "every key once"))
                 continue
             result[key] = _value(child, (*path, key), document)
             document.lines[(*path, key)] = key_node.start_mark.line + 1
@@ -675,28 +722,34 @@ def _expectation(error: Any) -> str:
             return str(error["msg"]).removeprefix("Input should be ").removeprefix("Decimal input should have ")
 
 
-def _model_faults(document: Document, error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
+def _model_faults(document: Document, error: ValidationError) -> Iterator[str]:
     seen: set[Path_] = set()
     for item in error.errors():
         path = _document_path(item["loc"], {} if document.value is None else document.value)
         if item["type"] == "extra_forbidden":
-            known = _known_keys(model, path, item["loc"])
-            yield fault(document.where(path), f"unknown key {shown(str(path[-1]))}", known)
+            yield fault(document.where(path), f"unknown {document.key_at(path)}", _known_keys(document, path))
         elif item["type"] == "missing":
             yield fault(document.where(path), "missing", "a value")
         elif item["type"].startswith("union_tag_"):
             yield _tag_fault(document, path, item)
         elif path not in seen:
-            yield fault(document.where(path), _seen(item), _expectation(item))
+            yield fault(document.where(path), _seen(document, path, item), _expectation(item))
         seen.add(path)
 
 
-def _seen(item: Any) -> str:
-    """The value that is wrong, as it may be shown."""
+_WHOLES = frozenset({"list_type", "dict_type", "model_type", "model_attributes_type"})
+"""Errors where a whole mapping or list is expected."""
+
+
+def _seen(document: Document, path: Path_, item: Any) -> str:
+    """The value that is wrong, as it may be shown; a text in the place of a whole mapping or list may be anything."""
     value = item["input"]
-    if isinstance(value, str) and isinstance(item.get("ctx", {}).get("error"), _HiddenError):
-        return "a value that may hold a secret, and is not shown"
-    return f"value {shown(value) if isinstance(value, str) else 'nothing' if value is None else _kind(value)}"
+    if not isinstance(value, str):
+        return f"value {'nothing' if value is None else _kind(value)}"
+    if item["type"] in _WHOLES:
+        return "value a text"
+    is_hidden = document.is_beside_credentials(path)
+    return "a value that may hold a secret, and is not shown" if is_hidden else f"value {shown(value)}"
 
 
 def _tag_fault(document: Document, path: Path_, error: Any) -> str:
@@ -732,16 +785,12 @@ def _document_path(location: tuple[str | int, ...], value: Any) -> Path_:
     return tuple(path)
 
 
-def _known_keys(model: type[BaseModel], path: Path_, location: Path_) -> str:
-    """The keys the mapping that holds `path` may have; `location` also has the tags of unions on the way."""
-    current: type[BaseModel] | None = model
-    for step in path[:-1]:
-        if isinstance(step, str) and current is not None and step in current.model_fields:
-            models = list(_inner_models(current.model_fields[step].annotation))
-            current = next((found for found in models if _tag(found) in location), next(iter(models), None))
-    if current is None:
+def _known_keys(document: Document, path: Path_) -> str:
+    """The keys the mapping that holds `path` may have."""
+    *_, models = document.models(path)
+    if not models:
         return "no such key"
-    return f"one of {', '.join(field.alias or name for name, field in current.model_fields.items())}"
+    return f"one of {', '.join(field.alias or name for name, field in models[0].model_fields.items())}"
 
 
 def _inner_models(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -760,8 +809,9 @@ def _tag(model: type[BaseModel]) -> str | None:
 def _checked(document: Document, model: type[Model]) -> tuple[Model | None, list[str]]:
     """The model, if nothing but unknown keys, ladders and tenants are wrong with the document, and all faults.
 
-    Unknown keys are set aside, ladders that cannot be read replaced by one that has no fault, as are tenants in which
-    something else is wrong, and the rest is read again, so that the rules can be checked in the same go.
+    Unknown keys are set aside, ladders that cannot be read replaced by one that has no fault, as is what no rule looks
+    at, and else the tenant in which something is wrong; the rest is read again, so that the rules can be checked in the
+    same go.
     """
     value: Any = {} if document.value is None else document.value
     faults: list[str] = []
@@ -769,10 +819,10 @@ def _checked(document: Document, model: type[Model]) -> tuple[Model | None, list
         try:
             return model.model_validate(value), faults
         except ValidationError as error:
-            faults += _model_faults(document, error, model)
+            faults += _model_faults(document, error)
             unknown = [item["loc"] for item in error.errors() if item["type"] == "extra_forbidden"]
             broken = [item["loc"] for item in error.errors() if item["type"] != "extra_forbidden"]
-            replaced = {_replaced_path(_document_path(location, value)) for location in broken}
+            replaced = {_replaced_path(_document_path(location, value), value) for location in broken}
             if () in replaced:
                 return None, faults
             for location in unknown:
@@ -783,9 +833,34 @@ def _checked(document: Document, model: type[Model]) -> tuple[Model | None, list
     return None, faults
 
 
-def _replaced_path(path: Path_) -> Path_:
-    """The path of the ladder, the parts or else the tenant that a path leads into; () if it leads elsewhere."""
+_STAND_INS: dict[str, dict[str, Any]] = {
+    "aws": {"source": {"kind": "aws_cur", "path": "."}, "keys": ["keys.csv"]},
+    "confluent_cloud": {
+        "source": {"kind": "confluent_cloud", "api_key": "${KEY}", "api_secret": "${SECRET}"},
+        "metrics": None,
+        "lookback_days": "1000000",
+        "cutoff_days": "0",
+        "retention_days": "1",
+        "zero_gather_deletion_threshold": "0",
+        "allocation_retry_limit": "1",
+        "gather_failure_threshold": "1",
+    },
+}
+"""Ecosystem -> keys of its tenants at which no rule looks, each with a value to which nobody objects."""
+
+
+def _stand_ins(tenant: Any) -> dict[str, Any]:
+    """What may take the place of those keys of a tenant at which no rule looks."""
+    ecosystem = tenant.get("ecosystem") if isinstance(tenant, dict) else None
+    own = _STAND_INS.get(ecosystem, {}) if isinstance(ecosystem, str) else {}
+    return {"emitters": [], "teams": {}, **own}
+
+
+def _replaced_path(path: Path_, value: Any) -> Path_:
+    """The path of the smallest part of a tenant that can be replaced, and into which a path leads; () if elsewhere."""
     match path:
+        case ("tenants", int(number), str(key), *_) if key in _stand_ins(value["tenants"][number]):
+            return path[:3]
         case ("tenants", int(), "pools", int(), "ladder" | "parts", *_):
             return path[:5]
         case ("tenants", int(), "ladders", str(), *_):
@@ -797,16 +872,21 @@ def _replaced_path(path: Path_) -> Path_:
 
 
 def _replace(value: Any, path: Path_) -> None:
-    """Put a ladder, a part or a tenant in which nothing is wrong at a path."""
+    """Put at a path something of its kind in which nothing is wrong."""
     for step in path[:-1]:
         value = value[step]
     rungs = [{"basis": "unallocated"}]
-    if len(path) == 2:
-        source = {"kind": "aws_cur", "path": "."}
-        tenant = {"id": f"set-aside-{path[-1]}", "ecosystem": "aws", "source": source, "owner": {"tags": ["owner"]}}
-        value[path[-1]] = tenant
-    else:
-        value[path[-1]] = [{"share": "1", "ladder": rungs}] if path[-1] == "parts" else rungs
+    match path:
+        case (_, number):
+            source = {"kind": "aws_cur", "path": "."}
+            tenant = {"id": f"set-aside-{number}", "ecosystem": "aws", "source": source, "owner": {"tags": ["owner"]}}
+            value[number] = tenant
+        case (_, _, str(key)):
+            value[key] = _stand_ins(value)[key]
+        case (*_, "parts"):
+            value["parts"] = [{"share": "1", "ladder": rungs}]
+        case (*_, name):
+            value[name] = rungs
 
 
 def _drop(value: Any, path: Path_) -> None:
@@ -821,7 +901,7 @@ def load(file: Path) -> tuple[Config | None, Document, list[str]]:
     The configuration is None where too little of it can be read. Paths in it are made absolute. The caller adds
     the faults that rules find and raises ConfigError with all of them (`rules.faults`).
     """
-    document = read_yaml(file)
+    document = read_yaml(file, Config)
     config, faults = _checked(document, Config)
     if config is None:
         return None, document, [*document.faults, *faults]
@@ -830,7 +910,7 @@ def load(file: Path) -> tuple[Config | None, Document, list[str]]:
 
 def load_rulebook(file: Path) -> Rulebook:
     """A rulebook that comes with prorata; ConfigError with all faults if it is wrong."""
-    document = read_yaml(file)
+    document = read_yaml(file, Rulebook)
     rulebook, faults = _checked(document, Rulebook)
     if rulebook is None or faults or document.faults:
         raise ConfigError([*document.faults, *faults])

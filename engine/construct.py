@@ -94,8 +94,8 @@ def _ask_cluster(work: Work, tenant: CostModelTenant) -> None:
         return
     where = f"tenant {tenant.id}: source: admin"
 
-    def opened(name: str, variable: str | None) -> SecretStr | None:
-        return secret(variable, work.hooks.environment, f"{where}: {name}") if variable else None
+    def opened(key: str, variable: str | None) -> SecretStr | None:
+        return secret(variable, work.hooks.environment, where, key) if variable else None
 
     given = kafka_admin.properties(admin, opened("username", admin.username), opened("password", admin.password))
     landing = Landing(raw_folder(work.root, tenant) / "admin")
@@ -273,7 +273,7 @@ def _land(
     fetch = MetricFetch(fetch_id, question.name, str(days[0]), str(days[1]), (question.digest,), work.hooks.now())
     rows, samples = _answered(work, tenant, question, fetch, map(str, piece.days))
     for text in samples.warnings:
-        work.warn(f"{question.name}: {text}")
+        work.warn(f"{question.name}: {prometheus.told(text)}")
     if samples.dropped.height:
         points, first = samples.dropped.select(pl.col("points").sum(), pl.col("window").min()).row(0)
         told = f"{counted(points, 'point')} left out, since they are no numbers, the first on {first}"

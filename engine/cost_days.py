@@ -31,15 +31,15 @@ def window(tenant: CostModelTenant, today: date) -> Window:
     return today - timedelta(days=tenant.lookback_days), today - timedelta(days=tenant.cutoff_days)
 
 
-def variables(tenant: CostModelTenant) -> list[tuple[str, str]]:
-    """(where, variable) of every secret that a tenant's configuration names."""
+def variables(tenant: CostModelTenant) -> list[tuple[str, str, str]]:
+    """(variable, where, key) of every credential that a tenant's configuration names."""
     admin = tenant.source.admin if isinstance(tenant, KafkaTenant) else None
     given = (("metrics", tenant.metrics), ("source: admin", admin))
     return [
-        (f"tenant {tenant.id}: {place}: {name}", variable)
+        (variable, f"tenant {tenant.id}: {place}", key)
         for place, model in given
-        for name in ("username", "password", "bearer")
-        if (variable := getattr(model, name, None))
+        for key in ("username", "password", "bearer")
+        if (variable := getattr(model, key, None))
     ]
 
 

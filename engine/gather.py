@@ -92,11 +92,11 @@ def gather(work: Work, tenant: ConfluentTenant, summary: Summary) -> Summary:
 
 
 def _check_variables(work: Work, tenant: ConfluentTenant) -> None:
-    """ConfigError with every variable that is not set, those of the metrics too: nothing is asked for in vain."""
+    """ConfigError with every variable that cannot be used, those of the metrics too: nothing is asked for in vain."""
     faults = list[str]()
-    for where, variable in variables(tenant):
+    for variable, where, key in variables(tenant):
         try:
-            secret(variable, work.hooks.environment, where)
+            secret(variable, work.hooks.environment, where, key)
         except ConfigError as error:
             faults += error.faults
     if faults:
@@ -114,8 +114,8 @@ def _count_failure(work: Work, tenant: ConfluentTenant, error: str) -> None:
 def _endpoint(url: str, source: ConfluentCloud, keys: ConfluentCloud | Credentials, work: Work, where: str) -> Endpoint:
     return Endpoint(
         url=url,
-        key=secret(keys.api_key, work.hooks.environment, f"{where}: api_key"),
-        secret=secret(keys.api_secret, work.hooks.environment, f"{where}: api_secret"),
+        key=secret(keys.api_key, work.hooks.environment, where, "api_key"),
+        secret=secret(keys.api_secret, work.hooks.environment, where, "api_secret"),
         timeout_seconds=float(source.timeout_seconds),
         requests_per_second=float(source.requests_per_second),
         attempts=source.attempts,
@@ -656,14 +656,17 @@ def restore_usage(work: Work, tenant: ConfluentTenant) -> None:
     """Lost usage -> the lake again, as far as the landed inventories say what ran; metrics are asked for once more.
 
     What ran cannot be asked for later. A day of which no answer says it any more keeps its chargeback, and is named;
-    if it is forced it is to be charged without.
+    if it is forced nobody waits for what ran any more, but only for metrics, as of other days that lost their usage.
     """
     _know_again(work, tenant)
-    unknown = irreplaceable(work.root, work.store, tenant.id)
-    for key in state.days(work.store, tenant.id):
-        if key[1] in unknown and work.request.forces(key[1]):
-            state.begin_day(work.store, tenant.id, key)
     published, found = gather_state.usage_days(work.store, tenant.id), list[gather_state.UsageDay]()
+    unknown = sorted(irreplaceable(work.root, work.store, tenant.id))
+    if forced := [day for day in unknown if work.request.forces(day)]:
+        gather_state.save_usage_days(work.store, tenant.id, [published[day]._replace(running=0) for day in forced])
+        work.warn(
+            f"which statements ran on {counted(len(forced), 'day')} ({', '.join(forced)}) is lost, and the days are"
+            " forced: what is billed is charged without them"
+        )
     for day in sorted(lost_usage(work.root, work.store, tenant.id)):
         left = usage_left(work, day)
         if not left.filter(pl.col("metric") == RUNNING).height:

@@ -203,7 +203,8 @@ def _merged(
     rows = found.height + _rows_of(need, others)
     if is_lost and not is_forced and before is not None and rows < need.rows_at_least(before):
         return usage, None, Less(need, rows, before.rows, is_stored=False)
-    kept = [] if is_lost else _less_known(found, stored)
+    # What is asked anew was answered, and is in the lake as its landed answer has it.
+    kept = [] if is_lost and not ask.anew else _less_known(found, stored)
     is_kept = pl.col("resource_id").is_in(kept)
     usage = pl.concat([others, found.filter(~is_kept), stored.filter(is_kept)])
     known = before.fetches if before is not None else {}

@@ -6,24 +6,25 @@ failed is, until it is given up. A metric that has no values for a resource was 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import date, timedelta
 from typing import NamedTuple
 
+import polars as pl
 from pydantic import SecretStr
 
 from engine import gather_state, metered
 from engine.config import ConfluentTenant, CostModelTenant, Prometheus
 from engine.decide import Inputs
-from engine.errors import ContractError, SourceError, shown
+from engine.errors import ContractError, SourceError
 from engine.gather_state import DayMetric
 from engine.metered import Answered, Ask, Less, Question
 from engine.sources import prometheus
 from engine.sources.confluent_metrics import METRICS
 from engine.sources.http import Client, Clock, Endpoint
-from engine.text import counted, printable
-from engine.wanted import Need, charged_of_lost, needs, window
-from engine.work import Summary, Work, clock_of, secret
+from engine.text import counted
+from engine.wanted import Key, Need, charged_of_lost, needs, out_of_reach
+from engine.work import Summary, Work, clock_of, secret, usage_left
 
 
 def gather(work: Work, tenant: ConfluentTenant, given: Inputs, summary: Summary) -> Summary:
@@ -42,7 +43,7 @@ def gather(work: Work, tenant: ConfluentTenant, given: Inputs, summary: Summary)
 
 
 def _asked(work: Work, tenant: ConfluentTenant, given: Inputs) -> list[Ask]:
-    """What days ask for and have not; if that is forced, what was given up, and what may be a part only, too."""
+    """What days ask for and have not; if that is forced, what was given up, and what may not be all, too."""
     known = gather_state.day_metrics(work.store, tenant.id)
     warned = {number for number, one in gather_state.metric_fetches(work.store, tenant.id).items() if one.warned}
     found = list[Ask]()
@@ -52,16 +53,29 @@ def _asked(work: Work, tenant: ConfluentTenant, given: Inputs) -> list[Ask]:
             found.append(Ask(need, need.open_ids(one)))
         else:
             found.append(Ask(need, tuple(name for name in need.ids if name not in one.fetches)))
-            partly = tuple(name for name in need.ids if one.fetches.get(name) in warned)
-            found.append(Ask(need, partly, anew=True))
+            found.append(Ask(need, _maybe_more(work, need, one, warned), anew=True))
     return [ask for ask in found if ask.ids]
 
 
-def endpoint(work: Work, tenant: ConfluentTenant | CostModelTenant, given: Prometheus) -> Endpoint:
-    """Where a tenant's Prometheus is, and who asks; ConfigError if a variable that it names is not set."""
+def _maybe_more(work: Work, need: Need, known: DayMetric, warned: Collection[int]) -> tuple[str, ...]:
+    """The answered resources of which there may be more: no value came, samples are lacking, or Prometheus warned.
 
-    def opened(name: str, variable: str | None) -> SecretStr | None:
-        return secret(variable, work.hooks.environment, f"tenant {tenant.id}: metrics: {name}") if variable else None
+    It may have been another Prometheus, or one that was not filled yet; and nothing that is known can be taken back.
+    """
+    answered = tuple(name for name in need.ids if name in known.fetches)
+    if known.gaps:
+        # Of which of them is not known.
+        return answered
+    usage = usage_left(work, need.charge_date)
+    there = set(usage.filter(pl.col("metric") == need.metric)["resource_id"])
+    return tuple(name for name in answered if name not in there or known.fetches[name] in warned)
+
+
+def endpoint(work: Work, tenant: ConfluentTenant | CostModelTenant, given: Prometheus) -> Endpoint:
+    """Where a tenant's Prometheus is, and who asks; ConfigError if a variable that it names cannot be used."""
+
+    def opened(key: str, variable: str | None) -> SecretStr | None:
+        return secret(variable, work.hooks.environment, f"tenant {tenant.id}: metrics", key) if variable else None
 
     return Endpoint(
         url=given.url,
@@ -123,13 +137,12 @@ def _fetch_all(
                 if unreachable:
                     raise SourceError(unreachable)
                 answer = _fetched(work, tenant, given, client, question, version)
-                _tell_warnings(work, answer, client)
+                _tell_warnings(work, answer)
                 whole, failures = _without_unmended(work, tenant, answer)
                 answered.append(whole)
                 failed += failures
             except (SourceError, ContractError) as error:
-                of_days = [ask.need for ask in question.asks]
-                failed.append(_record_failure(work, tenant, of_days, client.cleaned("; ".join(error.faults))))
+                failed.append(_record_failure(work, tenant, _needs(question.asks), "; ".join(error.faults)))
         failed += _settled_less(work, tenant, metered.publish(work, tenant, answered))
         days = f"{stretch[0].need.charge_date} to {stretch[-1].need.charge_date}"
         work.log(f"metrics {number} of {len(stretches)}: {days}")
@@ -138,9 +151,8 @@ def _fetch_all(
 
 def _too_old(work: Work, tenant: ConfluentTenant) -> set[str]:
     """Days that lost their usage, keep what they were charged, and that no run covers any more: nobody is asked."""
-    first = str(window(tenant, work.now().date())[0])
-    kept = charged_of_lost(work.root, work.store, tenant.id)
-    return {day for day in kept if day < first and not work.request.forces(day)}
+    kept = out_of_reach(work.root, work.store, tenant, work.now().date())
+    return {day for day in kept if not work.request.forces(day)}
 
 
 def _server(client: Client) -> tuple[prometheus.Version, str]:
@@ -148,7 +160,7 @@ def _server(client: Client) -> tuple[prometheus.Version, str]:
     try:
         return prometheus.buildinfo(client), ""
     except (SourceError, ContractError) as error:
-        return prometheus.Version("", left_open=False), client.cleaned("; ".join(error.faults))
+        return prometheus.Version("", left_open=False), "; ".join(error.faults)
 
 
 def _fetched(
@@ -180,15 +192,16 @@ def _fetched(
 
 
 def _without_unmended(work: Work, tenant: ConfluentTenant, answer: Answered) -> tuple[Answered, list[_Failed]]:
-    """An answer without the days whose samples could not be had: they fail, and at the limit are taken as they are."""
+    """An answer without the days whose samples could not be had: they fail, unless forced or at the limit."""
     asks, metric = answer.question.asks, answer.question.metric
     known = gather_state.day_metrics(work.store, tenant.id)
     failed, left_out = dict[str, list[Need]](), list[str]()
-    for need in (ask.need for ask in asks):
+    for need in _needs(asks):
         day = need.charge_date
         if day not in answer.unmended:
             continue
-        if _attempts(need, known.get((day, metric))) < tenant.allocation_retry_limit:
+        attempts = _attempts(need, known.get((day, metric)))
+        if attempts < tenant.allocation_retry_limit and not work.request.forces(day):
             failed.setdefault(answer.unmended[day], []).append(need)
         else:
             left_out.append(day)
@@ -202,6 +215,11 @@ def _without_unmended(work: Work, tenant: ConfluentTenant, answer: Answered) -> 
     return answer._replace(question=whole), [_record_failure(work, tenant, *one[::-1]) for one in failed.items()]
 
 
+def _needs(asks: Iterable[Ask]) -> list[Need]:
+    """What days need, once each: of one a part may be asked for, and another part anew."""
+    return list(dict.fromkeys(ask.need for ask in asks))
+
+
 def _attempts(need: Need, before: DayMetric | None) -> int:
     """How often the same question failed, once it does so again."""
     again = before is not None and before.status != "fetched" and need.is_the_question_of(before)
@@ -209,16 +227,22 @@ def _attempts(need: Need, before: DayMetric | None) -> int:
 
 
 def _record_failure(work: Work, tenant: ConfluentTenant, failed: Sequence[Need], error: str) -> _Failed:
-    """Count the failure on each of the days. What was answered before stays; at the limit, what the lake has does."""
+    """Count the failure on each of the days. What was answered before stays; at the limit, what the lake has does.
+
+    So it does at once for a day that is forced. One of which all is answered, and that was asked anew, lacks nothing.
+    """
     known = gather_state.day_metrics(work.store, tenant.id)
     unlike = metered.unlike_published(work, tenant)
     kept = charged_of_lost(work.root, work.store, tenant.id)
     rows = list[DayMetric]()
     for need in failed:
         before = known.get((need.charge_date, need.metric))
+        if before is not None and before.fetches.keys() >= set(need.ids):
+            continue
         attempts = _attempts(need, before)
         # A day that is charged as it should be, and only lost its usage, loses nothing by waiting.
-        is_last = attempts >= tenant.allocation_retry_limit and need.charge_date not in kept
+        may_wait = attempts < tenant.allocation_retry_limit or need.charge_date in kept
+        is_last = work.request.forces(need.charge_date) or not may_wait
         found = DayMetric(*need[:2], "given_up" if is_last else "failed", *need[2:], attempts=attempts, error=error)
         if before is not None:
             found = found._replace(**{name: getattr(before, name) for name in _OF_ANSWERS})
@@ -236,8 +260,10 @@ _OF_ANSWERS = ("fetch_id", "dropped", "gaps", "fetches")
 def _settled_less(work: Work, tenant: ConfluentTenant, less: Sequence[Less]) -> list[_Failed]:
     """Answers that were not taken are told; where a day cannot do without them, they are failures."""
     kept = charged_of_lost(work.root, work.store, tenant.id)
-    failed, told = list[_Failed](), dict[str, list[Less]]()
+    failed, told, of_days = list[_Failed](), dict[str, list[Less]](), dict[Key, Less]()
     for one in less:
+        of_days.setdefault(one.need[:2], one)
+    for one in of_days.values():
         day, metric = one.need[:2]
         if one.is_stored or day in kept:
             told.setdefault(metric, []).append(one)
@@ -253,19 +279,12 @@ def _settled_less(work: Work, tenant: ConfluentTenant, less: Sequence[Less]) -> 
     return failed
 
 
-def _tell_warnings(work: Work, answered: Answered, client: Client) -> None:
+def _tell_warnings(work: Work, answered: Answered) -> None:
     """What Prometheus says of an answer: it may be a part of the truth only, as far as anybody knows."""
     asked = answered.question
     days = f"{asked.first} to {asked.end - timedelta(days=1)}"
     for text in answered.warnings:
-        work.warn(f"metric {asked.metric}, {days}: Prometheus warns: {_line(client.cleaned(text))}")
-
-
-def _line(text: str) -> str:
-    return shown(printable(" ".join(text.split())), limit=_WARNING_SHOWN)
-
-
-_WARNING_SHOWN = 300
+        work.warn(f"metric {asked.metric}, {days}: {prometheus.told(text)}")
 
 
 def _tell_failures(work: Work, failed: Iterable[_Failed]) -> None:

@@ -124,13 +124,23 @@ def inputs(tenant: AwsTenant) -> Inputs:
             wrong.append(error)
     if wrong:
         raise together(wrong)
-    usage = pl.concat([empty(USAGE), *tables])
-    if usage.height:
-        # Whatever is summed later is a part of this. Here the files are known, and no bill is published yet.
-        files = ", ".join(str(path) for path in tenant.keys)
-        largest = money.largest(usage.select(money.to_units(pl.col("value"))).to_series())
-        money.check_sum_fits(f"{files}: column value", largest, usage.height)
-    return Inputs(tenant, rules.resolve(tenant), usage)
+    _check_sums(tenant, tables)
+    return Inputs(tenant, rules.resolve(tenant), pl.concat([empty(USAGE), *tables]))
+
+
+def _check_sums(tenant: AwsTenant, tables: Sequence[pl.DataFrame]) -> None:
+    """ContractError, with the file and the key of the largest value, if the values of key tables might not sum exactly.
+
+    Whatever is summed later is a part of these. Here the files are known, and no bill is published yet.
+    """
+    units = [money.largest(table.select(money.to_units(pl.col("value"))).to_series()) for table in tables]
+    largest = max(units, default=0)
+    if not largest:
+        return
+    path, table = tenant.keys[units.index(largest)], tables[units.index(largest)]
+    key = table.filter(pl.col("value") == pl.col("value").max())["metric"][0]
+    where = f"{path}: key {shown(key)}: column value"
+    money.check_sum_fits(where, largest, sum(table.height for table in tables))
 
 
 _Step: TypeAlias = Callable[[Work, Summary], Summary]
@@ -244,7 +254,7 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
 
     def decisions(work: Work, given: Inputs, _billing_period: str) -> _Decide:
         facts = _facts(work.store, tenant)
-        failed = wanted.given_up(gather_state.day_metrics(work.store, tenant.id))
+        failed = wanted.given_up(tenant, gather_state.day_metrics(work.store, tenant.id))
 
         def decided(billing: pl.DataFrame, day: state.Day) -> tuple[pl.DataFrame, Decided]:
             lacking = failed.get(day.charge_date, frozenset())
@@ -415,9 +425,11 @@ def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
     ready = [key for key in due if is_ready(days[key]) and key[1] not in kept]
     # A day that is calculated may wait, too, for what it is to be made anew of.
     waiting = {key for key in days if work.request.covers(key[1]) and not is_ready(days[key])} | {*due} - {*ready}
-    if waiting:
-        work.log(f"{counted(len(waiting), 'day')} wait for inventory or metrics")
-    summary = summary._replace(days_pending=len(waiting))
+    unasked = _out_of_reach(work) if waiting else set()
+    stays = {key for key in waiting if key[1] in unasked}
+    if waiting - stays:
+        work.log(f"{counted(len(waiting - stays), 'day')} wait for inventory or metrics")
+    summary = summary._replace(days_pending=len(waiting - stays), days_kept=len(stays))
     if not ready:
         return summary
     given = recipe.inputs()
@@ -448,6 +460,13 @@ def _kept(work: Work) -> set[str]:
     if not isinstance(work.tenant, ConfluentTenant):
         return set()
     return wanted.charged_of_lost(work.root, work.store, work.tenant.id)
+
+
+def _out_of_reach(work: Work) -> set[str]:
+    """Days that wait for nothing that the next run would ask for."""
+    if not isinstance(work.tenant, ConfluentTenant):
+        return set()
+    return wanted.out_of_reach(work.root, work.store, work.tenant, work.now().date())
 
 
 def _settled(root: Path, store: state.State, tenant: Tenant) -> set[state.DayKey]:
@@ -520,7 +539,7 @@ def _causes_of_products(
     common = _common_cause(tenant, rules.resolve(tenant))
     facts = _facts(store, tenant)
     usage = gather_state.usage_days(store, tenant.id)
-    failed = wanted.given_up(gather_state.day_metrics(store, tenant.id))
+    failed = wanted.given_up(tenant, gather_state.day_metrics(store, tenant.id))
     known = facts_by_day({day: failed.get(day, frozenset()) for _, day in days}, facts)
     causes = {}
     for key, day in days.items():

@@ -163,7 +163,7 @@ def _of_products(config: Config, tenant: ConfluentTenant, store: state.State, to
     notes = [suspended] if suspended else []
     by_key = {(day.billing_period, day.charge_date): day for day in days.values()}
     reasons = {key[1]: reason for key, reason in _calculations(config, tenant, store, by_key, notes).items()}
-    for day, reason in _waiting(config, tenant, store, days).items():
+    for day, reason in _waiting(config, tenant, store, days, today).items():
         up_to_date = reasons[day][0] == "up_to_date"
         # One that is up to date is not held back by an inventory that was not gathered whole.
         if {"given_up": up_to_date, "inventory_failed": not up_to_date}.get(reason[0], True):
@@ -184,28 +184,39 @@ def _of_products(config: Config, tenant: ConfluentTenant, store: state.State, to
 
 
 def _waiting(
-    config: Config, tenant: ConfluentTenant, store: state.State, days: Mapping[str, state.Day]
+    config: Config, tenant: ConfluentTenant, store: state.State, days: Mapping[str, state.Day], today: date
 ) -> dict[str, _Reason]:
     """Days that wait for something, or do no more, with what for."""
     given = decide.Inputs(tenant, rules.resolve(tenant), empty(USAGE))
     asked = wanted.needs(config.root, store, tenant, given)
     known = gather_state.day_metrics(store, tenant.id)
     lost = wanted.lost_usage(config.root, store, tenant.id)
+    stays = wanted.out_of_reach(config.root, store, tenant, today)
     reasons: dict[str, _Reason] = {}
     for key, need in sorted(asked.items()):
         one = known.get(key)
-        told = f"{need.metric}, attempt {one.attempts} of {tenant.allocation_retry_limit}: {one.error}" if one else ""
+        told = _told_failure(tenant, need, one) if one is not None else ""
         if need.charge_date in lost:
-            reasons[need.charge_date] = "usage_lost", ""
+            # What a run did not find landed is asked for, if at all.
+            reasons[need.charge_date] = (
+                ("lost" if need.charge_date in stays and need.open_ids(one) else "usage_lost"),
+                "",
+            )
         elif not need.open_ids(one):
             if one is not None and one.status == "given_up" and need.charge_date not in reasons:
                 reasons[need.charge_date] = "given_up", told
         elif one is not None and one.status == "failed":
             reasons[need.charge_date] = "metrics_failed", told
-        elif reasons.get(need.charge_date, ("", ""))[0] not in {"metrics_failed", "usage_lost"}:
+        elif reasons.get(need.charge_date, ("", ""))[0] != "metrics_failed":
             reasons[need.charge_date] = "metrics_wanted", ""
     errors = _inventory_errors(store, tenant)
     return reasons | {day: ("inventory_failed", errors) for day, row in days.items() if not row.resources_gathered}
+
+
+def _told_failure(tenant: ConfluentTenant, need: wanted.Need, one: gather_state.DayMetric) -> str:
+    lacking = sum(name not in one.fetches for name in need.ids)
+    of = f"{lacking} of {counted(len(need.ids), 'resource')}"
+    return f"{need.metric} of {of}, attempt {one.attempts} of {tenant.allocation_retry_limit}: {one.error}"
 
 
 def _inventory_errors(store: state.State, tenant: ConfluentTenant) -> str:

@@ -53,12 +53,14 @@ def write_query(root: Path, query: Query, form: str, target: TextIO) -> bool:
     made of it.
     """
     with warehouse.open_lake(root) as lake, _one_line_errors(query):
+        _check_statements(lake, query.sql)
         return FORMS[form](_rows(lake.execute(query.sql, dict(query.parameters))), target)
 
 
 def write_parquet(root: Path, query: Query, output: Path) -> None:
     """Run a query over the views and write its rows as a Parquet file; errors as in `write_query`."""
     with warehouse.open_lake(root) as lake, _one_line_errors(query), replaced(output) as part:
+        _check_statements(lake, query.sql)
         relation = lake.sql(query.sql, params=dict(query.parameters))
         if relation is None:
             raise UsageError(_NO_ROWS)
@@ -75,6 +77,19 @@ def report(name: str, tenant_id: str | None, first: date | None, end: date | Non
 
 
 _NO_ROWS = fault("query", "a statement without rows", "a query, such as SELECT count(*) FROM chargeback")
+
+
+_WITH_ROWS = {duckdb.StatementType.SELECT, duckdb.StatementType.MULTI, duckdb.StatementType.EXPLAIN}
+"""Statements that only ask; MULTI is one PIVOT, of which DuckDB makes several."""
+
+
+def _check_statements(lake: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """UsageError if a statement before the last has rows, which nobody would see: DuckDB gives those of the last."""
+    statements = lake.extract_statements(sql)
+    for number, one in enumerate(statements[:-1], start=1):
+        if one.type in _WITH_ROWS:
+            seen = f"statement {number} of {len(statements)} has rows, too"
+            raise UsageError(fault("query", seen, "one query, the last, and before it only what prepares it"))
 
 
 @contextmanager

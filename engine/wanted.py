@@ -80,21 +80,21 @@ def suspension(store: state.State, tenant_id: str) -> str | None:
     )
 
 
-def variables(tenant: ConfluentTenant) -> list[tuple[str, str]]:
-    """(where, variable) of every secret that a tenant's configuration names."""
+def variables(tenant: ConfluentTenant) -> list[tuple[str, str, str]]:
+    """(variable, where, key) of every credential that a tenant's configuration names."""
     source, metrics = tenant.source, tenant.metrics
     where = f"tenant {tenant.id}: source"
-    found = [(f"{where}: {name}", variable) for name, variable in _named(source)]
+    found = _named(source, where)
     for region, keys in sorted((source.flink.keys if source.flink else {}).items()):
-        found += [(f"{where}: flink {region}: {name}", variable) for name, variable in _named(keys)]
-    for name in ("username", "password", "bearer"):
-        if variable := getattr(metrics, name, None):
-            found.append((f"tenant {tenant.id}: metrics: {name}", variable))
+        found += _named(keys, f"{where}: flink {region}")
+    for key in ("username", "password", "bearer"):
+        if variable := getattr(metrics, key, None):
+            found.append((variable, f"tenant {tenant.id}: metrics", key))
     return found
 
 
-def _named(keys: ConfluentCloud | Credentials) -> list[tuple[str, str]]:
-    return [("api_key", keys.api_key), ("api_secret", keys.api_secret)]
+def _named(keys: ConfluentCloud | Credentials, where: str) -> list[tuple[str, str, str]]:
+    return [(keys.api_key, where, "api_key"), (keys.api_secret, where, "api_secret")]
 
 
 class Need(NamedTuple):
@@ -144,10 +144,13 @@ def needs(root: Path, store: state.State, tenant: ConfluentTenant, given: Inputs
     }
 
 
-def given_up(known: Mapping[Key, DayMetric]) -> dict[str, frozenset[tuple[str, str]]]:
-    """Charge date -> (metric, resource id) of what could not be had of it and nobody waits for any more, if any."""
+def given_up(tenant: ConfluentTenant, known: Mapping[Key, DayMetric]) -> dict[str, frozenset[tuple[str, str]]]:
+    """Charge date -> (metric, resource id) of what could not be had of it and nobody waits for any more, if any.
+
+    Nothing without metrics: who does not ask for any lacks none.
+    """
     found = dict[str, set[tuple[str, str]]]()
-    for (day, metric), one in known.items():
+    for (day, metric), one in known.items() if tenant.metrics is not None else ():
         lacking = {(metric, resource) for resource in one.ids if resource not in one.fetches}
         if one.status == "given_up" and lacking:
             found.setdefault(day, set()).update(lacking)
@@ -166,6 +169,12 @@ def charged_of_lost(root: Path, store: state.State, tenant_id: str) -> set[str]:
     nothing to keep.
     """
     return _unlike_published(root, store, tenant_id) - _uncharged(root, store, tenant_id)
+
+
+def out_of_reach(root: Path, store: state.State, tenant: ConfluentTenant, today: date) -> set[str]:
+    """Days that keep what they were charged of lost usage, and that nobody is asked for: older than the window."""
+    first = str(window(tenant, today)[0])
+    return {day for day in charged_of_lost(root, store, tenant.id) if day < first}
 
 
 def irreplaceable(root: Path, store: state.State, tenant_id: str) -> set[str]:

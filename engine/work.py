@@ -44,7 +44,8 @@ class Hooks(NamedTuple):
 class Request(NamedTuple):
     """What a command asks for: days from `first` to before `end` (None: open), and whether to redo unchanged days.
 
-    `lift`: gather a tenant that is suspended, and ask again for what was given up, or lacks samples in a cost model.
+    `lift`: gather a tenant that is suspended, and ask again for what was given up, for what lacks values or samples,
+    and for what Prometheus warned of; named days are made of what there is (`forces`).
     `replay`: read landed answers again.
     """
 
@@ -67,7 +68,11 @@ class Request(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a run of one tenant did. `faults` kept it from a part of its work, with the exit code of the first."""
+    """What a run of one tenant did. `faults` kept it from a part of its work, with the exit code of the first.
+
+    `days_pending` wait for what the next run asks for; `days_kept` keep what they were charged of usage that is lost,
+    and that no run asks for unless it is forced.
+    """
 
     tenant_id: str
     days_gathered: int = 0
@@ -77,6 +82,7 @@ class Summary(NamedTuple):
     rows_written: int = 0
     days_emitted: int = 0
     days_pending: int = 0
+    days_kept: int = 0
     requests: int = 0
     warnings: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
@@ -130,13 +136,28 @@ def as_time(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=None)
 
 
-def secret(variable: str, environment: Mapping[str, str], where: str) -> SecretStr:
-    """What a variable `${NAME}` of the configuration stands for; ConfigError, naming it, if it is not set."""
+SECRET_LENGTH_MIN = 8
+"""Answers are searched for our own secrets before they are kept. A shorter one may be a part of any word in them, as
+`kafka` is of `kafka_id`: nobody could tell it from what is billed."""
+_SECRETS = frozenset({"api_secret", "password", "bearer"})
+"""Keys of a configuration under which secrets stand; under `api_key` and `username` stands who asks, which is none."""
+
+
+def secret(variable: str, environment: Mapping[str, str], where: str, key: str) -> SecretStr:
+    """What a variable `${NAME}`, which stands under a key of the configuration, stands for.
+
+    ConfigError, naming the variable, if it is not set, or if it is a secret too short to be searched for.
+    """
     name = variable.removeprefix("${").removesuffix("}")
     value = environment.get(name, "")
     if not value:
         expected = "a value in the environment, or in a file .env beside the configuration"
-        raise ConfigError(fault(where, f"environment variable {name} is not set", expected))
+        raise ConfigError(fault(f"{where}: {key}", f"environment variable {name} is not set", expected))
+    if key in _SECRETS and len(value) < SECRET_LENGTH_MIN:
+        # Nothing of it is told, not even its length.
+        seen = f"environment variable {name} has fewer than {SECRET_LENGTH_MIN} letters"
+        expected = "a longer secret, which can be told from the words of answers that are kept"
+        raise ConfigError(fault(f"{where}: {key}", seen, expected))
     return SecretStr(value)
 
 

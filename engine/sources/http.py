@@ -7,7 +7,6 @@ say our own secrets do not leave this module: errors are without them, and an an
 from __future__ import annotations
 
 import base64
-import html.entities
 import logging
 import re
 import ssl
@@ -26,6 +25,7 @@ from pydantic import SecretStr
 
 from engine.errors import ConfigError, ContractError, SourceError, StoppedError, fault, shown
 from engine.sources.answers import Answer, TooDeepError, clean
+from engine.sources.secrets import HIDDEN, spellings
 from engine.text import printable
 
 __all__ = ["Answer", "Client", "Clock", "Endpoint", "joined"]
@@ -44,11 +44,9 @@ _BACKOFF_MAX_SECONDS = 60
 _BODY_SHOWN = 200
 _REASON_SHOWN = 80
 _SECRET_PARAMETER = re.compile(r"token|key|secret|password|signature|auth|credential", re.IGNORECASE)
-_HIDDEN = "***"
-_SECRET_LENGTH_MIN = 4
-"""A shorter secret is not looked for in texts: it would be found everywhere."""
-_REFUSED_LENGTH_MIN = 8
-"""An answer with a secret of this length is refused; a shorter one may be a part of a word, `kafka` of `kafka_id`."""
+_NO_WORD = "credentials that are no common word"
+_KEY_LENGTH_MIN = 4
+"""A shorter key, which is a name and no secret, is left in errors: it would be found everywhere."""
 
 
 class Clock(NamedTuple):
@@ -105,10 +103,9 @@ class Client:
     def __init__(self, endpoint: Endpoint, clock: Clock, stop: threading.Event | None = None) -> None:
         self._endpoint, self._clock = endpoint, clock
         self._stop = stop or threading.Event()
-        secrets = _secrets(endpoint)
-        self._secrets = _spellings(secrets, _SECRET_LENGTH_MIN)
-        self._refused = _spellings(secrets, _REFUSED_LENGTH_MIN)
-        self._key = _spellings([endpoint.key.get_secret_value()] if endpoint.key else [], _SECRET_LENGTH_MIN)
+        self._secrets = spellings(_secrets(endpoint))
+        key = endpoint.key.get_secret_value() if endpoint.key else ""
+        self._key = spellings([key] if len(key) >= _KEY_LENGTH_MIN else [])
         self._lock, self._free_at = threading.Lock(), clock.monotonic()
         self.requests = 0
         """How many requests were sent, those sent again included."""
@@ -184,7 +181,7 @@ class Client:
         raise SourceError(fault(f"{self._where}/{path}", f"more than {PAGES_MAX} pages", "pages that end"))
 
     def _place(self, answer: Answer) -> str:
-        return f"GET {self._where}{self.cleaned(answer.url)}"
+        return f"GET {self._where}{self._cleaned(answer.url)}"
 
     def _next_token(self, answer: Answer) -> str | None:
         """The token of the page after this one; None after the last."""
@@ -214,6 +211,9 @@ class Client:
             reraise=True,
         )
         where = self._asked_where(asked)
+        # What was asked is landed along with the answer.
+        if any(map(self._secrets.search, (self._relative(asked), *(asked.form or {}).values()))):
+            raise SourceError(fault(where, "a question with the credentials in it", _NO_WORD))
         try:
             return retrying(self._attempt, asked, where)
         except _AgainError as error:
@@ -298,7 +298,7 @@ class Client:
         """The answer, if its status says that it is one."""
         status, url = response.status_code, self._relative(asked)
         if status == 404 and asked.absent_ok:
-            return Answer(url, status, self.cleaned(text))
+            return Answer(url, status, self._cleaned(text))
         if response.is_success:
             return self._read(Answer(url, status, text), where)
         said = [self._line(response.reason_phrase)[:_REASON_SHOWN], self._shown(text) if text.strip() else ""]
@@ -325,8 +325,8 @@ class Client:
             is_page = answer.text.lstrip().startswith("<")
             what = self._shown(answer.text) if is_page else f"{len(answer.text):,} characters"
             raise _AgainError(f"an answer that is not JSON, or was cut short: {what}") from None
-        if self._refused.search(answer.text) or self._refused.search(answer.url):
-            expected = "an answer without them, or credentials that are no common word"
+        if self._secrets.search(answer.text):
+            expected = f"an answer without them, or {_NO_WORD}"
             raise SourceError(fault(where, "an answer that repeats the credentials it was asked with", expected))
         return answer
 
@@ -346,22 +346,22 @@ class Client:
         """Path and query as they may be landed."""
         prefix = urlsplit(self._endpoint.url).path.rstrip("/")
         query = urlencode(
-            {name: _HIDDEN if _SECRET_PARAMETER.search(name) else value for name, value in asked.params.items()},
+            {name: HIDDEN if _SECRET_PARAMETER.search(name) else value for name, value in asked.params.items()},
             safe="*:,",
         )
         return f"{prefix}/{asked.path.lstrip('/')}{'?' if query else ''}{query}"
 
     def _asked_where(self, asked: _Asked) -> str:
         parts = urlsplit(self._where)
-        return f"{asked.method} {parts.scheme}://{parts.netloc}{printable(self.cleaned(self._relative(asked)))}"
+        return f"{asked.method} {parts.scheme}://{parts.netloc}{printable(self._cleaned(self._relative(asked)))}"
 
-    def cleaned(self, text: str) -> str:
+    def _cleaned(self, text: str) -> str:
         """A text for people without our own secrets, should a server send them back, however it spells them."""
-        return self._secrets.sub(_HIDDEN, text)
+        return self._secrets.sub(HIDDEN, text)
 
     def _line(self, text: str) -> str:
         """A text from outside on one line, and without our key or secrets."""
-        return printable(" ".join(self._key.sub(_HIDDEN, self.cleaned(text)).split()))
+        return printable(" ".join(self._key.sub(HIDDEN, self._cleaned(text)).split()))
 
     def _shown(self, text: str) -> str:
         """The same, quoted and short."""
@@ -390,56 +390,6 @@ def _secrets(endpoint: Endpoint) -> list[str]:
         basic = base64.b64encode(pair.encode()).decode()
         found += [basic, basic.rstrip("=")]
     return found
-
-
-def _spellings(secrets: list[str], length_min: int) -> re.Pattern[str]:
-    """What finds the secrets in a text: the longest first, as they are, or written for JSON, a URL, HTML or a log."""
-    long = sorted({secret for secret in secrets if len(secret) >= length_min}, key=len, reverse=True)
-    if not long:
-        return re.compile(_NOTHING)
-    begins = "".join(sorted({secret[0] for secret in long}))
-    # Answers are large, and where one of a few letters stands is found fast: a secret's first, or one that escapes it.
-    first = re.escape(f"{begins}{' ' if '+' in begins else ''}\\%&")
-    return re.compile(rf"(?=[{first}])(?:{'|'.join(map(_spelled, long))})")
-
-
-def _spelled(secret: str) -> str:
-    """Each way to write a secret."""
-    parts = re.findall(r"\\+|[^\\]", secret)
-    return "".join(_backslashes(len(part)) if part[0] == "\\" else _spelling(part) for part in parts)
-
-
-def _backslashes(count: int) -> str:
-    """Each way to write backslashes in a row: more of them may escape them, and are one run, not one for each."""
-    return rf"(?:\\{{{count},{count + _ESCAPES_MAX}}}|{_spelling(chr(92))}{{{count}}})"
-
-
-def _spelling(letter: str) -> str:
-    """Each way to write a letter. What is escaped once more, such as JSON in a string of JSON, is found as well."""
-    code = "".join(f"[{digit}{digit.upper()}]" for digit in f"{ord(letter):02x}")
-    in_html = rf"(?:amp;)*(?:{'|'.join([f'#0*{ord(letter)}', f'#[xX]0*{code}', *_HTML_NAMES.get(letter, ())])});"
-    ways = [re.escape(letter), rf"{_ESCAPED}+(?:u00|x){code}", rf"%(?:25)*{code}", f"&{in_html}"]
-    ways.append(rf"{_ESCAPED}+u0026{in_html}")
-    if letter in '"/':
-        ways.append(rf"{_ESCAPED}+{re.escape(letter)}")
-    if letter == "+":
-        # It stands for one in forms.
-        ways.append(" ")
-    return f"(?:{'|'.join(ways)})"
-
-
-_ESCAPES_MAX = 32
-_ESCAPED = rf"\\{{1,{_ESCAPES_MAX}}}"
-"""What escapes a letter. No more, and with `+` no fewer: a long run of them would be tried from each of its places."""
-_HTML_NAMES: dict[str, list[str]] = {}
-"""Letter -> its names in HTML."""
-for _name, _letter in html.entities.html5.items():
-    if _name.endswith(";") and _letter.isascii() and len(_letter) == 1:
-        _HTML_NAMES.setdefault(_letter, []).append(_name.removesuffix(";"))
-
-
-_NOTHING = "(?!)"
-"""Is found in no text."""
 
 
 def _auth(endpoint: Endpoint, where: str) -> httpx.Auth | None:

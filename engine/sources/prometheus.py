@@ -22,6 +22,7 @@ from engine.sources.answers import Answer
 from engine.sources.http import Client
 from engine.sources.landing import Landing
 from engine.sources.promql import DAY_SECONDS, Query, Window, quoted
+from engine.text import printable
 
 POINTS_MAX = 11_000
 """Points a series that Prometheus gives in one answer."""
@@ -42,6 +43,7 @@ _COLUMNS = ("window", "value", "points")
 _NOT_NUMBERS = ("NaN", "+Inf", "-Inf")
 _PROBE = "count_over_time(vector(1)[1m:1m])"
 """2 at every whole minute where range selectors are closed, 1 where they are left-open; needs no data."""
+_TOLD_SHOWN = 300
 _TOO_MUCH = re.compile(r"too many|timed out|no whole answer|answer of more than|max[a-z]* (number|resolution|series)")
 _ASK_LESS = "set days_per_query or ids_per_query lower, or the server's limits higher"
 _RANGE_PATH = "api/v1/query_range"
@@ -331,8 +333,14 @@ def mended(found: Samples, pages: Iterable[Answer], query: Query, series: Sequen
     return Samples(values, dropped, tuple(warnings), frozenset(unseen["window"]))
 
 
+def told(warning: str) -> str:
+    """A warning of `Samples` for people: one line, and not too long. No answer has our own secrets (`http.Client`)."""
+    return f"Prometheus warns: {shown(printable(' '.join(warning.split())), limit=_TOLD_SHOWN)}"
+
+
 def _warnings(body: Any) -> dict[str, None]:
-    return dict.fromkeys(str(said) for kind in ("warnings", "infos") for said in body.get(kind) or ())
+    given = [body.get(kind) or [] for kind in ("warnings", "infos")]
+    return dict.fromkeys(str(said) for texts in given for said in (texts if isinstance(texts, list) else [texts]))
 
 
 def _answer(client: Client, form: dict[str, str], where: str, series_max: int, path: str = _RANGE_PATH) -> Answer:
@@ -354,9 +362,9 @@ def _data(body: Any, where: str) -> dict[str, Any]:
     if not isinstance(body, dict) or body.get("status") not in {"success", "error"}:
         raise SourceError(fault(where, f"answer {shown(body)}", "an answer of Prometheus"))
     if body["status"] == "error":
-        told = f"{body.get('errorType', '')}: {body.get('error', '')}"
-        expected = _ASK_LESS if _TOO_MUCH.search(told) else "an answer without error"
-        raise SourceError(fault(where, f"error {shown(told, limit=300)}", expected))
+        said = f"{body.get('errorType', '')}: {body.get('error', '')}"
+        expected = _ASK_LESS if _TOO_MUCH.search(said) else "an answer without error"
+        raise SourceError(fault(where, f"error {shown(said, limit=_TOLD_SHOWN)}", expected))
     data = body.get("data")
     return data if isinstance(data, dict) else {}
 
@@ -397,7 +405,7 @@ def _points(series: list[Any], query: Query, where: str) -> pl.DataFrame:
     """
     try:
         labels = {label: [one["metric"].get(label, "") for one in series] for label in query.by}
-        times = [[int(seconds * 1000) for seconds, _ in one["values"]] for one in series]
+        times = [[_milliseconds(seconds) for seconds, _ in one["values"]] for one in series]
         texts = [[text for _, text in one["values"]] for one in series]
         frame = pl.DataFrame(
             {**labels, ".time": times, ".text": texts},
@@ -421,6 +429,17 @@ def _points(series: list[Any], query: Query, where: str) -> pl.DataFrame:
             parse_amount(pl.col(".text")).alias(".number"),
         )
     )
+
+
+def _milliseconds(seconds: float) -> int:
+    """A time of Prometheus; ValueError if it is in no year that a date can have."""
+    if not 0 <= seconds < _END_OF_DATES:
+        raise ValueError
+    return int(seconds * 1000)
+
+
+_END_OF_DATES = 253_402_300_800
+"""The year 10,000, in seconds since 1970."""
 
 
 def _check_points(points: pl.DataFrame, window: Window, where: str, *, negative: bool = True) -> None:

@@ -658,7 +658,7 @@ def test_a_value_that_cannot_be_read_hides_no_rule_that_cannot_work(place: Place
         (
             "identity,date,key,value\n" + f"ants,2025-10-01,gb,{'9' * 26}\n" * 12,
             DATA_WRONG,
-            r": column value: .*; expected .*",
+            r": key 'gb': column value: 12 amounts of up to '9{26}' could pass the exact range; expected .*",
         ),
         (None, SOURCE_WRONG, r": cannot be read \(No such file or directory\); expected .*"),
     ],
@@ -670,6 +670,16 @@ def test_key_tables(place: Place, content: str | None, code: int, pattern: str) 
     pools = [{**POOLS[0], "ladder": [{"basis": "usage", "key": "gb"}, {"basis": "unallocated"}]}]
     write_config(place.config, root=Path("out"), cur=Path("cur"), pools=pools, keys=[Path("keys.csv")])
     refused(place, code, rf"{q(keys)}{pattern}")
+
+
+def test_key_values_too_large_to_be_summed_name_file_and_key(place: Place) -> None:
+    head = "identity,date,key,value\n"
+    (place.folder / "small.csv").write_text(f"{head}ants,2025-10-01,gb,1\n")
+    large = place.folder / "large.csv"
+    large.write_text(f"{head}ants,2025-10-01,gb,2\n" + f"bees,2025-10-02,seats,{'9' * 26}\n" * 10)
+    keys = [Path("small.csv"), Path("large.csv")]
+    write_config(place.config, root=Path("out"), cur=Path("cur"), pools=POOLS, keys=keys)
+    refused(place, DATA_WRONG, rf"{q(large)}: key 'seats': column value: 12 amounts of up to '9+' could pass .*")
 
 
 def test_after_bad_input_is_mended_a_run_reaches_what_it_would_have(place: Place, tmp_path: Path) -> None:

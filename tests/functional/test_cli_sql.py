@@ -130,6 +130,12 @@ def test_a_query_may_come_on_stdin(folder: Path) -> None:
         ("SELECT error('two' || chr(10) || chr(27) || 'lines')", "two"),
         ("", "a statement without rows"),
         ("/* nothing */", "a statement without rows"),
+        (
+            "SELECT 1 AS one; SELECT 2 AS two",
+            "statement 1 of 2 has rows, too; expected one query, the last, and before",
+        ),
+        ("SET threads = 1; DESCRIBE billing; SELECT 1;", "statement 2 of 3 has rows, too"),
+        ("SELECT 1; SET threads = 1", "statement 1 of 2 has rows, too"),
         ("SELECT TIMESTAMPTZ '2025-10-01 00:00:00+00' AS late", "column 'late': a time with a time zone"),
     ],
 )
@@ -139,6 +145,18 @@ def test_a_wrong_query_is_one_line(folder: Path, query: str, complaint: str) -> 
     (said,) = done.stderr.splitlines()
     assert said.startswith("prorata: query")
     assert complaint in said
+
+
+def test_what_prepares_a_query_may_stand_before_it(folder: Path) -> None:
+    sums = "SELECT currency, sum(amount) AS amount FROM chargeback GROUP BY ALL"
+    assert asked(folder, f"SET threads = 1; CREATE TEMP VIEW mine AS {sums}; SELECT * FROM mine;") == [
+        {"currency": "USD", "amount": "8.500000000000"}
+    ]
+    # DuckDB makes two statements of it, of which the user wrote one.
+    assert asked(folder, f"PIVOT ({sums}) ON currency USING sum(amount)") == [{"USD": "8.500000000000"}]
+    done = prorata(folder, "sql", "--format", "parquet", "-o", "two.parquet", "SELECT 1 AS one; SELECT 2 AS two")
+    assert (done.returncode, "statement 1 of 2 has rows, too" in done.stderr) == (2, True)
+    assert not (folder / "two.parquet").exists()
 
 
 def test_a_long_table_ends_with_a_word_about_the_rest(folder: Path) -> None:

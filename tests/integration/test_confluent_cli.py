@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -21,8 +18,8 @@ from tests.doubles.front import WAYS, front, reader
 from tests.doubles.organization import SPELLINGS
 from tests.integration.confluent import FIRST, VARIABLES, Tenant, day
 from tests.integration.confluent import prometheus as metrics_at
+from tests.integration.said import Said
 
-CHECKOUT = Path(__file__).parents[2]
 DAYS = 3
 TODAY = day(DAYS)
 
@@ -39,27 +36,6 @@ def tenant(tmp_path: Path, server: Server) -> Tenant:
     made = Tenant(tmp_path / "conf", server, lookback_days="5", cutoff_days="1")
     (made.folder / ".env").write_text("".join(f"{name}='{value}'\n" for name, value in VARIABLES.items()))
     return made
-
-
-class Said:
-    """What a command wrote, and how it ended."""
-
-    def __init__(self, tenant: Tenant, *words: str, **environment: str) -> None:
-        known = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-        done = subprocess.run(
-            [sys.executable, "-m", "cli", *words, "-c", str(tenant.file)],
-            cwd=CHECKOUT,
-            env=known | {"PYTHONPATH": str(CHECKOUT), "LC_ALL": "C.UTF-8"} | environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
-
-    @property
-    def document(self) -> Any:
-        return json.loads(self.out)
 
 
 def test_a_run_gathers_and_says_what_it_did(tenant: Tenant) -> None:
@@ -156,7 +132,7 @@ def test_status_and_check_tell_of_gathers_and_credentials(tenant: Tenant) -> Non
 
 
 def test_the_environment_wins_over_the_file(tenant: Tenant) -> None:
-    (tenant.folder / ".env").write_text("".join(f"{name}=wrong\n" for name in VARIABLES))
+    (tenant.folder / ".env").write_text("".join(f"{name}=another-one\n" for name in VARIABLES))
     assert Said(tenant, "run", "--today", str(TODAY)).code == 11
     assert Said(tenant, "run", "--today", str(TODAY), **VARIABLES).code == 0
 

@@ -22,54 +22,19 @@ from engine.sources.landing import Landing
 from tests.doubles import confluent_cloud as faults
 from tests.doubles.bundled import bundled, planned_total
 from tests.doubles.confluent_cloud import COSTS, Server, served
-from tests.doubles.confluent_metrics import REQUEST_BYTES, Metrics, Used
+from tests.doubles.confluent_metrics import REQUEST_BYTES, Used
 from tests.doubles.front import WAYS, front, reader, told
 from tests.doubles.organization import Entity, Organization
 from tests.doubles.prometheus import Row, prometheus
 from tests.integration.confluent import FIRST, VARIABLES, Tenant, day
-from tests.integration.confluent import prometheus as metrics_at
+from tests.integration.measured import DAYS, METRICS, NOWHERE, TODAY
 
-DAYS = 8
-METRICS = Metrics(FIRST, days=DAYS, step_minutes=360)
 NAMES = {
     "confluent_kafka_server_request_bytes": "bytes_in",
     "confluent_kafka_server_response_bytes": "bytes_out",
     "confluent_flink_num_cfu": "flink_cfu",
 }
-NOWHERE = metrics_at("http://127.0.0.1:9")
-"""Where nobody answers."""
 REGISTRY, KEY, ACCOUNT = "SCHEMA_REGISTRY", "KEYORDERS0000001", "sa-orders"
-
-
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a Prometheus that holds the metrics."""
-    rows = (Row(one.name, one.labels, one.milliseconds, one.value) for one in METRICS.samples())
-    with prometheus(rows, tmp_path_factory.mktemp("prometheus")) as url:
-        yield url
-
-
-@pytest.fixture
-def organization() -> Organization:
-    return bundled(FIRST, DAYS)
-
-
-@pytest.fixture
-def server(organization: Organization) -> Iterator[Server]:
-    with served(organization) as found:
-        yield found
-
-
-@pytest.fixture
-def tenant(tmp_path: Path, server: Server, measured: str) -> Tenant:
-    """A tenant with metrics, whose window covers all days from the day after the last."""
-    made = Tenant(tmp_path / "conf", server, measured, lookback_days="10")
-    made.tenant["metrics"]["scrape_seconds"] = "21600"
-    made.write()
-    return made
-
-
-TODAY = day(DAYS)
 
 
 def outputs(tenant: Tenant) -> dict[str, str | None]:
@@ -107,16 +72,24 @@ def test_what_was_billed_is_charged_and_what_was_measured_is_stored(tenant: Tena
     assert {(key[1], key[2]) for key in expected} == {(key[1], key[2]) for key in found}
 
 
-def test_a_password_that_is_a_part_of_answers_changes_none_of_them(tenant: Tenant, measured: str) -> None:
-    tenant.run(TODAY)
-    before = tenant.files()
-    shutil.rmtree(tenant.root)
-    with front(measured, f"Basic {base64.b64encode(b'reader:kafka').decode()}") as url:
+@pytest.mark.parametrize(
+    ("password", "told"),
+    [
+        ("kafka_id", "a question with the credentials in it; expected credentials that are no common word"),
+        ("resultType", "expected an answer without them, or credentials that are no common word"),
+    ],
+)
+def test_a_password_that_is_a_common_word_changes_no_answer_and_is_told(
+    tenant: Tenant, measured: str, password: str, told: str
+) -> None:
+    with front(measured, f"Basic {base64.b64encode(f'reader:{password}'.encode()).decode()}") as url:
         tenant.tenant["metrics"] |= {"url": url, "username": "${WHO}", "password": "${WHAT}"}
         tenant.write()
-        done = tenant.run(TODAY, environment=VARIABLES | {"WHO": "reader", "WHAT": "kafka"})
-    assert (done.exit_code, done.days_pending) == (0, 0)
-    assert tenant.files() == before
+        done = tenant.run(TODAY, environment=VARIABLES | {"WHO": "reader", "WHAT": password})
+    assert (done.exit_code, done.days_pending) == (11, DAYS)
+    assert told in str(done.faults)
+    assert password not in str(done)
+    assert not list(tenant.root.rglob("bytes_in*"))
 
 
 def test_few_questions_are_asked_of_the_metrics(tenant: Tenant, server: Server) -> None:

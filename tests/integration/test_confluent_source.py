@@ -241,7 +241,6 @@ def test_costs_that_break_off_are_fetched_again_from_the_start(tmp_path: Path) -
             costs(server, tmp_path, [window])
         assert list(tmp_path.iterdir()) == []
         costs(server, tmp_path, [window])
-        costs(server, tmp_path, [window])
         assert server.windows() == {(window[0].isoformat(), window[1].isoformat()): 2}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import shutil
 from collections.abc import Iterator
 from decimal import Decimal
@@ -12,30 +11,16 @@ import polars as pl
 import pytest
 
 from engine import pipeline, plan
+from engine.errors import StoppedError
 from engine.work import Summary
-from tests.doubles.bundled import bundled
-from tests.doubles.confluent_cloud import Server, served
-from tests.doubles.confluent_metrics import Metrics
+from tests.doubles.confluent_cloud import Server
 from tests.doubles.front import front
 from tests.doubles.organization import Record
 from tests.doubles.prometheus import Row, prometheus
-from tests.integration.confluent import FIRST, VARIABLES, Tenant, day
-from tests.integration.confluent import prometheus as metrics_at
+from tests.integration.confluent import Tenant, day
+from tests.integration.measured import DAYS, METRICS, NOWHERE, TODAY
 
-DAYS = 8
-TODAY = day(DAYS)
-METRICS = Metrics(FIRST, days=DAYS, step_minutes=360)
-NOWHERE = metrics_at("http://127.0.0.1:9")
-"""Where nobody answers."""
 LOST = day(2)
-
-
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a Prometheus that holds the metrics."""
-    rows = (Row(one.name, one.labels, one.milliseconds, one.value) for one in METRICS.samples())
-    with prometheus(rows, tmp_path_factory.mktemp("prometheus")) as url:
-        yield url
 
 
 @pytest.fixture(scope="module")
@@ -43,20 +28,6 @@ def expired(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a Prometheus that has forgotten all of it, and answers well."""
     with prometheus([Row("other", {}, 0, 1)], tmp_path_factory.mktemp("expired")) as url:
         yield url
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with served(bundled(FIRST, DAYS)) as found:
-        yield found
-
-
-@pytest.fixture
-def tenant(tmp_path: Path, server: Server, measured: str) -> Tenant:
-    made = Tenant(tmp_path / "conf", server, measured, lookback_days="10")
-    made.tenant["metrics"]["scrape_seconds"] = "21600"
-    made.write()
-    return made
 
 
 def ask(tenant: Tenant, url: str) -> None:
@@ -189,6 +160,12 @@ def test_a_late_line_whose_metrics_are_given_up_takes_no_other_with_it(
         organization.add_cost(day(6), record)
     tenant.write(metrics=NOWHERE)
     assert seen(tenant.run(TODAY, hour=2)) == (11, 0, 1)
+    # The whole day waits for one of its resources.
+    config = pipeline.configured(tenant.file)
+    [planned] = plan.plan(config, config.tenants, TODAY)
+    [waits] = [one for one in planned.days if one.calculate]
+    assert (waits.charge_date, waits.calculate_reason) == (str(day(6)), "metrics_failed")
+    assert waits.detail.startswith("bytes_out of 1 of 4 resources, attempt 1 of 2: ")
     done = tenant.run(TODAY, hour=3)
     assert seen(done) == (11, 1, 0)
     assert any("the lines of resources that were not answered" in text for text in done.warnings)
@@ -446,13 +423,19 @@ def test_a_forced_day_that_lost_its_usage_is_charged_by_what_there_is(
     for hour in (2, 3):
         done = tenant.run(TODAY, hour=hour, lift=hour == 3)
         assert (seen(done), changed(before, tenant)) == ((0, 0, 1), [])
-        # An answer of which nothing was taken is not kept.
-        assert (tenant.query(landed), list(folder.iterdir())) == (known, [])
+        # An answer of which nothing was taken is not kept; if that is forced, other days are asked for, too.
+        assert hour == 3 or (tenant.query(landed), list(folder.iterdir())) == (known, [])
     assert any("--from" in text for text in done.warnings)
-    # Older than the lookback, nobody is asked for it any more.
+    # Older than the lookback, nobody is asked for it any more, and it waits for nothing.
     server.forget()
     done = tenant.run(day(30), hour=1)
     assert (done.requests, changed(before, tenant)) == (server.counted(), [])
+    assert (done.days_pending, done.days_kept) == (0, 1)
+    config = pipeline.configured(tenant.file)
+    for today, reason, calculated in ((day(30), "lost", False), (TODAY, "usage_lost", True)):
+        [planned] = plan.plan(config, config.tenants, today)
+        [of_day] = [one for one in planned.days if one.charge_date == str(LOST)]
+        assert (of_day.calculate_reason, of_day.calculate) == (reason, calculated)
     done = tenant.run(TODAY, hour=4, lift=True, first=LOST, end=day(3))
     assert (seen(done), changed(before, tenant)) == ((0, 1, 0), [str(LOST)])
     assert tenant.total() == server.organization.total()
@@ -475,6 +458,18 @@ def test_a_forced_day_that_lost_what_ran_is_charged_without_it(tenant: Tenant, s
     assert tenant.total() == server.organization.total()
     done = tenant.run(TODAY, hour=6)
     assert (seen(done), [text for text in done.warnings if "lost" in text]) == ((0, 0, 0), [])
+
+
+def test_a_forced_run_that_does_not_end_leaves_a_good_chargeback_to_no_other(tenant: Tenant) -> None:
+    for today in (day(6), TODAY):
+        tenant.run(today)
+    (tenant.root / f"lake/usage/tenant_id=conf/month=2025-09/{day(6)}.parquet").unlink()
+    shutil.rmtree(tenant.root / "raw")
+    before = outputs(tenant)
+    tenant.write(metrics=NOWHERE, allocation_retry_limit="1")
+    with pytest.raises(StoppedError):
+        tenant.run(TODAY, hour=1, lift=True, first=day(6), end=day(7), stop_at="what is billed is charged without them")
+    assert (seen(tenant.run(TODAY, hour=2)), changed(before, tenant)) == ((11, 0, 1), [])
 
 
 # Samples that are no numbers, and whose others cannot be had
@@ -549,19 +544,40 @@ def test_answers_that_prometheus_warned_of_are_asked_for_again_when_forced(
     whole.run(TODAY, hour=5)
     assert tenant.files(["usage"]) == whole.files(["usage"])
     # They are whole now.
-    server.forget()
-    done = tenant.run(TODAY, hour=6, lift=True)
-    assert (seen(done), done.requests) == ((0, 0, 0), server.counted())
+    assert seen(tenant.run(TODAY, hour=6, lift=True)) == (0, 0, 0)
 
 
-def test_a_short_secret_is_not_told_in_what_prometheus_warns_of(tenant: Tenant, measured: str) -> None:
-    auth = "Basic " + base64.b64encode(b"reader:pa55wd").decode()
-    with front(measured, auth, ["password pa55wd was used"]) as url:
-        named = {"url": url, "username": "${WHO}", "password": "${WHAT}"}
-        tenant.write(metrics=tenant.tenant["metrics"] | named)
-        done = tenant.run(TODAY, environment=VARIABLES | {"WHO": "reader", "WHAT": "pa55wd"})
-    assert any("password *** was used" in text for text in done.warnings)
-    assert not [text for text in (*done.warnings, *tenant.logged) if "pa55wd" in text]
+def test_answers_without_values_and_with_gaps_are_asked_for_again_when_forced(
+    tenant: Tenant, server: Server, measured: str, expired: str, tmp_path: Path
+) -> None:
+    # One sample of a cluster's four a day, and nothing of Flink: a Prometheus that is not back-filled yet.
+    some = (one for one in METRICS.samples() if "kafka_id" in one.labels and one.minute % 1440 == 360)
+    rows = (Row(one.name, one.labels, one.milliseconds, one.value) for one in some)
+    with prometheus(rows, tmp_path / "part") as part:
+        ask(tenant, part)
+        assert seen(tenant.run(TODAY, hour=1)) == (0, DAYS, 0)
+    ask(tenant, measured)
+    assert seen(tenant.run(TODAY, hour=2)) == (0, 0, 0)
+    assert tenant.run(TODAY, hour=3, lift=True).exit_code == 0
+    whole = Tenant(tmp_path / "whole", server, measured, lookback_days="10")
+    whole.tenant["metrics"]["scrape_seconds"] = "21600"
+    whole.write()
+    whole.run(TODAY, hour=3)
+    files = tenant.files(["usage"])
+    assert files == whole.files(["usage"])
+    # Nothing known is taken back.
+    ask(tenant, expired)
+    assert (seen(tenant.run(TODAY, hour=4, lift=True)), tenant.files(["usage"])) == ((0, 0, 0), files)
+
+
+def test_a_forced_day_keeps_what_landed_answers_say_of_its_lost_usage(tenant: Tenant, expired: str) -> None:
+    tenant.run(TODAY)
+    for (number,) in tenant.query("SELECT fetch_id FROM metric_fetches WHERE metric = 'flink_cfu'"):
+        shutil.rmtree(tenant.root / f"raw/confluent_cloud/conf/metrics/{number:06}")
+    lose_usage(tenant)
+    ask(tenant, expired)
+    done = tenant.run(TODAY, hour=1, lift=True, first=LOST, end=day(3))
+    assert (done.exit_code, split(tenant, when=2)) == (0, {"usage_ratio_allocation"})
 
 
 def test_less_than_was_known_is_not_taken_from_what_was_landed_of_it_either(
@@ -604,3 +620,15 @@ def test_the_plan_says_that_usage_is_lost(tenant: Tenant) -> None:
     tenant.run(TODAY, "recalculate", {}, hour=3)
     [found] = plan.plan(config, config.tenants, TODAY)
     assert "usage_lost" not in {one.calculate_reason for one in found.days}
+
+
+def test_without_metrics_nothing_is_given_up(tenant: Tenant) -> None:
+    tenant.write(metrics=NOWHERE, allocation_retry_limit="1")
+    assert seen(tenant.run(TODAY, hour=1)) == (11, DAYS, 0)
+    assert split(tenant) == {"metrics_fetch_failed"}
+    tenant.write(metrics=None)
+    config = pipeline.configured(tenant.file)
+    [found] = plan.plan(config, config.tenants, TODAY)
+    assert sum(one.calculate for one in found.days) == DAYS
+    assert (seen(tenant.run(TODAY, hour=2)), split(tenant)) == ((0, DAYS, 0), {"no_metrics_located"})
+    assert "allocation_failed" not in set(tenant.table("chargeback")["allocation_method"])

@@ -704,14 +704,22 @@ def test_a_real_limit_of_samples(url: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["basic", "bearer"])
 def test_credentials(url: str, tmp_path: Path, kind: str) -> None:
-    right = {"basic": f"Basic {base64.b64encode(b'me:secret').decode()}", "bearer": "Bearer secret"}[kind]
+    right = {"basic": f"Basic {base64.b64encode(b'me:sesame77').decode()}", "bearer": "Bearer sesame77"}[kind]
     given = {"basic": {"username": "${USER_}", "password": "${PASS_}"}, "bearer": {"bearer": "${PASS_}"}}[kind]
     with front(url, right) as behind:
         root = Root(tmp_path, kafka("minute", behind, lookback_days="1", metrics=given))
-        wrong = root.run(day(1), environment={"USER_": "me", "PASS_": "wrong"})
+        wrong = root.run(day(1), environment={"USER_": "me", "PASS_": "wrong-one"})
         assert (wrong.exit_code, wrong.days_pending, len(wrong.faults)) == (11, 1, 1)
-        assert "wrong" not in wrong.faults[0]
-        assert root.run(day(1), environment={"USER_": "me", "PASS_": "secret"}).days_calculated == 1
+        assert "wrong-one" not in wrong.faults[0]
+        assert root.run(day(1), environment={"USER_": "me", "PASS_": "sesame77"}).days_calculated == 1
+
+
+def test_what_prometheus_warns_of_is_one_line(url: str, tmp_path: Path) -> None:
+    with front(url, None, ["1 of 2 stores\nis down"]) as behind:
+        root = Root(tmp_path, kafka("minute", behind, lookback_days="1"))
+        done = root.run(day(1))
+    assert (done.exit_code, done.days_calculated) == (0, 1)
+    assert "bytes_in: Prometheus warns: '1 of 2 stores is down'" in done.warnings
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -14,9 +14,10 @@ from confluent_kafka import Producer
 from pydantic import SecretStr
 
 from engine.config import KafkaAdmin
-from engine.errors import ContractError
+from engine.errors import ContractError, SourceError
 from engine.sources import kafka_admin
 from engine.sources.answers import Answer
+from engine.sources.landing import Landing
 from tests.integration.cost_tenants import FIRST, Root, kafka
 
 
@@ -77,3 +78,24 @@ def test_credentials_go_by_sasl_and_tls_is_the_default() -> None:
 def test_metadata_of_another_form_are_a_line() -> None:
     with pytest.raises(ContractError, match="here: metadata of another form; expected brokers and topics"):
         list(kafka_admin.parse([Answer("metadata", 200, '{"brokers": [{}], "topics": []}')], "here"))
+
+
+@pytest.mark.parametrize(
+    ("where_to", "password", "told"),
+    [
+        ("", "orders", "metadata with the password that they were asked with; expected metadata without it, or a"),
+        ("127.0.0.1:9", "transport", "Broker *** failure"),
+    ],
+)
+def test_a_password_is_neither_landed_nor_said(
+    servers: list[str], tmp_path: Path, where_to: str, password: str, told: str
+) -> None:
+    landing = Landing(tmp_path)
+    given = {"bootstrap.servers": where_to or servers[0], "security.protocol": "plaintext", "sasl.password": password}
+    with pytest.raises(SourceError) as caught:
+        kafka_admin.fetch(given, landing, "k", 1)
+    assert told in str(caught.value)
+    assert password not in str(caught.value)
+    assert landing.names() == []
+    kafka_admin.fetch(given | {"bootstrap.servers": servers[0], "sasl.password": "another"}, landing, "k", 5)
+    assert landing.names() == [kafka_admin.NAME]

@@ -202,7 +202,7 @@ def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
     [
         (BASE + "\tx: []\n", "prorata.yaml:7: found character '\\t' that cannot start any token; expected valid YAML"),
         ("root: [a\n", "prorata.yaml:2: expected ',' or ']', but got '<stream end>'; expected valid YAML"),
-        ("root: *nowhere\n", "prorata.yaml:1: found undefined alias 'nowhere'; expected valid YAML"),
+        ("root: *nowhere\n", "prorata.yaml:1: found undefined alias (not shown); expected valid YAML"),
         (BASE + "---\n" + BASE, "prorata.yaml:7: but found another document; expected valid YAML"),
         (BASE.encode("utf-16"), "prorata.yaml: byte 0 is not UTF-8; expected a YAML file in UTF-8"),
         (BASE.encode() + b"#\xe9\n", f"prorata.yaml: byte {len(BASE) + 1} is not UTF-8; expected a YAML file in UTF-8"),
@@ -294,7 +294,7 @@ def test_an_empty_file_says_what_is_missing(folder: Folder, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seen"), [("- a\n", "a list"), ("hello\n", "'hello'"), ("[]\n", "a list"), ("''\n", "''")]
+    ("text", "seen"), [("- a\n", "a list"), ("hello\n", "a text"), ("[]\n", "a list"), ("''\n", "a text")]
 )
 def test_a_file_that_is_no_mapping(folder: Folder, text: str, seen: str) -> None:
     assert folder.faults(text) == [f"prorata.yaml:1: value {seen}; expected a mapping"]
@@ -350,7 +350,7 @@ def test_what_is_missing_is_told_at_its_nearest_ancestor(folder: Folder) -> None
         ),
         (
             "root: a\ntenants: [acme]\n",
-            "2: tenants[0]: value 'acme'",
+            "2: tenants[0]: value a text",
             "a mapping",
         ),
         (
@@ -410,7 +410,7 @@ def test_what_is_missing_is_told_at_its_nearest_ancestor(folder: Folder) -> None
         ),
         (
             with_tenant("emitters: sqlite"),
-            "7: tenants[0].emitters: value 'sqlite'",
+            "7: tenants[0].emitters: value a text",
             "a list",
         ),
         (
@@ -465,7 +465,7 @@ def test_what_is_missing_is_told_at_its_nearest_ancestor(folder: Folder) -> None
         ),
         (
             with_rung("even"),
-            "7: tenants[0].pools[0].ladder[0]: value 'even'",
+            "7: tenants[0].pools[0].ladder[0]: value a text",
             "a mapping",
         ),
         (
@@ -968,6 +968,23 @@ def test_what_cannot_be_read_of_one_tenant_hides_no_rule_of_another(folder: Fold
     assert "the tenant has no operator" in faults[2]
 
 
+def test_what_no_rule_looks_at_hides_no_rule_of_its_own_tenant(folder: Folder) -> None:
+    pools = "pools: [{name: p, match: {}, ladder: [{basis: operator}]}]"
+    wrong = BASE.replace("kind: aws_cur", "kind: aws_curr") + f"    emitters: [kafka]\n    keys: {{}}\n    {pools}\n"
+    found = [line.split(" ")[1] for line in folder.faults(wrong)]
+    assert found == [f"tenants[0].{name}:" for name in ("emitters[0]", "source.kind", "keys", "pools[0].ladder[0]")]
+    wrong = API.replace('"${SECRET}"', "hunter2hunter2") + (
+        "    lookback_days: many\n    cutoff_days: 300\n    metrics: here\n    teams: 7\n"
+        "    products: {SUPPORT: {ladder: [{basis: usage}]}}\n"
+    )
+    found = [line.split(" ")[1] for line in folder.faults(wrong)]
+    assert found == [
+        *(f"tenants[0].{name}:" for name in ("teams", "source.api_secret", "metrics", "lookback_days")),
+        "tenants[0].products.SUPPORT.ladder[0]:",
+        "tenants[0].products.SUPPORT.ladder[0]:",
+    ]
+
+
 # ------------------------------------------------------------------------------------------------ the rulebook
 
 
@@ -995,6 +1012,7 @@ tenants:
     ecosystem: confluent_cloud
     source: {kind: confluent_cloud, api_key: "${KEY}", api_secret: "${SECRET}"}
 """
+UNSHOWN = "(not shown, since it may be a secret)"
 HIDDEN = "a value that may hold a secret, and is not shown"
 NAMED = "${NAME}, an environment variable (or a line of .env) that holds it"
 URL = "an http or https URL without user, password, query and fragment"
@@ -1009,18 +1027,74 @@ URL = "an http or https URL without user, password, query and fragment"
         ('"${KEY}"', "[hunter2hunter2]", f"source.api_key: value a list; expected {NAMED}"),
         ('"${SECRET}"}', '"${SECRET}", url: "https://me:hunter2@x"}', f"source.url: {HIDDEN}; expected {URL}"),
         ('"${SECRET}"}', '"${SECRET}", url: "https://x?t=hunter2"}', f"source.url: {HIDDEN}; expected {URL}"),
-        ('"${SECRET}"}', '"${SECRET}", url: ftp://x}', f"source.url: value 'ftp://x'; expected {URL}"),
+        ('"${SECRET}"}', '"${SECRET}", url: ftp://x}', f"source.url: {HIDDEN}; expected {URL}"),
         (
             '"${SECRET}"}',
             '"${SECRET}", currency: usd}',
-            "source.currency: value 'usd'; expected three capital letters, such as USD",
+            f"source.currency: {HIDDEN}; expected three capital letters, such as USD",
         ),
         (
             '"${SECRET}"}',
             '"${SECRET}", flink: {url: "https://{regoin}", keys: {r: {api_key: "${A}", api_secret: "${B}"}}}}',
-            "source.flink.url: value 'https://{regoin}'; expected a URL with no other braces than {region} and {cloud}",
+            f"source.flink.url: {HIDDEN}; expected a URL with no other braces than {{region}} and {{cloud}}",
         ),
     ],
 )
 def test_what_may_be_a_secret_is_not_shown(folder: Folder, was: str, becomes: str, fault: str) -> None:
     assert folder.faults(API.replace(was, becomes)) == [f"prorata.yaml:5: tenants[0].{fault}"]
+
+
+CANARY = "S3cr3tPassw0rd"
+OF_REGION = "{api_key: '${A}', api_secret: '${B}'}"
+
+
+@pytest.mark.parametrize(
+    ("lines", "fault"),
+    [
+        (f"source: https://key:{CANARY}@api", "source: value a text; expected a mapping"),
+        (f"metrics: https://reader:{CANARY}@prom:9090", "metrics: value a text; expected a mapping"),
+        (f"metrics: [https://reader:{CANARY}@prom]", "metrics: value a list; expected a mapping"),
+        (f"metrics:\n      https://reader:{CANARY}@prom:9090", "metrics: value a text; expected a mapping"),
+        (f"metrics: {{url: http://p, timeout_seconds: {CANARY}}}", f"metrics.timeout_seconds: {HIDDEN}; expected a"),
+        (f"metrics: {{url: http://p, {CANARY}: bearer}}", f"metrics.*: unknown key {UNSHOWN}; expected one of url,"),
+        (f"metrics: {{url: http://p, {{{CANARY}}}: bearer}}", "a key that is not text; expected a name"),
+        (f"metrics: {{url: http://p, bearer: *{CANARY}}}", "found undefined alias (not shown); expected valid YAML"),
+        (f"metrics: {{url: http://p, bearer: !{CANARY}!x y}}", "found undefined tag handle (not shown); expected"),
+        (
+            f"metrics: {{url: http://p, {CANARY}, {CANARY}}}",
+            f"metrics.*: key {UNSHOWN} stands twice (first in line 6); expected every key once",
+        ),
+        (f"flink: https://k:{CANARY}@flink", "source.flink: value a text; expected a mapping"),
+        (f"flink: {{keys: {{us: 'KEY:{CANARY}'}}}}", "source.flink.keys.*: value a text; expected a mapping"),
+        (f"flink: {{keys: {{{CANARY}: KEY}}}}", "source.flink.keys.*: value a text; expected a mapping"),
+        (f"flink: {{keys: {{'{CANARY}!': {OF_REGION}}}}}", f"source.flink.keys.*: {HIDDEN}; expected text like"),
+        (f"flink: {{keys: {{us: {{api_key: '${{A}}', KEY: {CANARY}}}}}}}", "source.flink.keys.*.api_secret: missing;"),
+    ],
+)
+def test_no_text_and_no_key_beside_credentials_is_shown(folder: Folder, lines: str, fault: str) -> None:
+    if lines.startswith("flink"):
+        text = API.replace('${SECRET}"', f'${{SECRET}}", {lines}')
+    else:
+        rest = [line for line in API.splitlines() if not line.strip().startswith(lines.partition(":")[0])]
+        text = "\n".join([*rest, f"    {lines}", ""])
+    found = folder.faults(text)
+    assert any(fault in line for line in found), found
+    assert CANARY not in "".join(found)
+
+
+def test_no_text_and_no_key_beside_the_credentials_of_a_kafka_cluster_is_shown(folder: Folder) -> None:
+    source = (
+        f"{{kind: cost_model, cluster_id: {{x: 1}}, admin: {{password: {CANARY}, {CANARY}: password}}, regoin: eu}}"
+    )
+    text = API.replace("confluent_cloud\n", "self_managed_kafka\n").replace(API.splitlines()[4][12:], source)
+    found = folder.faults(text)
+    assert CANARY not in "".join(found)
+    assert [line.partition("source.")[2].partition(";")[0] for line in found[:6]] == [
+        "cluster_id: value a mapping",
+        "broker_count: missing",
+        "rates: missing",
+        "admin.bootstrap_servers: missing",
+        f"admin.password: {HIDDEN}",
+        f"admin.*: unknown key {UNSHOWN}",
+    ]
+    assert "unknown key 'regoin'" in found[6]

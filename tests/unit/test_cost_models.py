@@ -93,7 +93,7 @@ def test_a_plain_model_has_defaults(configured: Configured) -> None:
         ("0.01", "0_01", "value '0_01'; expected a decimal number"),
         ("0.01", "nan", "value 'nan'; expected a decimal number"),
         ("network_ingress_per_gib", "ingress", "unknown key 'ingress'; expected one of"),
-        (RATES, "rates: 1", "value '1'; expected a list"),
+        (RATES, "rates: 1", "value a text; expected a list"),
         (RATES, "rates: {from: 2025-02-30}", "value '2025-02-30'; expected a day that there is, YYYY-MM-DD"),
         (RATES, "rates: {from: 20250101}", "value '20250101'; expected a day, YYYY-MM-DD"),
         (

@@ -339,6 +339,11 @@ def test_nothing_known_is_no_rows_and_no_error() -> None:
         assert found.values.columns == ["window", "kafka_id", "principal_id", "value", "points"]
 
 
+@pytest.mark.parametrize("said", [5, "x", {"a": 1}, [], None])
+def test_warnings_of_another_form_are_told_as_they_are(said: Any) -> None:
+    assert parsed(matrix(warnings=said)).warnings == ((str(said),) if said else ())
+
+
 @pytest.mark.parametrize("moment", [1759276799.999, 1759449600, 1759449600.0])
 def test_a_point_of_another_day_is_an_error(moment: float) -> None:
     with pytest.raises(ContractError, match=r"1 point\(s\) like one of 2025-(09-30|10-03); expected"):
@@ -353,6 +358,7 @@ def test_a_point_of_another_day_is_an_error(moment: float) -> None:
         {"metric": {}, "values": [[FIRST_END]]},
         {"metric": {}, "values": [[FIRST_END, 1]]},
         {"metric": {}, "values": [["soon", "1"]]},
+        *({"metric": {}, "values": [[moment, "1"]]} for moment in (1e300, -1e13, 1e17)),
         {"metric": {}, "values": [[None, "1"]]},
         {"metric": [], "values": [[FIRST_END, "1"]]},
         {"metric": {"kafka_id": 7}, "values": [[FIRST_END, "1"]]},
