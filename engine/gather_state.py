@@ -134,7 +134,10 @@ def forget_gathers(state: Database, tenant_id: str, gather_ids: Iterable[int]) -
 
 
 class LandedWindow(NamedTuple):
-    """The costs that a gather landed for one window, and what was published of them."""
+    """The costs that a gather landed for one window, and what was published of them.
+
+    `sha256`: of the answer, and of the billing that its days had when it was published.
+    """
 
     tenant_id: str
     gather_id: int
