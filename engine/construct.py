@@ -547,7 +547,7 @@ def _make(
     causes = [
         ConstructedDay(
             *(day, known.cause(day), _text(made.residues.get(day, Fraction(0)))),
-            *(known.model(day), known.answers_of(day)),
+            *(known.model(day), known.answers_of(day), known.given_up_of(day)),
         )
         for day in days
     ]

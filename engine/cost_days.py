@@ -362,9 +362,14 @@ class Known:
             if one is not None and one.status == "fetched"
         }
 
+    def given_up_of(self, day: str) -> dict[str, tuple[str, ...]]:
+        """The questions that failed for good on a day, each with the metrics of USAGE that it lacks for that."""
+        found = ((one, self.metric(day, one.name)) for one in self.asked_of(day))
+        return {asked.name: asked.metrics for asked, one in found if one is not None and one.status == "given_up"}
+
     def cause(self, day: str) -> str:
-        """A digest of all that a day's lines and usage are made of."""
-        content = [self.model(day), *map(str, self.fetches_of(day))]
+        """A digest of all that a day's lines and usage are made of, and without."""
+        content = [self.model(day), *map(str, self.fetches_of(day)), *self.given_up_of(day)]
         return hashlib.sha256("\n".join(content).encode()).hexdigest()
 
     def model(self, day: str) -> str:
@@ -473,13 +478,22 @@ def told_incomplete(found: Sequence[Incomplete]) -> Iterator[str]:
 def made_without(
     tenant: CostModelTenant, known: Mapping[Key, DayMetric], made: Mapping[str, ConstructedDay]
 ) -> list[DayMetric]:  # fmt: skip
-    """The questions that were given up on days whose amounts depend on them and that have no earlier answer to them."""
+    """The questions that were given up on days whose amounts depend on them and that have no earlier answer to them.
+
+    Whatever is asked now: what failed when a day was made fails as long as it is not made anew.
+    """
     questions = {one.name: one for one in cost_questions.questions(tenant)}
-    return [
-        one
+    now = {
+        (one.charge_date, one.metric): one
         for one in asked_now(tenant, known)
         if one.status == "given_up" and made_of(made.get(one.charge_date), questions[one.metric]) is None
-    ]
+    }
+    before = {
+        (day, name): known.get((day, name), DayMetric(day, name, "given_up", (), ""))
+        for day, one in made.items()
+        for name in one.given_up
+    }
+    return [one for _, one in sorted((before | now).items())]
 
 
 def first_line(failed: DayMetric) -> str:
@@ -504,7 +518,9 @@ def failed_metrics(store: state.State, tenant: CostModelTenant) -> dict[str, fro
     lacking = {one.name: one.metrics for one in cost_questions.questions(tenant)}
     made, found = gather_state.constructed_days(store, tenant.id), dict[str, set[str]]()
     for one in made_without(tenant, gather_state.day_metrics(store, tenant.id), made):
-        found.setdefault(one.charge_date, set()).update(lacking[one.metric])
+        day = made.get(one.charge_date)
+        of_day = {**lacking, **(day.given_up if day is not None else {})}
+        found.setdefault(one.charge_date, set()).update(of_day[one.metric])
     return {day: frozenset(metrics) for day, metrics in found.items()}
 
 

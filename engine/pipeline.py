@@ -288,8 +288,9 @@ def _of_cost_model(tenant: CostModelTenant) -> _Recipe:
         facts = DayFacts(empty(RESOURCES), empty(IDENTITIES), empty(USAGE), frozenset())
 
         def decided(billing: pl.DataFrame, day: state.Day) -> tuple[pl.DataFrame, Decided]:
-            # What fails, fails for the one cluster that there is.
-            lacking = frozenset((metric, tenant.source.cluster_id) for metric in failed.get(day.charge_date, ()))
+            # What fails, fails for the one cluster that there is, under the id that it had when the day was made.
+            clusters = billing["resource_id"].unique()
+            lacking = frozenset((metric, cluster) for metric in failed.get(day.charge_date, ()) for cluster in clusters)
             usage = usage_of(work, day.charge_date)
             found = decide_products(billing, given, facts._replace(usage=usage, failed=lacking))
             work.unknown_products.append(found.unknown_products)

@@ -806,3 +806,51 @@ def test_a_question_that_is_too_heavy_takes_no_answer_of_another(between: Betwee
         assert root.run(day(6)).days_calculated == 6
     assert billed(root) == charged(root) == 6 * WHOLE
     assert "UNALLOCATED" not in set(root.table("chargeback")["identity_id"])
+
+
+# What failed stays failed, whatever is asked later.
+
+OPS = {"identity_source": "both", "static_identities": ["ops"]}
+BY_SIZE = {"allocation": "usage_ratio", "allocation_label": "datname"}
+
+
+def test_a_question_that_changes_makes_no_failure_an_answer(between: Between, tmp_path: Path) -> None:
+    between.failing(WHO, REFUSED)
+    with between.serving() as script:
+        given = {"allocation_retry_limit": "1"}
+        root = Root(tmp_path / "kafka", eu(script.url, source=OPS, **given))
+        root.run(day(6))
+        before = lake(root)
+        assert {payer for _, payer, _ in payers(root, day(2))} == {"UNALLOCATED"}
+        between.reply = between.passed
+        chosen = {**OPS, "selector": 'cluster="eu", topic!=""'}
+        root.write(eu(script.url, days=1, source=chosen, **given))
+        root.run(day(6))
+        assert {file: text for file, text in lake(root).items() if str(day(5)) not in file.name} == {
+            file: text for file, text in before.items() if str(day(5)) not in file.name
+        }
+        assert root.plan(day(6))[str(day(2))].calculate_reason == "given_up"
+        assert f"given up for 3 days ({day(2)} to {day(4)})" in prorata(tmp_path / "kafka", "check").stdout
+        # Under another id of the cluster, too.
+        shutil.rmtree(root.root / "raw")
+        root.write(eu(script.url, days=1, source={**chosen, "cluster_id": "eu-2"}, **given))
+        root.run(day(6), "recalculate")
+        assert {payer for _, payer, _ in payers(root, day(2))} == {"UNALLOCATED"}
+        # An answer ends it.
+        root.write(eu(script.url, days=4, source=chosen, **given))
+        root.run(day(6))
+        assert pays_for_ingress(root, day(2)) == BOTH_PAY
+
+
+def test_a_query_that_is_mended_reaches_no_day_that_is_not_asked_again(url: str, tmp_path: Path) -> None:
+    refused, mended = (
+        stored("STO", SIZES, "0.001", **BY_SIZE, allocation_query=one) for one in ("rate(pg_size)", "pg_size")
+    )
+    root = Root(tmp_path, pg(url, refused, allocation_retry_limit="1"))
+    root.run(day(6))
+    before = payers(root, day(2))
+    assert {payer for _, payer, _ in before} == {"UNALLOCATED"}
+    root.write(pg(url, mended, days=1, allocation_retry_limit="1"))
+    root.run(day(6))
+    assert payers(root, day(2)) == before
+    assert {payer for _, payer, _ in payers(root, day(5))} == {"shop", "crm"}
