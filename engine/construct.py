@@ -31,6 +31,7 @@ from engine.cost_days import (
     told_incomplete,
     told_kept,
     told_lost,
+    told_removed,
     told_span,
     told_without_rules,
     window,
@@ -489,6 +490,7 @@ def _made_anew(
         for day in wanted
         if known.can_be_made(day) and (known.has_changed(day) or (redo and work.request.covers(day)))
     ]
+    rateless = [day for day in due if day in known.billed and not known.has_charges(day)]
     changed = removed = 0
     for fetches, group in groupby(due, key=known.fetches_of):
         work.stop_if_asked()
@@ -502,6 +504,8 @@ def _made_anew(
             continue
         done = _make(work, tenant, known, answers, of_group)
         changed, removed = changed + done[0], removed + done[1]
+    for text in told_removed(rateless):
+        work.warn(text)
     _settle(work, tenant, known, wanted, {*due} | asked_for)
     if due:
         work.log(f"cost model: {counted(len(due), 'day')} made, {changed} changed, {removed} without lines")
@@ -578,7 +582,7 @@ def _text(residue: Fraction) -> str:
     return f"-{text}" if units < 0 else text
 
 
-def _settle(work: Work, tenant: CostModelTenant, known: Known, days: Iterable[str], touched: Set[str]) -> None:
+def _settle(work: Work, tenant: CostModelTenant, known: Known, days: Sequence[str], touched: Set[str]) -> None:
     """Say of every day whether it has what it is calculated from, and if not, why it waits; and which are kept.
 
     Missing samples are told of days that were `touched` in this run, and of those that wait: of others nobody can end
@@ -592,7 +596,7 @@ def _settle(work: Work, tenant: CostModelTenant, known: Known, days: Iterable[st
     for text in told_incomplete(incomplete(tenant, known.day_metrics, told - kept)):
         work.warn(text)
     for text in (
-        *told_kept(known, charged),
+        *told_kept(known, days),
         *told_lost(lost(work.root, work.store, tenant.id)),
         *told_without_rules(without_rules(work.root, work.store, tenant)),
     ):

@@ -319,8 +319,10 @@ class Known:
         Prometheus keeps what it knows for a while, and a selector is soon mistyped.
         """
         made = self.made.get(day)
-        if made is None or day not in self.billed:
+        if made is None:
             return None
+        if not self.has_charges(day) or day not in self.billed:
+            return self._keeps_without(day, made)
         for question in self.asked_of(day):
             name, now, before = question.name, self.metric(day, question.name), made_of(made, question)
             if now is None or now.status == "failed" or self.is_behind(question, day):
@@ -335,12 +337,23 @@ class Known:
                     return Kept("answers_poorer", f"{name}: {_told_counts(before, now)}")
         return None
 
+    def _keeps_without(self, day: str, made: ConstructedDay) -> Kept | None:
+        """Why a day that no rate reaches any more keeps its lines, or one without lines cannot be given any."""
+        if self.has_charges(day):
+            found = ((one.name, self.metric(day, one.name)) for one in self.asked_of(day))
+            gone = [name for name, one in found if one and one.status == "fetched" and not self.is_kept(one)]
+            return Kept("answers_gone", f"the answer to {gone[0]}") if gone else None
+        gone = [name for name, one in made.answers.items() if one.fetch_id not in self.fetches]
+        if gone and day in self.billed and not self.forced(day):
+            return Kept("rates_gone", f"the answer to {gone[0]}")
+        return None
+
     def can_be_made(self, day: str) -> bool:
         """Not where a day would lose something, or is charged and waits: it is not billed ahead of what it charges."""
-        if not self.has_charges(day):
-            return True
         if self.keeps(day) is not None:
             return False
+        if not self.has_charges(day):
+            return True
         if day in self.charged and day not in self.lost and self.waits(day) is not None:
             return False
         known = [self.metric(day, one.name) for one in self.asked_of(day)]
@@ -402,6 +415,10 @@ _KEPT = {
         "since answers are no longer kept",
         "they are asked for again on days of the last lookback_days",
     ),
+    "rates_gone": (
+        "although no rate holds on them any more, since answers are no longer kept and nobody could bring them back",
+        "`prorata run --force` with --from and --to removes the days that they name",
+    ),
     "before_window": (
         "since they are older than lookback_days, and their cost model now asks for more",
         "a larger lookback_days asks for it",
@@ -424,6 +441,12 @@ def told_kept(known: Known, days: Iterable[str]) -> Iterator[str]:
         why, what = _KEPT[code]
         span, told = told_span([day for day, _ in of_code]), of_code[0][1].told
         yield f"{span} left as made before, {why} ({told}); {what}"
+
+
+def told_removed(days: Sequence[str]) -> Iterator[str]:
+    """A line for days that lost their lines since no rate reaches them any more."""
+    if days:
+        yield f"{told_span(days)} removed, since no rate holds on them any more; with one they come back as they were"
 
 
 def told_span(days: Sequence[str]) -> str:

@@ -26,6 +26,7 @@ GATHER = {
     "model_changed": "its cost model changed, or the answers it is made of",
     "made": "is made of what its cost model and the answers say",
     "answers_poorer": "less is known of it now than it was made of; what is stored stays",
+    "rates_gone": "no rate holds on it, and its answers are no longer kept; what is stored stays",
     "answers_gone": "its answers are no longer kept; what is stored stays",
     "bill_new": "its bill has not been read yet",
     "bill_changed": "its bill is another than the one that was read",

@@ -854,3 +854,38 @@ def test_a_query_that_is_mended_reaches_no_day_that_is_not_asked_again(url: str,
     root.run(day(6))
     assert payers(root, day(2)) == before
     assert {payer for _, payer, _ in payers(root, day(5))} == {"shop", "crm"}
+
+
+# Rates that no longer reach a day.
+
+
+def test_rates_that_are_dropped_take_no_day_that_could_not_be_made_again(url: str, tmp_path: Path) -> None:
+    root, later = Root(tmp_path, eu(url)), [{"from": str(day(5)), **RATES}]
+    root.run(day(6))
+    before = lake(root)
+    # As long as their answers are kept days come and go.
+    root.write(eu(url, days=1, rates=later))
+    root.run(day(6))
+    assert billed(root) == charged(root) == WHOLE
+    assert warned(root, f"3 days ({day(2)} to {day(4)})", "no rate holds on them")
+    root.write(eu(url, days=1))
+    root.run(day(6))
+    assert lake(root) == before
+    # Where they are not, nobody could bring them back.
+    shutil.move(root.root / "raw", tmp_path / "raw")
+    root.write(eu(url, days=1, rates=later))
+    assert root.plan(day(6))[str(day(2))].gather_reason == "rates_gone"
+    root.run(day(6))
+    assert lake(root) == before
+    assert warned(root, f"3 days ({day(2)} to {day(4)})", "left as made before", "no rate holds on them")
+    root.run(day(6), lift=True, first=day(2), end=day(3))
+    assert billed(root) == charged(root) == 3 * WHOLE
+    root.logged.clear()
+    root.write(eu(url, days=1))
+    root.run(day(6))
+    assert warned(root, f"1 day ({day(2)})", "answers are no longer kept")
+    assert root.plan(day(6))[str(day(2))].gather_reason == "answers_gone"
+    shutil.rmtree(root.root / "raw")
+    shutil.move(tmp_path / "raw", root.root / "raw")
+    root.run(day(6))
+    assert lake(root) == before
