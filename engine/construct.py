@@ -483,12 +483,15 @@ def _made_anew(
     redo: bool = False,
     asked_for: Set[str] = frozenset(),
 ) -> Summary:
-    """These days and the stored ones, as far as they are to be made anew and can be. `asked_for`: in this run."""
+    """These days and the stored ones, as far as they are to be made anew and can be. `asked_for`: in this run.
+
+    Of those that the command is about only: others would be billed ahead of what they charge.
+    """
     wanted = sorted({*map(str, days), *known.made})
     due = [
         day
         for day in wanted
-        if known.can_be_made(day) and (known.has_changed(day) or (redo and work.request.covers(day)))
+        if work.request.covers(day) and known.can_be_made(day) and (redo or known.has_changed(day))
     ]
     rateless = [day for day in due if day in known.billed and not known.has_charges(day)]
     changed = removed = 0

@@ -889,3 +889,17 @@ def test_rates_that_are_dropped_take_no_day_that_could_not_be_made_again(url: st
     shutil.move(tmp_path / "raw", root.root / "raw")
     root.run(day(6))
     assert lake(root) == before
+
+
+# Some of the days.
+
+
+@pytest.mark.parametrize("command", ["run", "recalculate"])
+def test_days_that_are_not_named_are_not_billed_ahead(url: str, tmp_path: Path, command: str) -> None:
+    root = Root(tmp_path, eu(url))
+    root.run(day(6))
+    root.write(eu(url, rates={**RATES, "compute_hourly_rate": "0.2"}))
+    assert root.run(day(6), command, first=day(5), end=day(6)).days_calculated == 1
+    assert billed(root) == charged(root) == 4 * WHOLE + Decimal("7.2")
+    assert root.run(day(6)).days_calculated == 3
+    assert billed(root) == charged(root) == 4 * (WHOLE + Decimal("7.2"))
