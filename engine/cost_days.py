@@ -129,20 +129,64 @@ def without_rules(root: Path, store: state.State, tenant: CostModelTenant) -> di
     if not isinstance(tenant, GenericTenant):
         return {}  # The products of the others stand in the rulebook.
     made, unread = gather_state.constructed_days(store, tenant.id), lost(root, store, tenant.id)
-    sizes = lake.sizes(root, CHARGEBACK, tenant.id)
     named, found = {one.name for one in tenant.source.cost_types}, dict[str, tuple[str, ...]]()
-    for key, row in state.days(store, tenant.id).items():
-        day, charge_date = key[1], date.fromisoformat(key[1])
-        is_charged = row.chargeback_calculated and row.chargeback_bytes == sizes.get(key)
-        if not is_charged or day not in made or day in unread:
+    for day in _charged(root, store, tenant.id):
+        if day not in made or day in unread:
             continue
         # Reading the lake takes long, and days of the cost model as it is now have none but its products.
+        charge_date = date.fromisoformat(day)
         if made[day].model == cost_rates.model_digest(tenant, charge_date):
             continue
-        lines = lake.read(root, lake.Place(BILLING, tenant.id, key[0], charge_date))
+        lines = lake.read(root, lake.Place(BILLING, tenant.id, day[:7], charge_date))
         if gone := sorted(set(lines["product_type"].cast(pl.String)) - named):
             found[day] = tuple(gone)
     return found
+
+
+def _charged(root: Path, store: state.State, tenant_id: str) -> Iterator[str]:
+    """Days whose chargeback is there, and of their billing."""
+    sizes = lake.sizes(root, CHARGEBACK, tenant_id)
+    for key, row in state.days(store, tenant_id).items():
+        if row.chargeback_calculated and row.chargeback_bytes == sizes.get(key):
+            yield key[1]
+
+
+def never_asked(
+    root: Path, store: state.State, tenant: CostModelTenant, days: Collection[str]
+) -> dict[str, tuple[str, ...]]:
+    """Charge date -> the metrics that its ladders weigh by and that nobody was asked for, of days that are charged.
+
+    Their usage has nothing of them, so they would be charged as if nobody had used anything.
+    """
+    if not days:
+        return {}
+    made, known = gather_state.constructed_days(store, tenant.id), gather_state.day_metrics(store, tenant.id)
+    weighed_by, found = rules.metrics_of(rules.resolve(tenant)), dict[str, tuple[str, ...]]()
+    asked = [one for one in cost_questions.questions(tenant) if one.use == "weights"]
+
+    def was_asked(day: str, question: Question) -> bool:
+        """Whether a day was made with an answer, or without one that was given up."""
+        now = known.get((day, question.name))
+        is_given_up = question.name in made[day].given_up or (now is not None and now.status == "given_up")
+        return is_given_up or made_of(made[day], question) is not None
+
+    for day in {*_charged(root, store, tenant.id)}.intersection(days, made):
+        products = {one.product_type for one in cost_rates.charges(tenant.source, date.fromisoformat(day))}
+        weighed = {metric for name in products for metric in weighed_by.get(f"product:{name}", ())}
+        lacking = sorted(one.metrics[0] for one in asked if not was_asked(day, one))
+        if metrics := tuple(name for name in lacking if name in weighed):
+            found[day] = metrics
+    return found
+
+
+def told_never_asked(found: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """A line for days whose charges stay since their ladders weigh by what nobody was asked for."""
+    if found:
+        named = ", ".join(sorted({name for names in found.values() for name in names}))
+        yield (
+            f"{told_span(sorted(found))} keep what they charge: their ladders weigh by {named}, which nobody was asked"
+            " for; a larger lookback_days asks for it"
+        )
 
 
 def told_without_rules(found: Mapping[str, Sequence[str]]) -> Iterator[str]:

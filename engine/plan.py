@@ -51,6 +51,7 @@ CALCULATE = {
     "cannot_tell": "what it depends on cannot be read",
     "lost": "its lines or usage are lost, and cannot be made again from what is landed; what it charges stays",
     "rules_gone": "stays as calculated, since its cost model no longer has a product of its lines",
+    "never_asked": "stays as calculated, since its ladders weigh by what nobody was asked for",
     "given_up": "up to date, without metrics that were given up",
     "up_to_date": "up to date",
 }
@@ -258,6 +259,9 @@ def _reasons_of_cost_model(
             found[one.charge_date] = "given_up", told
     for day, products in cost_days.without_rules(config.root, store, tenant).items():
         found[day] = "rules_gone", ", ".join(map(shown, products))
+    found |= {
+        day: ("never_asked", ", ".join(held)) for day, held in pipeline.held_back(config.root, store, tenant).items()
+    }
     return found | {day: ("lost", "") for day in known.lost & found.keys() if not known.can_be_made(day)}
 
 

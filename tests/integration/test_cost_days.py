@@ -903,3 +903,34 @@ def test_days_that_are_not_named_are_not_billed_ahead(url: str, tmp_path: Path, 
     assert billed(root) == charged(root) == 4 * WHOLE + Decimal("7.2")
     assert root.run(day(6)).days_calculated == 3
     assert billed(root) == charged(root) == 4 * (WHOLE + Decimal("7.2"))
+
+
+# Ladders that weigh by what nobody asked for.
+
+
+@pytest.mark.parametrize("ladder", ["kafka_egress", "kafka_presence"])
+def test_a_ladder_that_weighs_by_what_was_never_asked_leaves_older_days(url: str, tmp_path: Path, ladder: str) -> None:
+    given = {"rates": {"network_ingress_per_gib": "0.01"}}
+    root = Root(tmp_path, eu(url, **given))
+    root.run(day(6))
+    before = payers(root, day(2))
+    given["products"] = {"SELF_KAFKA_NETWORK_INGRESS": {"ladder": ladder}}
+    root.write(eu(url, days=1, **given))
+    told = f"3 days ({day(2)} to {day(4)}) keep what they charge"
+    for command, count in (("run", 1), ("recalculate", 1)):
+        root.logged.clear()
+        plan = root.plan(day(6))[str(day(2))]
+        assert (plan.calculate_reason, plan.detail, plan.calculate) == ("never_asked", "bytes_out", False)
+        assert root.run(day(6), command).days_calculated == count
+        assert payers(root, day(2)) == before
+        assert warned(root, told, "bytes_out")
+        assert told in prorata(tmp_path, "check").stdout
+    root.write(eu(url, days=4, **given))
+    root.logged.clear()
+    assert root.run(day(6)).days_calculated == 3
+    assert not warned(root, told)
+    # Without charges there is nothing to keep.
+    [file] = (root.root / "lake" / "chargeback").glob(f"**/{day(2)}.parquet")
+    file.unlink()
+    assert root.run(day(6)).days_calculated == 1
+    assert billed(root) == charged(root)
