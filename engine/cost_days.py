@@ -20,7 +20,7 @@ from engine.frames import BILLING, CHARGEBACK, RESOURCES
 from engine.gather_state import ConstructedDay, DayMetric, MadeOf
 from engine.sources import cost_questions, cost_rates
 from engine.sources.cost_questions import Question
-from engine.sources.promql import Window
+from engine.sources.promql import DAY_SECONDS, Window
 from engine.text import counted
 from engine.wanted import Key
 from engine.work import raw_folder
@@ -117,7 +117,8 @@ def told_lost(days: Iterable[str]) -> Iterator[str]:
     if found := sorted(days):
         yield (
             f"{told_span(found)} lost from the lake, billing or usage, and not to be made again from landed answers;"
-            " what they charge stays; put their files back, or let lookback_days reach them, to ask for them again"
+            " what they charge stays; put their files back; days that lookback_days reaches are asked for again by each"
+            " run"
         )
 
 
@@ -322,10 +323,15 @@ class Known:
         return [number for number in landed if self.fetches[number].first_day <= day < self.fetches[number].end_day]
 
     def recall(self) -> None:
-        """Give days the landed answers that a run will find again: those to questions of now that they were made of."""
+        """Give days the landed answers that a run will find again: those to questions of now that they were made of.
+
+        Their samples are compared with as many as are expected by now, as a run will count them again.
+        """
         for day, made in self.made.items():
             for question in self.questions.values():
-                if self.is_kept(self.metric(day, question.name)):
+                known = self.metric(day, question.name)
+                if known is not None and self.is_kept(known):
+                    self.day_metrics[day, question.name] = self._recounted(known, question)
                     continue
                 before, landed = made_of(made, question), self.landed_before(question, day)
                 answered = DayMetric(day, question.name, "fetched", (question.digest,), "")
@@ -334,6 +340,18 @@ class Known:
                     self.day_metrics[day, question.name] = answered._replace(**counts)
                 elif question.use == "resources" and landed:
                     self.day_metrics[day, question.name] = answered._replace(fetch_id=landed[-1])
+
+    def _recounted(self, known: DayMetric, question: Question) -> DayMetric:
+        """An answer with its samples counted as of now; where more are expected than before, as whole as it was."""
+        assert self.tenant.metrics is not None  # else nothing was asked
+        expected, before = question.expected(self.tenant.metrics.scrape_seconds), known.rows + known.gaps
+        if expected == before:
+            return known
+        # No more count than of the hours that were answered (`cost_model.came`).
+        whole = DAY_SECONDS // question.values.step_seconds
+        most, most_before = (number * known.points // whole for number in (expected, before))
+        rows = most if known.rows >= most_before else min(known.rows, most)
+        return known._replace(rows=rows, gaps=expected - rows)
 
     def waits(self, day: str) -> tuple[str, str] | None:
         """Why a day is not to be calculated yet, as a code and in words; None if it is.

@@ -251,7 +251,12 @@ def _reasons_of_cost_model(
     config: Config, tenant: CostModelTenant, store: state.State, known: cost_days.Known, notes: list[str]
 ) -> dict[str, _Reason]:
     """Why the stored days are calculated or not, as long as they are not made anew and wait for nothing."""
-    days, limit = state.days(store, tenant.id), tenant.allocation_retry_limit
+    limit = tenant.allocation_retry_limit
+    # Of a day that waited, the error says for what, which may have come since.
+    days = {
+        key: day if day.metrics_gathered else day._replace(error=None)
+        for key, day in state.days(store, tenant.id).items()
+    }
     found = {key[1]: reason for key, reason in _calculations(config, tenant, store, days, notes).items()}
     for one in cost_days.made_without(tenant, known.day_metrics, known.made):
         if found.get(one.charge_date, ("", ""))[0] == "up_to_date":

@@ -336,6 +336,7 @@ def test_days_that_are_lost_and_cannot_be_had_again_are_told_and_keep_their_char
     assert (summary.exit_code, summary.days_calculated, summary.days_pending) == (0, 1, 0)
     [told] = warned(root, "lost from the lake")
     assert f"4 days ({day(0)} to {day(3)})" in told
+    assert "days that lookback_days reaches are asked for again by each run" in told
     assert not warned(root, "left as made before")
     [told] = [line for line in prorata(tmp_path, "check").stdout.splitlines() if "lost from the lake" in line]
     assert f"4 days ({day(0)} to {day(3)})" in told
@@ -543,6 +544,8 @@ def test_scrape_seconds_that_are_mended_end_what_is_missing(url: str, tmp_path: 
     assert root.run(day(2)).days_pending == 2
     assert {one.expected for one in root.incomplete()} == {1440}
     root.write(eu(url, days=2, incomplete_below="0.9"))
+    planned = root.plan(day(2))[str(day(1))]
+    assert (planned.gather_reason, planned.calculate_reason) == ("made", "never_calculated")
     root.logged.clear()
     summary = root.run(day(5))
     assert (summary.days_calculated, root.incomplete(), warned(root)) == (4, [], [])
