@@ -375,7 +375,7 @@ class Known:
         return None
 
     def keeps(self, day: str) -> Kept | None:
-        """Why a day with lines is not to be made anew; None if it may be, or waits for an answer that may come.
+        """Why a day that was made is not to be made anew; None if it may be, or waits for an answer that may come.
 
         A question that failed for good, or to which less came than what the day was made of, takes nothing away:
         Prometheus keeps what it knows for a while, and a selector is soon mistyped.
@@ -383,10 +383,12 @@ class Known:
         made = self.made.get(day)
         if made is None:
             return None
-        if not self.has_charges(day) or day not in self.billed:
-            return self._keeps_without(day, made)
+        if not self.has_charges(day):
+            return self._keeps_without_rates(day, made)
         for question in self.asked_of(day):
-            name, now, before = question.name, self.metric(day, question.name), made_of(made, question)
+            name, now = question.name, self.metric(day, question.name)
+            # A day without lines has nothing to lose.
+            before = made_of(made, question) if day in self.billed else None
             if now is None or now.status == "failed" or self.is_behind(question, day):
                 if not self.is_in_window(day):
                     return Kept("before_window", f"{name} was not answered")
@@ -399,12 +401,8 @@ class Known:
                     return Kept("answers_poorer", f"{name}: {_told_counts(before, now)}")
         return None
 
-    def _keeps_without(self, day: str, made: ConstructedDay) -> Kept | None:
-        """Why a day that no rate reaches any more keeps its lines, or one without lines cannot be given any."""
-        if self.has_charges(day):
-            found = ((one.name, self.metric(day, one.name)) for one in self.asked_of(day))
-            gone = [name for name, one in found if one and one.status == "fetched" and not self.is_kept(one)]
-            return Kept("answers_gone", f"the answer to {gone[0]}") if gone else None
+    def _keeps_without_rates(self, day: str, made: ConstructedDay) -> Kept | None:
+        """Why a day that no rate reaches any more keeps its lines: nobody could bring them back."""
         gone = [name for name, one in made.answers.items() if one.fetch_id not in self.fetches]
         if gone and day in self.billed and not self.forced(day):
             return Kept("rates_gone", f"the answer to {gone[0]}")
@@ -455,6 +453,11 @@ class Known:
         """Whether a day is to be made of something else than it was."""
         before = self.made.get(day)
         return before is None or before.cause != self.cause(day) or day in self.lost
+
+    def is_asked_anew(self, day: str) -> bool:
+        """Whether a day is to be made of something else than it was, and something is to be asked for that."""
+        asked = self.asked_of(day) if self.is_in_window(day) and self.has_changed(day) else ()
+        return any(self.is_open(one, day) for one in asked)
 
     def is_of_older_model(self, day: str) -> bool:
         """Whether a day was made of another cost model than the one that holds on it now."""

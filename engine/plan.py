@@ -236,9 +236,9 @@ def _of_cost_model(config: Config, tenant: CostModelTenant, store: state.State, 
         return "model_changed" if is_made_anew(day) else "before_window"
 
     def calculating(day: str) -> _Reason:
-        waits = known.waits(day) if day < str(end) else None
-        if waits:
-            return waits
+        waits = known.waits(day) if day < str(end) and (day >= str(first) or day in known.billed) else None
+        if waits or known.is_asked_anew(day):
+            return waits or ("metrics_wanted", "")
         if is_made_anew(day) and known.has_charges(day):
             return "made_anew", ""
         return reasons.get(day, ("no_billing", ""))

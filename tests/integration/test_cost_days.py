@@ -894,6 +894,30 @@ def test_rates_that_are_dropped_take_no_day_that_could_not_be_made_again(url: st
     assert lake(root) == before
 
 
+def test_rates_that_reach_days_that_nobody_asks_for_bill_nothing_of_them(url: str, tmp_path: Path) -> None:
+    root = Root(tmp_path, eu(url, rates=[{"from": str(day(4)), **RATES}]))
+    root.run(day(6))
+    root.write(eu(url, days=1))
+    assert {root.plan(day(6))[str(day(2))][2:4]} == {("before_window", "no_billing")}
+    for _ in range(2):
+        root.logged.clear()
+        assert root.run(day(6)).days_pending == 0
+        assert billed(root) == charged(root) == 2 * WHOLE
+        assert warned(root, f"2 days ({day(2)} to {day(3)})", "a larger lookback_days asks for it")
+    root.write(eu(url, days=4))
+    root.run(day(6))
+    assert billed(root) == charged(root) == 4 * WHOLE
+
+
+def test_plan_says_that_answers_that_are_gone_are_asked_for(url: str, tmp_path: Path) -> None:
+    root = Root(tmp_path, eu(url))
+    root.run(day(6))
+    shutil.rmtree(root.root / "raw")
+    root.write(eu(url, rates={**RATES, "compute_hourly_rate": "0.2"}))
+    assert root.plan(day(6))[str(day(2))][2:4] == ("in_window", "metrics_wanted")
+    assert root.run(day(6)).days_calculated == 4
+
+
 # Some of the days.
 
 
