@@ -455,9 +455,8 @@ class Known:
         return before is None or before.cause != self.cause(day) or day in self.lost
 
     def is_asked_anew(self, day: str) -> bool:
-        """Whether a day is to be made of something else than it was, and something is to be asked for that."""
-        asked = self.asked_of(day) if self.is_in_window(day) and self.has_changed(day) else ()
-        return any(self.is_open(one, day) for one in asked)
+        """Whether something that a day depends on is to be asked for, be it that its answer is there no more."""
+        return self.is_in_window(day) and any(self.is_open(one, day) for one in self.asked_of(day))
 
     def is_of_older_model(self, day: str) -> bool:
         """Whether a day was made of another cost model than the one that holds on it now."""

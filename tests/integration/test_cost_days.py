@@ -913,9 +913,11 @@ def test_plan_says_that_answers_that_are_gone_are_asked_for(url: str, tmp_path: 
     root = Root(tmp_path, eu(url))
     root.run(day(6))
     shutil.rmtree(root.root / "raw")
-    root.write(eu(url, rates={**RATES, "compute_hourly_rate": "0.2"}))
-    assert root.plan(day(6))[str(day(2))][2:4] == ("in_window", "metrics_wanted")
-    assert root.run(day(6)).days_calculated == 4
+    for price, calculated in (("0.1", 0), ("0.2", 4)):
+        root.write(eu(url, rates={**RATES, "compute_hourly_rate": price}))
+        assert root.plan(day(6))[str(day(2))][2:4] == ("in_window", "metrics_wanted")
+        assert root.run(day(6)).days_calculated == calculated
+        shutil.rmtree(root.root / "raw")
 
 
 # Some of the days.
