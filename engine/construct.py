@@ -8,7 +8,8 @@ touches, and no others. A day that has lines is not made of less than it was mad
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from fractions import Fraction
@@ -33,6 +34,7 @@ from engine.cost_days import (
     told_incomplete,
     told_kept,
     told_lost,
+    told_removed,
     told_span,
     told_without_rules,
     window,
@@ -62,7 +64,8 @@ from engine.work import (
 
 RESIDUE_DECIMALS = 24
 UNHEARD_MAX = 2
-"""After so many questions in a row to which nothing came at all, however often tried, no more are asked in a run."""
+"""So many times in a row a question is left without any answer, however often tried, before it is asked no more in a
+run; and so many questions, before it is tried whether the server answers a light one."""
 
 
 def gather(work: Work, tenant: CostModelTenant, summary: Summary) -> Summary:
@@ -284,48 +287,99 @@ def _fetch(work: Work, tenant: CostModelTenant, known: Known, asked: Sequence[Op
     given = tenant.metrics
     if not asked or given is None:
         return 0
-    failed, less = dict[str, None](), dict[str, Use]()
     with Client(metrics.endpoint(work, tenant, given), Clock(*clock_of(work)), work.hooks.stop) as client:
         try:
-            version, unreachable = prometheus.buildinfo(client), ""
+            version = prometheus.buildinfo(client)
+            prometheus.is_left_open(client)
         except (SourceError, ContractError) as error:
-            # Every question would wait as long for the same.
-            version, unreachable = prometheus.Version("", left_open=False), str(error)
-        stretches = _stretches(asked, given.days_per_query)
-        for number, (span, pieces) in enumerate(stretches, start=1):
-            work.stop_if_asked()
-            answered = unheard = 0
-            for piece in pieces:
-                before = client.requests
-                try:
-                    if unreachable:
-                        raise SourceError(unreachable)
-                    fewer = _land(work, tenant, known, client, version, piece, less)
-                    less = dict.fromkeys(fewer, piece.question.use) | less
-                    answered, unheard = answered + 1, 0
-                except (SourceError, ContractError) as error:
-                    failed[_told(piece, error, unreachable)] = None
-                    _record_failure(work, tenant, known, piece, str(error))
-                    # What was refused was answered; what was tried to the end was not.
-                    unheard += client.requests - before >= max(given.attempts, 2)
-                if not unreachable and (unheard >= UNHEARD_MAX or (answered == 0 and piece is pieces[-1])):
-                    seen = f"nothing was answered for {span[0]} to before {span[1]}"
-                    unreachable = fault("not asked for the rest", seen, "an answer to one question at least")
-            work.log(f"metrics {number} of {len(stretches)}: {span[0]} to before {span[1]}")
+            # Who does not answer a question that costs nothing answers none, and each would wait as long for that.
+            for piece in asked:
+                _record_failure(work, tenant, known, piece, str(error))
+            failed = [f"metrics: {_first_line(error)}"]
+        else:
+            failed = _ask(work, tenant, known, client, version, _stretches(known, asked, given.days_per_query))
         requests = client.requests
     if failed:
         work.problems.append(SourceError(failed))
     return requests
 
 
-def _told(piece: Open, error: Exception, unreachable: str) -> str:
-    """A failure for people: a line each, but one for all questions of a server that cannot be had at all."""
-    what = "metrics" if unreachable else f"metrics: {piece.question.name}"
-    return f"{what}: {str(error).splitlines()[0]}"
+def _ask(
+    work: Work,
+    tenant: CostModelTenant,
+    known: Known,
+    client: Client,
+    version: prometheus.Version,
+    stretches: Sequence[tuple[Window, list[Open]]],
+) -> list[str]:
+    """Ask questions one after the other; what failed, in words.
+
+    What is not asked any more, as its like or the server was not heard of, has not failed: the next run asks.
+    """
+    failed, less = dict[str, None](), dict[str, Use]()
+    unheard, left_out, in_a_row, gone = Counter[str](), Counter[str](), 0, ""
+    for number, (span, pieces) in enumerate(stretches, start=1):
+        work.stop_if_asked()
+        for piece in pieces:
+            name, before = piece.question.name, client.unanswered
+            if gone or unheard[name] >= UNHEARD_MAX:
+                left_out[name] += len(piece.days)
+                continue
+            try:
+                fewer = _land(work, tenant, known, client, version, piece, less)
+                less = dict.fromkeys(fewer, piece.question.use) | less
+            except (SourceError, ContractError) as error:
+                failed[f"metrics: {name}: {_first_line(error)}"] = None
+                _record_failure(work, tenant, known, piece, str(error))
+            # What was refused was answered; what was tried to the end was not.
+            is_heard = client.unanswered == before
+            unheard[name], in_a_row = (0, 0) if is_heard else (unheard[name] + 1, in_a_row + 1)
+            if in_a_row >= UNHEARD_MAX:
+                in_a_row, gone = 0, _gone(client)
+        work.log(f"metrics {number} of {len(stretches)}: {span[0]} to before {span[1]}")
+    return [*failed, *_told_left_out(gone, left_out)]
 
 
-def _stretches(asked: Sequence[Open], days_per_query: int) -> list[tuple[Window, list[Open]]]:
-    """The open questions in stretches of at most so many days, those of all questions together."""
+def _told_left_out(gone: str, left_out: Mapping[str, int]) -> Iterator[str]:
+    """A line for a server that is not asked any more, else one for each question with the days that it is left out."""
+    if gone:
+        yield f"metrics: not asked for the rest: {gone}"
+        return
+    for name, days in left_out.items():
+        seen = f"no answer {UNHEARD_MAX} times in a row, so not asked for {counted(days, 'more day')}"
+        yield fault(f"metrics: {name}", seen, "an answer; the next run asks again")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _gone(client: Client) -> str:
+    """Why a server that leaves questions unanswered is not to be asked any more; '' if it answers a light one."""
+    try:
+        prometheus.is_left_open(client)
+    except (SourceError, ContractError) as error:
+        return _first_line(error)
+    return ""
+
+
+def _stretches(known: Known, asked: Sequence[Open], days_per_query: int) -> list[tuple[Window, list[Open]]]:
+    """The open questions in stretches of at most so many days, those of all questions together, in order.
+
+    All quantities come first, since others may take longer than a Prometheus has, and of those what failed least often,
+    so that no stretch waits for another one that fails.
+    """
+
+    def failures(stretch: tuple[Window, list[Open]]) -> int:
+        found = (known.metric(str(day), one.question.name) for one in stretch[1] for day in one.days)
+        return max((one.attempts for one in found if one is not None), default=0)
+
+    quantities = [one for one in asked if one.question.use in QUANTITIES]
+    others = [one for one in asked if one.question.use not in QUANTITIES]
+    return [one for part in (quantities, others) for one in sorted(_cut(part, days_per_query), key=failures)]
+
+
+def _cut(asked: Sequence[Open], days_per_query: int) -> list[tuple[Window, list[Open]]]:
     rest, found = sorted({day for one in asked for day in one.days}), list[tuple[Window, list[Open]]]()
     while rest:
         end = rest[0] + timedelta(days=days_per_query)
@@ -529,13 +583,17 @@ def _made_anew(
     redo: bool = False,
     asked_for: Set[str] = frozenset(),
 ) -> Summary:
-    """These days and the stored ones, as far as they are to be made anew and can be. `asked_for`: in this run."""
+    """These days and the stored ones, as far as they are to be made anew and can be. `asked_for`: in this run.
+
+    Of those that the command is about only: others would be billed ahead of what they charge.
+    """
     wanted = sorted({*map(str, days), *known.made})
     due = [
         day
         for day in wanted
-        if known.can_be_made(day) and (known.has_changed(day) or (redo and work.request.covers(day)))
+        if work.request.covers(day) and known.can_be_made(day) and (redo or known.has_changed(day))
     ]
+    rateless = [day for day in due if day in known.billed and not known.has_charges(day)]
     changed = removed = 0
     for fetches, group in groupby(due, key=known.fetches_of):
         work.stop_if_asked()
@@ -549,6 +607,8 @@ def _made_anew(
             continue
         done = _make(work, tenant, known, answers, of_group)
         changed, removed = changed + done[0], removed + done[1]
+    for text in told_removed(rateless):
+        work.warn(text)
     _settle(work, tenant, known, wanted, {*due} | asked_for)
     if due:
         work.log(f"cost model: {counted(len(due), 'day')} made, {changed} changed, {removed} without lines")
@@ -594,7 +654,7 @@ def _make(
     causes = [
         ConstructedDay(
             *(day, known.cause(day), _text(made.residues.get(day, Fraction(0)))),
-            *(known.model(day), known.answers_of(day)),
+            *(known.model(day), known.answers_of(day), known.given_up_of(day)),
         )
         for day in days
     ]
@@ -625,7 +685,7 @@ def _text(residue: Fraction) -> str:
     return f"-{text}" if units < 0 else text
 
 
-def _settle(work: Work, tenant: CostModelTenant, known: Known, days: Iterable[str], touched: Set[str]) -> None:
+def _settle(work: Work, tenant: CostModelTenant, known: Known, days: Sequence[str], touched: Set[str]) -> None:
     """Say of every day whether it has what it is calculated from, and if not, why it waits; and which are kept.
 
     Missing samples are told of days that were `touched` in this run, and of those that wait: of others nobody can end
@@ -639,7 +699,7 @@ def _settle(work: Work, tenant: CostModelTenant, known: Known, days: Iterable[st
     for text in told_incomplete(incomplete(tenant, known.day_metrics, told - kept)):
         work.warn(text)
     for text in (
-        *told_kept(known, charged),
+        *told_kept(known, days),
         *told_lost(lost(work.root, work.store, tenant.id)),
         *told_without_rules(without_rules(work.root, work.store, tenant)),
     ):

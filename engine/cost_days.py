@@ -20,7 +20,7 @@ from engine.frames import BILLING, CHARGEBACK, RESOURCES
 from engine.gather_state import ConstructedDay, DayMetric, MadeOf
 from engine.sources import cost_questions, cost_rates
 from engine.sources.cost_questions import Question
-from engine.sources.promql import Window
+from engine.sources.promql import DAY_SECONDS, Window
 from engine.text import counted
 from engine.wanted import Key
 from engine.work import raw_folder
@@ -133,7 +133,8 @@ def told_lost(days: Iterable[str]) -> Iterator[str]:
     if found := sorted(days):
         yield (
             f"{told_span(found)} lost from the lake, billing or usage, and not to be made again from landed answers;"
-            " what they charge stays; put their files back, or let lookback_days reach them, to ask for them again"
+            " what they charge stays; put their files back; days that lookback_days reaches are asked for again by each"
+            " run"
         )
 
 
@@ -145,20 +146,64 @@ def without_rules(root: Path, store: state.State, tenant: CostModelTenant) -> di
     if not isinstance(tenant, GenericTenant):
         return {}  # The products of the others stand in the rulebook.
     made, unread = gather_state.constructed_days(store, tenant.id), lost(root, store, tenant.id)
-    sizes = lake.sizes(root, CHARGEBACK, tenant.id)
     named, found = {one.name for one in tenant.source.cost_types}, dict[str, tuple[str, ...]]()
-    for key, row in state.days(store, tenant.id).items():
-        day, charge_date = key[1], date.fromisoformat(key[1])
-        is_charged = row.chargeback_calculated and row.chargeback_bytes == sizes.get(key)
-        if not is_charged or day not in made or day in unread:
+    for day in _charged(root, store, tenant.id):
+        if day not in made or day in unread:
             continue
         # Reading the lake takes long, and days of the cost model as it is now have none but its products.
+        charge_date = date.fromisoformat(day)
         if made[day].model == cost_rates.model_digest(tenant, charge_date):
             continue
-        lines = lake.read(root, lake.Place(BILLING, tenant.id, key[0], charge_date))
+        lines = lake.read(root, lake.Place(BILLING, tenant.id, day[:7], charge_date))
         if gone := sorted(set(lines["product_type"].cast(pl.String)) - named):
             found[day] = tuple(gone)
     return found
+
+
+def _charged(root: Path, store: state.State, tenant_id: str) -> Iterator[str]:
+    """Days whose chargeback is there, and of their billing."""
+    sizes = lake.sizes(root, CHARGEBACK, tenant_id)
+    for key, row in state.days(store, tenant_id).items():
+        if row.chargeback_calculated and row.chargeback_bytes == sizes.get(key):
+            yield key[1]
+
+
+def never_asked(
+    root: Path, store: state.State, tenant: CostModelTenant, days: Collection[str]
+) -> dict[str, tuple[str, ...]]:
+    """Charge date -> the metrics that its ladders weigh by and that nobody was asked for, of days that are charged.
+
+    Their usage has nothing of them, so they would be charged as if nobody had used anything.
+    """
+    if not days:
+        return {}
+    made, known = gather_state.constructed_days(store, tenant.id), gather_state.day_metrics(store, tenant.id)
+    weighed_by, found = rules.metrics_of(rules.resolve(tenant)), dict[str, tuple[str, ...]]()
+    asked = [one for one in cost_questions.questions(tenant) if one.use == "weights"]
+
+    def was_asked(day: str, question: Question) -> bool:
+        """Whether a day was made with an answer, or without one that was given up."""
+        now = known.get((day, question.name))
+        is_given_up = question.name in made[day].given_up or (now is not None and now.status == "given_up")
+        return is_given_up or made_of(made[day], question) is not None
+
+    for day in {*_charged(root, store, tenant.id)}.intersection(days, made):
+        products = {one.product_type for one in cost_rates.charges(tenant.source, date.fromisoformat(day))}
+        weighed = {metric for name in products for metric in weighed_by.get(f"product:{name}", ())}
+        lacking = sorted(one.metrics[0] for one in asked if not was_asked(day, one))
+        if metrics := tuple(name for name in lacking if name in weighed):
+            found[day] = metrics
+    return found
+
+
+def told_never_asked(found: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """A line for days whose charges stay since their ladders weigh by what nobody was asked for."""
+    if found:
+        named = ", ".join(sorted({name for names in found.values() for name in names}))
+        yield (
+            f"{told_span(sorted(found))} keep what they charge: their ladders weigh by {named}, which nobody was asked"
+            " for; a larger lookback_days asks for it"
+        )
 
 
 def told_without_rules(found: Mapping[str, Sequence[str]]) -> Iterator[str]:
@@ -316,10 +361,15 @@ class Known:
         return [number for number in landed if self.fetches[number].first_day <= day < self.fetches[number].end_day]
 
     def recall(self) -> None:
-        """Give days the landed answers that a run will find again: those to questions of now that they were made of."""
+        """Give days the landed answers that a run will find again: those to questions of now that they were made of.
+
+        Their samples are compared with as many as are expected by now, as a run will count them again.
+        """
         for day, made in self.made.items():
             for question in self.questions.values():
-                if self.is_kept(self.metric(day, question.name)):
+                known = self.metric(day, question.name)
+                if known is not None and self.is_kept(known):
+                    self.day_metrics[day, question.name] = self._recounted(known, question)
                     continue
                 before, landed = made_of(made, question), self.landed_before(question, day)
                 answered = DayMetric(day, question.name, "fetched", (question.digest,), "")
@@ -328,6 +378,18 @@ class Known:
                     self.day_metrics[day, question.name] = answered._replace(**counts)
                 elif question.use == "resources" and landed:
                     self.day_metrics[day, question.name] = answered._replace(fetch_id=landed[-1])
+
+    def _recounted(self, known: DayMetric, question: Question) -> DayMetric:
+        """An answer with its samples counted as of now; where more are expected than before, as whole as it was."""
+        assert self.tenant.metrics is not None  # else nothing was asked
+        expected, before = question.expected(self.tenant.metrics.scrape_seconds), known.rows + known.gaps
+        if expected == before:
+            return known
+        # No more count than of the hours that were answered (`cost_model.came`).
+        whole = DAY_SECONDS // question.values.step_seconds
+        most, most_before = (number * known.points // whole for number in (expected, before))
+        rows = most if known.rows >= most_before else min(known.rows, most)
+        return known._replace(rows=rows, gaps=expected - rows)
 
     def waits(self, day: str) -> tuple[str, str] | None:
         """Why a day is not to be calculated yet, as a code and in words; None if it is.
@@ -351,16 +413,20 @@ class Known:
         return None
 
     def keeps(self, day: str) -> Kept | None:
-        """Why a day with lines is not to be made anew; None if it may be, or waits for an answer that may come.
+        """Why a day that was made is not to be made anew; None if it may be, or waits for an answer that may come.
 
         A question that failed for good, or to which less came than what the day was made of, takes nothing away:
         Prometheus keeps what it knows for a while, and a selector is soon mistyped.
         """
         made = self.made.get(day)
-        if made is None or day not in self.billed:
+        if made is None:
             return None
+        if not self.has_charges(day):
+            return self._keeps_without_rates(day, made)
         for question in self.asked_of(day):
-            name, now, before = question.name, self.metric(day, question.name), made_of(made, question)
+            name, now = question.name, self.metric(day, question.name)
+            # A day without lines has nothing to lose.
+            before = made_of(made, question) if day in self.billed else None
             if now is None or now.status == "failed" or self.is_behind(question, day):
                 if not self.is_in_window(day):
                     return Kept("before_window", f"{name} was not answered")
@@ -373,12 +439,19 @@ class Known:
                     return Kept("answers_poorer", f"{name}: {_told_counts(before, now)}")
         return None
 
+    def _keeps_without_rates(self, day: str, made: ConstructedDay) -> Kept | None:
+        """Why a day that no rate reaches any more keeps its lines: nobody could bring them back."""
+        gone = [name for name, one in made.answers.items() if one.fetch_id not in self.fetches]
+        if gone and day in self.billed and not self.forced(day):
+            return Kept("rates_gone", f"the answer to {gone[0]}")
+        return None
+
     def can_be_made(self, day: str) -> bool:
         """Not where a day would lose something, or is charged and waits: it is not billed ahead of what it charges."""
-        if not self.has_charges(day):
-            return True
         if self.keeps(day) is not None:
             return False
+        if not self.has_charges(day):
+            return True
         if day in self.charged and day not in self.lost and self.waits(day) is not None:
             return False
         known = [self.metric(day, one.name) for one in self.asked_of(day)]
@@ -400,9 +473,14 @@ class Known:
             if one is not None and one.status == "fetched"
         }
 
+    def given_up_of(self, day: str) -> dict[str, tuple[str, ...]]:
+        """The questions that failed for good on a day, each with the metrics of USAGE that it lacks for that."""
+        found = ((one, self.metric(day, one.name)) for one in self.asked_of(day))
+        return {asked.name: asked.metrics for asked, one in found if one is not None and one.status == "given_up"}
+
     def cause(self, day: str) -> str:
-        """A digest of all that a day's lines and usage are made of."""
-        content = [self.model(day), *map(str, self.fetches_of(day))]
+        """A digest of all that a day's lines and usage are made of, and without."""
+        content = [self.model(day), *map(str, self.fetches_of(day)), *self.given_up_of(day)]
         return hashlib.sha256("\n".join(content).encode()).hexdigest()
 
     def model(self, day: str) -> str:
@@ -413,6 +491,10 @@ class Known:
         """Whether a day is to be made of something else than it was."""
         before = self.made.get(day)
         return before is None or before.cause != self.cause(day) or day in self.lost
+
+    def is_asked_anew(self, day: str) -> bool:
+        """Whether something that a day depends on is to be asked for, be it that its answer is there no more."""
+        return self.is_in_window(day) and any(self.is_open(one, day) for one in self.asked_of(day))
 
     def is_of_older_model(self, day: str) -> bool:
         """Whether a day was made of another cost model than the one that holds on it now."""
@@ -438,6 +520,10 @@ _KEPT = {
         "since answers are no longer kept",
         "they are asked for again on days of the last lookback_days",
     ),
+    "rates_gone": (
+        "although no rate holds on them any more, since answers are no longer kept and nobody could bring them back",
+        "`prorata run --force` with --from and --to removes the days that they name",
+    ),
     "before_window": (
         "since they are older than lookback_days, and their cost model now asks for more",
         "a larger lookback_days asks for it",
@@ -460,6 +546,12 @@ def told_kept(known: Known, days: Iterable[str]) -> Iterator[str]:
         why, what = _KEPT[code]
         span, told = told_span([day for day, _ in of_code]), of_code[0][1].told
         yield f"{span} left as made before, {why} ({told}); {what}"
+
+
+def told_removed(days: Sequence[str]) -> Iterator[str]:
+    """A line for days that lost their lines since no rate reaches them any more."""
+    if days:
+        yield f"{told_span(days)} removed, since no rate holds on them any more; with one they come back as they were"
 
 
 def told_span(days: Sequence[str]) -> str:
@@ -514,13 +606,22 @@ def told_incomplete(found: Sequence[Incomplete]) -> Iterator[str]:
 def made_without(
     tenant: CostModelTenant, known: Mapping[Key, DayMetric], made: Mapping[str, ConstructedDay]
 ) -> list[DayMetric]:  # fmt: skip
-    """The questions that were given up on days whose amounts depend on them and that have no earlier answer to them."""
+    """The questions that were given up on days whose amounts depend on them and that have no earlier answer to them.
+
+    Whatever is asked now: what failed when a day was made fails as long as it is not made anew.
+    """
     questions = {one.name: one for one in cost_questions.questions(tenant)}
-    return [
-        one
+    now = {
+        (one.charge_date, one.metric): one
         for one in asked_now(tenant, known)
         if one.status == "given_up" and made_of(made.get(one.charge_date), questions[one.metric]) is None
-    ]
+    }
+    before = {
+        (day, name): known.get((day, name), DayMetric(day, name, "given_up", (), ""))
+        for day, one in made.items()
+        for name in one.given_up
+    }
+    return [one for _, one in sorted((before | now).items())]
 
 
 def first_line(failed: DayMetric) -> str:
@@ -545,7 +646,9 @@ def failed_metrics(store: state.State, tenant: CostModelTenant) -> dict[str, fro
     lacking = {one.name: one.metrics for one in cost_questions.questions(tenant)}
     made, found = gather_state.constructed_days(store, tenant.id), dict[str, set[str]]()
     for one in made_without(tenant, gather_state.day_metrics(store, tenant.id), made):
-        found.setdefault(one.charge_date, set()).update(lacking[one.metric])
+        day = made.get(one.charge_date)
+        of_day = {**lacking, **(day.given_up if day is not None else {})}
+        found.setdefault(one.charge_date, set()).update(of_day[one.metric])
     return {day: frozenset(metrics) for day, metrics in found.items()}
 
 

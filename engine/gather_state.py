@@ -455,7 +455,8 @@ class ConstructedDay(NamedTuple):
     """What a day's lines and usage were made from, and what rounding took of its lines.
 
     `model`: a digest of what of the cost model held on it ('': not known). `answers`: question -> the answer to it that
-    the day was made of.
+    the day was made of. `given_up`: question without which it was made, as it failed for good -> the metrics of USAGE
+    that the day lacks for that. (In state.db they stand among `answers`, each as an object with its metrics.)
     """
 
     charge_date: str
@@ -463,6 +464,7 @@ class ConstructedDay(NamedTuple):
     rounding_residue: str
     model: str = ""
     answers: Mapping[str, MadeOf] = MappingProxyType({})
+    given_up: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
 def constructed_days(state: Database, tenant_id: str) -> dict[str, ConstructedDay]:
@@ -476,11 +478,17 @@ def constructed_days(state: Database, tenant_id: str) -> dict[str, ConstructedDa
         """,
         (tenant_id,),
     )
-    return {row[0]: ConstructedDay._make([*row[:-1], _made_of(row[-1])]) for row in found}
+    return {row[0]: ConstructedDay._make([*row[:-1], *_made_of(row[-1])]) for row in found}
 
 
-def _made_of(text: str) -> dict[str, MadeOf]:
-    return {name: MadeOf(*one) for name, one in json.loads(text).items()}
+def _made_of(text: str) -> tuple[dict[str, MadeOf], dict[str, tuple[str, ...]]]:
+    found = json.loads(text).items()
+    answers = {name: MadeOf(*one) for name, one in found if not isinstance(one, dict)}
+    return answers, {name: tuple(one["metrics"]) for name, one in found if isinstance(one, dict)}
+
+
+def _without(day: ConstructedDay) -> dict[str, dict[str, tuple[str, ...]]]:
+    return {name: {"metrics": lacking} for name, lacking in day.given_up.items()}
 
 
 def save_constructed_days(state: Database, tenant_id: str, days: Iterable[ConstructedDay]) -> None:
@@ -491,7 +499,7 @@ def save_constructed_days(state: Database, tenant_id: str, days: Iterable[Constr
             INSERT OR REPLACE INTO constructed_days (tenant_id, charge_date, cause, rounding_residue, model, answers)
             VALUES (?, ?, ?, ?, ?, ?)
             """,
-            [(tenant_id, *one[:-1], _json(dict(one.answers))) for one in days],
+            [(tenant_id, *one[:4], _json({**one.answers, **_without(one)})) for one in days],
         )
 
 

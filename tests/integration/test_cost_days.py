@@ -69,7 +69,7 @@ def answering_nothing(between: Between, *words: str) -> None:
     """Nothing is found for what asks for one of these words, or without words, for any question."""
 
     def reply(request: scripted.Request) -> Reply:
-        asked = unquote_plus(request.body)
+        asked = unquote_plus(request.body) if "query_range" in request.target else ""
         return NOTHING if asked and (not words or any(word in asked for word in words)) else between.passed(request)
 
     between.reply = reply
@@ -433,6 +433,7 @@ def test_days_that_are_lost_and_cannot_be_had_again_are_told_and_keep_their_char
     assert (summary.exit_code, summary.days_calculated, summary.days_pending) == (0, 1, 0)
     [told] = warned(root, "lost from the lake")
     assert f"4 days ({day(0)} to {day(3)})" in told
+    assert "days that lookback_days reaches are asked for again by each run" in told
     assert not warned(root, "left as made before")
     [told] = [line for line in prorata(tmp_path, "check").stdout.splitlines() if "lost from the lake" in line]
     assert f"4 days ({day(0)} to {day(3)})" in told
@@ -681,6 +682,8 @@ def test_scrape_seconds_that_are_mended_end_what_is_missing(url: str, tmp_path: 
     assert root.run(day(2)).days_pending == 2
     assert {one.expected for one in root.incomplete()} == {1440}
     root.write(eu(url, days=2, incomplete_below="0.9"))
+    planned = root.plan(day(2))[str(day(1))]
+    assert (planned.gather_reason, planned.calculate_reason) == ("made", "never_calculated")
     root.logged.clear()
     summary = root.run(day(5))
     assert (summary.days_calculated, root.incomplete(), warned(root)) == (4, [], [])
@@ -949,3 +952,180 @@ def test_answers_that_cannot_be_read_nor_had_again_leave_their_days(url: str, tm
     assert root.run(day(6), "recalculate").exit_code == 0
     assert lake(root) == before
     assert warned(root, "2 days", "left as made before", "no longer kept")
+
+
+# What was not asked has not failed.
+
+
+def test_a_question_that_is_too_heavy_takes_no_answer_of_another(between: Between, tmp_path: Path) -> None:
+    between.failing(WHO, Reply(503, '{"status": "error", "errorType": "timeout", "error": "query timed out"}'))
+    with between.serving() as script:
+        tenant = kafka("eu", script.url, lookback_days="6", metrics={**FIVE, "days_per_query": "2"})
+        root = Root(tmp_path, tenant)
+        for _ in range(3):
+            asked = len(script.asked)
+            summary = root.run(day(6))
+            assert (summary.exit_code, summary.days_calculated, billed(root)) == (11, 0, 6 * WHOLE)
+            # Each of the two is given up for the run when it was not answered twice.
+            assert sum(WHO in unquote_plus(one.body) for one in script.asked[asked:]) == 4
+            [told] = [text for text in summary.faults if "bytes_in" in text and "not asked for" in text]
+            assert "2 more days" in told
+        # No day was asked for three times.
+        between.reply = between.passed
+        assert root.run(day(6)).days_calculated == 6
+    assert billed(root) == charged(root) == 6 * WHOLE
+    assert "UNALLOCATED" not in set(root.table("chargeback")["identity_id"])
+
+
+# What failed stays failed, whatever is asked later.
+
+OPS = {"identity_source": "both", "static_identities": ["ops"]}
+BY_SIZE = {"allocation": "usage_ratio", "allocation_label": "datname"}
+
+
+def test_a_question_that_changes_makes_no_failure_an_answer(between: Between, tmp_path: Path) -> None:
+    between.failing(WHO, REFUSED)
+    with between.serving() as script:
+        given = {"allocation_retry_limit": "1"}
+        root = Root(tmp_path / "kafka", eu(script.url, source=OPS, **given))
+        root.run(day(6))
+        before = lake(root)
+        assert {payer for _, payer, _ in payers(root, day(2))} == {"UNALLOCATED"}
+        between.reply = between.passed
+        chosen = {**OPS, "selector": 'cluster="eu", topic!=""'}
+        root.write(eu(script.url, days=1, source=chosen, **given))
+        root.run(day(6))
+        assert {file: text for file, text in lake(root).items() if str(day(5)) not in file.name} == {
+            file: text for file, text in before.items() if str(day(5)) not in file.name
+        }
+        assert root.plan(day(6))[str(day(2))].calculate_reason == "given_up"
+        assert f"given up for 3 days ({day(2)} to {day(4)})" in prorata(tmp_path / "kafka", "check").stdout
+        # Under another id of the cluster, too.
+        shutil.rmtree(root.root / "raw")
+        root.write(eu(script.url, days=1, source={**chosen, "cluster_id": "eu-2"}, **given))
+        root.run(day(6), "recalculate")
+        assert {payer for _, payer, _ in payers(root, day(2))} == {"UNALLOCATED"}
+        # An answer ends it.
+        root.write(eu(script.url, days=4, source=chosen, **given))
+        root.run(day(6))
+        assert pays_for_ingress(root, day(2)) == BOTH_PAY
+
+
+def test_a_query_that_is_mended_reaches_no_day_that_is_not_asked_again(url: str, tmp_path: Path) -> None:
+    refused, mended = (
+        stored("STO", SIZES, "0.001", **BY_SIZE, allocation_query=one) for one in ("rate(pg_size)", "pg_size")
+    )
+    root = Root(tmp_path, pg(url, refused, allocation_retry_limit="1"))
+    root.run(day(6))
+    before = payers(root, day(2))
+    assert {payer for _, payer, _ in before} == {"UNALLOCATED"}
+    root.write(pg(url, mended, days=1, allocation_retry_limit="1"))
+    root.run(day(6))
+    assert payers(root, day(2)) == before
+    assert {payer for _, payer, _ in payers(root, day(5))} == {"shop", "crm"}
+
+
+# Rates that no longer reach a day.
+
+
+def test_rates_that_are_dropped_take_no_day_that_could_not_be_made_again(url: str, tmp_path: Path) -> None:
+    root, later = Root(tmp_path, eu(url)), [{"from": str(day(5)), **RATES}]
+    root.run(day(6))
+    before = lake(root)
+    # As long as their answers are kept days come and go.
+    root.write(eu(url, days=1, rates=later))
+    root.run(day(6))
+    assert billed(root) == charged(root) == WHOLE
+    assert warned(root, f"3 days ({day(2)} to {day(4)})", "no rate holds on them")
+    root.write(eu(url, days=1))
+    root.run(day(6))
+    assert lake(root) == before
+    # Where they are not, nobody could bring them back.
+    shutil.move(root.root / "raw", tmp_path / "raw")
+    root.write(eu(url, days=1, rates=later))
+    assert root.plan(day(6))[str(day(2))].gather_reason == "rates_gone"
+    root.run(day(6))
+    assert lake(root) == before
+    assert warned(root, f"3 days ({day(2)} to {day(4)})", "left as made before", "no rate holds on them")
+    root.run(day(6), lift=True, first=day(2), end=day(3))
+    assert billed(root) == charged(root) == 3 * WHOLE
+    root.logged.clear()
+    root.write(eu(url, days=1))
+    root.run(day(6))
+    assert warned(root, f"1 day ({day(2)})", "answers are no longer kept")
+    assert root.plan(day(6))[str(day(2))].gather_reason == "answers_gone"
+    shutil.rmtree(root.root / "raw")
+    shutil.move(tmp_path / "raw", root.root / "raw")
+    root.run(day(6))
+    assert lake(root) == before
+
+
+def test_rates_that_reach_days_that_nobody_asks_for_bill_nothing_of_them(url: str, tmp_path: Path) -> None:
+    root = Root(tmp_path, eu(url, rates=[{"from": str(day(4)), **RATES}]))
+    root.run(day(6))
+    root.write(eu(url, days=1))
+    assert {root.plan(day(6))[str(day(2))][2:4]} == {("before_window", "no_billing")}
+    for _ in range(2):
+        root.logged.clear()
+        assert root.run(day(6)).days_pending == 0
+        assert billed(root) == charged(root) == 2 * WHOLE
+        assert warned(root, f"2 days ({day(2)} to {day(3)})", "a larger lookback_days asks for it")
+    root.write(eu(url, days=4))
+    root.run(day(6))
+    assert billed(root) == charged(root) == 4 * WHOLE
+
+
+def test_plan_says_that_answers_that_are_gone_are_asked_for(url: str, tmp_path: Path) -> None:
+    root = Root(tmp_path, eu(url))
+    root.run(day(6))
+    shutil.rmtree(root.root / "raw")
+    for price, calculated in (("0.1", 0), ("0.2", 4)):
+        root.write(eu(url, rates={**RATES, "compute_hourly_rate": price}))
+        assert root.plan(day(6))[str(day(2))][2:4] == ("in_window", "metrics_wanted")
+        assert root.run(day(6)).days_calculated == calculated
+        shutil.rmtree(root.root / "raw")
+
+
+# Some of the days.
+
+
+@pytest.mark.parametrize("command", ["run", "recalculate"])
+def test_days_that_are_not_named_are_not_billed_ahead(url: str, tmp_path: Path, command: str) -> None:
+    root = Root(tmp_path, eu(url))
+    root.run(day(6))
+    root.write(eu(url, rates={**RATES, "compute_hourly_rate": "0.2"}))
+    assert root.run(day(6), command, first=day(5), end=day(6)).days_calculated == 1
+    assert billed(root) == charged(root) == 4 * WHOLE + Decimal("7.2")
+    assert root.run(day(6)).days_calculated == 3
+    assert billed(root) == charged(root) == 4 * (WHOLE + Decimal("7.2"))
+
+
+# Ladders that weigh by what nobody asked for.
+
+
+@pytest.mark.parametrize("ladder", ["kafka_egress", "kafka_presence"])
+def test_a_ladder_that_weighs_by_what_was_never_asked_leaves_older_days(url: str, tmp_path: Path, ladder: str) -> None:
+    given = {"rates": {"network_ingress_per_gib": "0.01"}}
+    root = Root(tmp_path, eu(url, **given))
+    root.run(day(6))
+    before = payers(root, day(2))
+    given["products"] = {"SELF_KAFKA_NETWORK_INGRESS": {"ladder": ladder}}
+    root.write(eu(url, days=1, **given))
+    told = f"3 days ({day(2)} to {day(4)}) keep what they charge"
+    for command, count in (("run", 1), ("recalculate", 1)):
+        root.logged.clear()
+        plan = root.plan(day(6))[str(day(2))]
+        assert (plan.calculate_reason, plan.detail, plan.calculate) == ("never_asked", "bytes_out", False)
+        assert root.run(day(6), command).days_calculated == count
+        assert payers(root, day(2)) == before
+        assert warned(root, told, "bytes_out")
+        assert told in prorata(tmp_path, "check").stdout
+    root.write(eu(url, days=4, **given))
+    root.logged.clear()
+    assert root.run(day(6)).days_calculated == 3
+    assert not warned(root, told)
+    # Without charges there is nothing to keep.
+    [file] = (root.root / "lake" / "chargeback").glob(f"**/{day(2)}.parquet")
+    file.unlink()
+    assert root.run(day(6)).days_calculated == 1
+    assert billed(root) == charged(root)
