@@ -36,6 +36,8 @@ def name_of(principal: int) -> str:
 
 def answer(form: dict[str, str], principals: int) -> dict[str, Any]:
     query = form["query"]
+    if "vector(1)" in query:
+        return {"status": "success", "data": {"resultType": "vector", "result": [{"metric": {}, "value": [0, "2"]}]}}
     found = re.search(r'cluster="c([0-9]+)"', query)
     if found is None:
         raise ValueError(query)

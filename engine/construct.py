@@ -7,43 +7,48 @@ touches, and no others. A day that has lines is not made of less than it was mad
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from fractions import Fraction
 from itertools import groupby
 from typing import NamedTuple
+from urllib.parse import parse_qsl, urlsplit
 
 import polars as pl
 from pydantic import SecretStr
 
-from engine import gather_state, lake, metrics, state
+from engine import gather_state, lake, metered, metrics, state
 from engine.config import CostModelTenant, KafkaTenant
 from engine.cost_days import (
     QUANTITIES,
     Known,
     incomplete,
+    is_less,
+    is_poorer,
     landed_in,
     lost,
     made_of,
-    share_came,
     told_incomplete,
     told_kept,
     told_lost,
+    told_removed,
     told_span,
     told_without_rules,
     window,
     without_rules,
 )
 from engine.errors import ContractError, SourceError, StoreError, fault
-from engine.frames import BILLING, RESOURCES, USAGE, Table
+from engine.frames import BILLING, RESOURCES, USAGE, Table, empty
 from engine.gather_state import ConstructedDay, DayMetric, MetricFetch, MetricsFlag
 from engine.sources import cost_model, cost_rates, kafka_admin, prometheus
-from engine.sources.cost_questions import Question, Use
+from engine.sources.cost_questions import Question, Use, questions
 from engine.sources.http import Client, Clock
 from engine.sources.landing import Landing
 from engine.sources.prometheus import Samples
-from engine.sources.promql import Window
+from engine.sources.promql import Query, Window
 from engine.text import counted
 from engine.work import (
     Summary,
@@ -59,13 +64,15 @@ from engine.work import (
 
 RESIDUE_DECIMALS = 24
 UNHEARD_MAX = 2
-"""After so many questions in a row to which nothing came at all, however often tried, no more are asked in a run."""
+"""So many times in a row a question is left without any answer, however often tried, before it is asked no more in a
+run; and so many questions, before it is tried whether the server answers a light one."""
 
 
 def gather(work: Work, tenant: CostModelTenant, summary: Summary) -> Summary:
     """Ask what has not been answered yet, and make the days that are made of something else than before."""
     days = _days(*window(tenant, work.now().date()))
     _ask_cluster(work, tenant)
+    _adopt(work, tenant)
     known = _recalled(work, tenant, days)
     unreadable = _unreadable(work, tenant, known, days)
     if unreadable:
@@ -110,6 +117,68 @@ def _ask_cluster(work: Work, tenant: CostModelTenant) -> None:
         _fold_resources(work, tenant, cost_model.resources_seen(tenant, seen))
 
 
+# Landed answers
+
+
+_DAY = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
+_LANDED = re.compile(f"(?P<name>.+)-(?P<first>{_DAY})-(?P<end>{_DAY})")
+
+
+def _adopt(work: Work, tenant: CostModelTenant) -> None:
+    """Answers to questions of now that are landed and that the state does not know, as it was lost: known again.
+
+    What a run that died had not landed whole is removed. What was answered to other questions stays.
+    """
+    known, now = gather_state.metric_fetches(work.store, tenant.id), work.hooks.now()
+    for number in metered.landed_numbers(work, tenant):
+        if number in known:
+            continue
+        landing = _landing(work, tenant, number)
+        # The values come before their counts, whose name is longer.
+        found = next((name for name in map(_LANDED.fullmatch, landing.names()) if name), None)
+        if found is None:
+            landing.remove()
+            continue
+        fetch = MetricFetch(number, found["name"], found["first"], found["end"], (), now)
+        try:
+            question = _landed_question(landing, fetch, questions(tenant))
+            if question is None:
+                continue
+            if len(landing.names()) < (1 if question.counts is None else 2):
+                landing.remove()
+                continue
+            samples = _samples(work, tenant, question, fetch)
+            fetch = fetch._replace(ids=(question.digest,), warned=int(bool(samples.warnings)))
+            seen = cost_model.resources(tenant, {question.name: samples})
+        except (StoreError, ContractError) as error:
+            # Known from now on, as the answer to no question, so that it is told once.
+            work.warn(f"{error}; not used")
+            seen = empty(RESOURCES)
+        with work.store.transaction():
+            gather_state.record_fetch(work.store, tenant.id, fetch)
+            _fold_resources(work, tenant, seen)
+
+
+def _landed_question(landing: Landing, fetch: MetricFetch, asked: Iterable[Question]) -> Question | None:
+    """The question, of those that are asked, to which answers are landed; their counts may not be landed yet."""
+    posted = {
+        name: [dict(parse_qsl(urlsplit(page.url).query)) for page in landing.read(name)] for name in landing.names()
+    }
+
+    def is_answered(query: Query, *, absent_ok: bool) -> bool:
+        found = posted.get(prometheus.landed_name(query, _span(fetch)))
+        versions = (prometheus.Version("", left_open=left_open) for left_open in (False, True))
+        forms = (prometheus.range_forms(query, _span(fetch), version, (), 1) for version in versions)
+        return absent_ok if found is None else found in forms
+
+    for question in asked:
+        landed = question.landed_as(fetch.metric)
+        has_counts = landed.counts is None or is_answered(landed.counts, absent_ok=True)
+        if has_counts and is_answered(landed.values, absent_ok=False):
+            return question
+    return None
+
+
 # Questions
 
 
@@ -152,7 +221,11 @@ def _recalled(
             except (StoreError, ContractError) as error:
                 work.warn(str(error))
                 continue
-            best |= {one.charge_date: one for one in rows if not _is_less(one, best.get(one.charge_date))}
+            best |= {
+                one.charge_date: one
+                for one in rows
+                if not _is_surpassed(known, question, one, best.get(one.charge_date))
+            }
         found += best.values()
     if not found:
         return known
@@ -171,11 +244,28 @@ def _to_recall(tenant: CostModelTenant, known: Known, question: Question, day: s
         return landed
     assert tenant.metrics is not None  # else nothing was landed
     is_counted = question.counts is None or one.rows + one.gaps == question.expected(tenant.metrics.scrape_seconds)
-    return [] if is_counted else [one.fetch_id]
+    return [] if is_counted and one.total else [one.fetch_id]
 
 
-def _is_less(one: DayMetric, other: DayMetric | None) -> bool:
-    return other is not None and share_came(one.rows, one.gaps) < share_came(other.rows, other.gaps)
+def _is_surpassed(known: Known, question: Question, one: DayMetric, other: DayMetric | None) -> bool:
+    """Whether a landed answer says less than another one, or than what its day was made of: that may be had again."""
+    if other is not None:
+        return is_less(one, other)
+    if _is_no_answer(known, question, one):
+        return True
+    made = made_of(known.made.get(one.charge_date), question)
+    is_lost = not known.is_kept(known.metric(one.charge_date, question.name))
+    return is_lost and made is not None and is_poorer(one, made)
+
+
+def _is_no_answer(known: Known, question: Question, one: DayMetric) -> bool:
+    """Whether nobody is in samples of which it was given up to ask who is.
+
+    What failed is not missing: a Prometheus that has forgotten a day answers well, and says nothing.
+    """
+    before = known.metric(one.charge_date, question.name)
+    was_given_up = before is not None and before.status == "given_up"
+    return was_given_up and bool(question.metrics) and not one.points and not known.forced(one.charge_date)
 
 
 def _unreadable(work: Work, tenant: CostModelTenant, known: Known, days: Sequence[date]) -> set[int]:
@@ -197,48 +287,99 @@ def _fetch(work: Work, tenant: CostModelTenant, known: Known, asked: Sequence[Op
     given = tenant.metrics
     if not asked or given is None:
         return 0
-    failed, less = dict[str, None](), dict[str, Use]()
     with Client(metrics.endpoint(work, tenant, given), Clock(*clock_of(work)), work.hooks.stop) as client:
         try:
-            version, unreachable = prometheus.buildinfo(client), ""
+            version = prometheus.buildinfo(client)
+            prometheus.is_left_open(client)
         except (SourceError, ContractError) as error:
-            # Every question would wait as long for the same.
-            version, unreachable = prometheus.Version("", left_open=False), str(error)
-        stretches = _stretches(asked, given.days_per_query)
-        for number, (span, pieces) in enumerate(stretches, start=1):
-            work.stop_if_asked()
-            answered = unheard = 0
-            for piece in pieces:
-                before = client.requests
-                try:
-                    if unreachable:
-                        raise SourceError(unreachable)
-                    fewer = _land(work, tenant, known, client, version, piece, less)
-                    less = dict.fromkeys(fewer, piece.question.use) | less
-                    answered, unheard = answered + 1, 0
-                except (SourceError, ContractError) as error:
-                    failed[_told(piece, error, unreachable)] = None
-                    _record_failure(work, tenant, known, piece, str(error))
-                    # What was refused was answered; what was tried to the end was not.
-                    unheard += client.requests - before >= max(given.attempts, 2)
-                if not unreachable and (unheard >= UNHEARD_MAX or (answered == 0 and piece is pieces[-1])):
-                    seen = f"nothing was answered for {span[0]} to before {span[1]}"
-                    unreachable = fault("not asked for the rest", seen, "an answer to one question at least")
-            work.log(f"metrics {number} of {len(stretches)}: {span[0]} to before {span[1]}")
+            # Who does not answer a question that costs nothing answers none, and each would wait as long for that.
+            for piece in asked:
+                _record_failure(work, tenant, known, piece, str(error))
+            failed = [f"metrics: {_first_line(error)}"]
+        else:
+            failed = _ask(work, tenant, known, client, version, _stretches(known, asked, given.days_per_query))
         requests = client.requests
     if failed:
         work.problems.append(SourceError(failed))
     return requests
 
 
-def _told(piece: Open, error: Exception, unreachable: str) -> str:
-    """A failure for people: a line each, but one for all questions of a server that cannot be had at all."""
-    what = "metrics" if unreachable else f"metrics: {piece.question.name}"
-    return f"{what}: {str(error).splitlines()[0]}"
+def _ask(
+    work: Work,
+    tenant: CostModelTenant,
+    known: Known,
+    client: Client,
+    version: prometheus.Version,
+    stretches: Sequence[tuple[Window, list[Open]]],
+) -> list[str]:
+    """Ask questions one after the other; what failed, in words.
+
+    What is not asked any more, as its like or the server was not heard of, has not failed: the next run asks.
+    """
+    failed, less = dict[str, None](), dict[str, Use]()
+    unheard, left_out, in_a_row, gone = Counter[str](), Counter[str](), 0, ""
+    for number, (span, pieces) in enumerate(stretches, start=1):
+        work.stop_if_asked()
+        for piece in pieces:
+            name, before = piece.question.name, client.unanswered
+            if gone or unheard[name] >= UNHEARD_MAX:
+                left_out[name] += len(piece.days)
+                continue
+            try:
+                fewer = _land(work, tenant, known, client, version, piece, less)
+                less = dict.fromkeys(fewer, piece.question.use) | less
+            except (SourceError, ContractError) as error:
+                failed[f"metrics: {name}: {_first_line(error)}"] = None
+                _record_failure(work, tenant, known, piece, str(error))
+            # What was refused was answered; what was tried to the end was not.
+            is_heard = client.unanswered == before
+            unheard[name], in_a_row = (0, 0) if is_heard else (unheard[name] + 1, in_a_row + 1)
+            if in_a_row >= UNHEARD_MAX:
+                in_a_row, gone = 0, _gone(client)
+        work.log(f"metrics {number} of {len(stretches)}: {span[0]} to before {span[1]}")
+    return [*failed, *_told_left_out(gone, left_out)]
 
 
-def _stretches(asked: Sequence[Open], days_per_query: int) -> list[tuple[Window, list[Open]]]:
-    """The open questions in stretches of at most so many days, those of all questions together."""
+def _told_left_out(gone: str, left_out: Mapping[str, int]) -> Iterator[str]:
+    """A line for a server that is not asked any more, else one for each question with the days that it is left out."""
+    if gone:
+        yield f"metrics: not asked for the rest: {gone}"
+        return
+    for name, days in left_out.items():
+        seen = f"no answer {UNHEARD_MAX} times in a row, so not asked for {counted(days, 'more day')}"
+        yield fault(f"metrics: {name}", seen, "an answer; the next run asks again")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _gone(client: Client) -> str:
+    """Why a server that leaves questions unanswered is not to be asked any more; '' if it answers a light one."""
+    try:
+        prometheus.is_left_open(client)
+    except (SourceError, ContractError) as error:
+        return _first_line(error)
+    return ""
+
+
+def _stretches(known: Known, asked: Sequence[Open], days_per_query: int) -> list[tuple[Window, list[Open]]]:
+    """The open questions in stretches of at most so many days, those of all questions together, in order.
+
+    All quantities come first, since others may take longer than a Prometheus has, and of those what failed least often,
+    so that no stretch waits for another one that fails.
+    """
+
+    def failures(stretch: tuple[Window, list[Open]]) -> int:
+        found = (known.metric(str(day), one.question.name) for one in stretch[1] for day in one.days)
+        return max((one.attempts for one in found if one is not None), default=0)
+
+    quantities = [one for one in asked if one.question.use in QUANTITIES]
+    others = [one for one in asked if one.question.use not in QUANTITIES]
+    return [one for part in (quantities, others) for one in sorted(_cut(part, days_per_query), key=failures)]
+
+
+def _cut(asked: Sequence[Open], days_per_query: int) -> list[tuple[Window, list[Open]]]:
     rest, found = sorted({day for one in asked for day in one.days}), list[tuple[Window, list[Open]]]()
     while rest:
         end = rest[0] + timedelta(days=days_per_query)
@@ -265,13 +406,14 @@ def _land(
     the first. Who is in what is left of their samples is not everybody, however many there are.
     """
     question, days = piece.question, (piece.days[0], piece.days[-1] + timedelta(days=1))
-    fetch_id = gather_state.next_fetch_id(work.store, tenant.id)
+    fetch_id = metered.next_number(work, tenant)
     landing = _landing(work, tenant, fetch_id)
     for query in (question.values, question.counts):
         if query is not None:
             prometheus.fetch_days(client, landing, query, days, version)
     fetch = MetricFetch(fetch_id, question.name, str(days[0]), str(days[1]), (question.digest,), work.hooks.now())
     rows, samples = _answered(work, tenant, question, fetch, map(str, piece.days))
+    fetch = fetch._replace(warned=int(bool(samples.warnings)))
     for text in samples.warnings:
         work.warn(f"{question.name}: {prometheus.told(text)}")
     if samples.dropped.height:
@@ -282,17 +424,20 @@ def _land(
     def takes_away(one: DayMetric) -> bool:
         before = known.metric(one.charge_date, question.name)
         if before is None or not known.is_kept(before):
-            return False
+            return _is_no_answer(known, question, one)
         left = one.charge_date in less and question.use not in QUANTITIES and before.rows > 0
-        return left or _is_less(one, before)
+        return left or is_less(one, before)
 
     worse = {one.charge_date for one in rows if takes_away(one)}
+    stay = sorted(day for day in worse if known.is_kept(known.metric(day, question.name)))
+    if stay and question.use != "resources":
+        work.warn(f"{question.name}: less came than before for {told_span(stay)}, and is not used")
     kept = [one for one in rows if one.charge_date not in worse]
-    # Of samples that came whole, who is in them was answered before, if now nobody is: that is asked no more.
+    # Of samples that came whole, who is in them was answered before, if now fewer are: that is asked no more.
     if question.use not in QUANTITIES:
         whole = {day for day in worse if less.get(day) not in QUANTITIES}
         limit = tenant.allocation_retry_limit
-        kept += [one._replace(attempts=limit) for one in _attempted(known, question, whole, "nobody is in them")]
+        kept += [one._replace(attempts=limit) for one in _attempted(known, question, whole, "less came than before")]
     with work.store.transaction():
         gather_state.record_fetch(work.store, tenant.id, fetch)
         gather_state.save_day_metrics(work.store, tenant.id, kept)
@@ -306,7 +451,7 @@ def _answered(
     """What the landed answers to a question say of some days, as the state has it, and the answers."""
     assert tenant.metrics is not None  # else nothing was landed
     samples, scrape_seconds = _samples(work, tenant, question, fetch), tenant.metrics.scrape_seconds
-    came = _came(work, tenant, question, fetch, samples, scrape_seconds)
+    came, totals = _came(work, tenant, question, fetch, samples, scrape_seconds)
     dropped, points = (
         dict(frame.group_by("window").agg(pl.col("points").sum()).rows()) for frame in (samples.dropped, samples.values)
     )
@@ -318,6 +463,7 @@ def _answered(
             dropped=dropped.get(day, 0),
             gaps=max(expected - came.get(day, 0), 0),
             points=points.get(day, 0),
+            total=totals.get(day, "0"),
         )
         for day in days
     ]
@@ -328,8 +474,12 @@ def _landing(work: Work, tenant: CostModelTenant, fetch_id: int) -> Landing:
     return Landing(landed_in(work.root, tenant, fetch_id))
 
 
+def _span(fetch: MetricFetch) -> Window:
+    return date.fromisoformat(fetch.first_day), date.fromisoformat(fetch.end_day)
+
+
 def _samples(work: Work, tenant: CostModelTenant, question: Question, fetch: MetricFetch) -> Samples:
-    days = date.fromisoformat(fetch.first_day), date.fromisoformat(fetch.end_day)
+    days = _span(fetch)
     landing, landed = _landing(work, tenant, fetch.fetch_id), question.landed_as(fetch.metric)
     return cost_model.parse(question, landing.read(prometheus.landed_name(landed.values, days)), days)
 
@@ -341,15 +491,19 @@ def _came(
     fetch: MetricFetch,
     samples: Samples,
     scrape_seconds: int,
-) -> dict[str, int]:
-    """Day -> how many of the expected samples came, or for what nobody expects anything, how many series."""
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Day -> how many of the expected samples came, or for what nobody expects anything, how many series.
+
+    And the total by which an answer is told from one with less: of the samples, or of the values of what nobody counts.
+    """
     landed = question.landed_as(fetch.metric)
     if landed.counts is None:
-        return dict(samples.values.group_by("window").agg(came=pl.col("points").sum()).rows())
-    days = date.fromisoformat(fetch.first_day), date.fromisoformat(fetch.end_day)
+        came = dict(samples.values.group_by("window").agg(came=pl.col("points").sum()).rows())
+        return came, cost_model.totals(samples.values)
+    days = _span(fetch)
     landing = _landing(work, tenant, fetch.fetch_id)
     counts = cost_model.parse_counts(question, landing.read(prometheus.landed_name(landed.counts, days)), days)
-    return cost_model.came(question, samples, counts, scrape_seconds)
+    return cost_model.came(question, samples, counts.fewest, scrape_seconds), counts.totals
 
 
 def _attempted(known: Known, question: Question, days: Iterable[str], error: str) -> list[DayMetric]:
@@ -429,13 +583,17 @@ def _made_anew(
     redo: bool = False,
     asked_for: Set[str] = frozenset(),
 ) -> Summary:
-    """These days and the stored ones, as far as they are to be made anew and can be. `asked_for`: in this run."""
+    """These days and the stored ones, as far as they are to be made anew and can be. `asked_for`: in this run.
+
+    Of those that the command is about only: others would be billed ahead of what they charge.
+    """
     wanted = sorted({*map(str, days), *known.made})
     due = [
         day
         for day in wanted
-        if known.can_be_made(day) and (known.has_changed(day) or (redo and work.request.covers(day)))
+        if work.request.covers(day) and known.can_be_made(day) and (redo or known.has_changed(day))
     ]
+    rateless = [day for day in due if day in known.billed and not known.has_charges(day)]
     changed = removed = 0
     for fetches, group in groupby(due, key=known.fetches_of):
         work.stop_if_asked()
@@ -449,6 +607,8 @@ def _made_anew(
             continue
         done = _make(work, tenant, known, answers, of_group)
         changed, removed = changed + done[0], removed + done[1]
+    for text in told_removed(rateless):
+        work.warn(text)
     _settle(work, tenant, known, wanted, {*due} | asked_for)
     if due:
         work.log(f"cost model: {counted(len(due), 'day')} made, {changed} changed, {removed} without lines")
@@ -494,7 +654,7 @@ def _make(
     causes = [
         ConstructedDay(
             *(day, known.cause(day), _text(made.residues.get(day, Fraction(0)))),
-            *(known.model(day), known.answers_of(day)),
+            *(known.model(day), known.answers_of(day), known.given_up_of(day)),
         )
         for day in days
     ]
@@ -525,7 +685,7 @@ def _text(residue: Fraction) -> str:
     return f"-{text}" if units < 0 else text
 
 
-def _settle(work: Work, tenant: CostModelTenant, known: Known, days: Iterable[str], touched: Set[str]) -> None:
+def _settle(work: Work, tenant: CostModelTenant, known: Known, days: Sequence[str], touched: Set[str]) -> None:
     """Say of every day whether it has what it is calculated from, and if not, why it waits; and which are kept.
 
     Missing samples are told of days that were `touched` in this run, and of those that wait: of others nobody can end
@@ -539,7 +699,7 @@ def _settle(work: Work, tenant: CostModelTenant, known: Known, days: Iterable[st
     for text in told_incomplete(incomplete(tenant, known.day_metrics, told - kept)):
         work.warn(text)
     for text in (
-        *told_kept(known, charged),
+        *told_kept(known, days),
         *told_lost(lost(work.root, work.store, tenant.id)),
         *told_without_rules(without_rules(work.root, work.store, tenant)),
     ):

@@ -20,7 +20,7 @@ from engine.frames import BILLING, CHARGEBACK, RESOURCES
 from engine.gather_state import ConstructedDay, DayMetric, MadeOf
 from engine.sources import cost_questions, cost_rates
 from engine.sources.cost_questions import Question
-from engine.sources.promql import Window
+from engine.sources.promql import DAY_SECONDS, Window
 from engine.text import counted
 from engine.wanted import Key
 from engine.work import raw_folder
@@ -61,16 +61,32 @@ def made_of(made: ConstructedDay | None, question: Question) -> MadeOf | None:
     return next(same, answers.get(question.name))
 
 
-def is_poorer(now: DayMetric, before: MadeOf) -> bool:
-    """Whether less came than a day was made of: a smaller share, or of another question, nothing where something did.
+ROUNDED = Fraction(1, 10**9)
+"""By how much a server's sum of floats differs at most with the order in which it adds: less than a sample of a day."""
 
-    Samples of two questions, or of two opinions of how many there should be, say nothing of each other.
+
+def is_less(now: DayMetric, before: DayMetric | MadeOf) -> bool:
+    """Whether an answer says less than another one to the same question: fewer values, or a smaller total.
+
+    The total is of the samples of all brokers: of a broker that comes or goes there are few, or none, on a day of which
+    all others have all of theirs. Of what nobody counts it is of the values of all principals.
+    """
+    if now.total and before.total:
+        return now.points < before.points or Fraction(now.total) < Fraction(before.total) * (1 - ROUNDED)
+    # What days were made of before totals were known has only shares, and of one opinion of how many there should be.
+    if now.rows + now.gaps == before.rows + before.gaps and now.points:
+        return share_came(now.rows, now.gaps) < share_came(before.rows, before.gaps)
+    return now.points == 0 < before.points
+
+
+def is_poorer(now: DayMetric, before: MadeOf) -> bool:
+    """Whether less came than a day was made of; of another question, nothing where something did.
+
+    Samples of two questions say nothing of each other.
     """
     if now.fetch_id == before.fetch_id:
         return False
-    if now.ids == (before.digest,) and now.rows + now.gaps == before.rows + before.gaps:
-        return share_came(now.rows, now.gaps) < share_came(before.rows, before.gaps)
-    return before.points > 0 and now.points == 0
+    return is_less(now, before) if now.ids == (before.digest,) else now.points == 0 < before.points
 
 
 def landed_in(root: Path, tenant: CostModelTenant, fetch_id: int) -> Path:
@@ -117,7 +133,8 @@ def told_lost(days: Iterable[str]) -> Iterator[str]:
     if found := sorted(days):
         yield (
             f"{told_span(found)} lost from the lake, billing or usage, and not to be made again from landed answers;"
-            " what they charge stays; put their files back, or let lookback_days reach them, to ask for them again"
+            " what they charge stays; put their files back; days that lookback_days reaches are asked for again by each"
+            " run"
         )
 
 
@@ -129,20 +146,64 @@ def without_rules(root: Path, store: state.State, tenant: CostModelTenant) -> di
     if not isinstance(tenant, GenericTenant):
         return {}  # The products of the others stand in the rulebook.
     made, unread = gather_state.constructed_days(store, tenant.id), lost(root, store, tenant.id)
-    sizes = lake.sizes(root, CHARGEBACK, tenant.id)
     named, found = {one.name for one in tenant.source.cost_types}, dict[str, tuple[str, ...]]()
-    for key, row in state.days(store, tenant.id).items():
-        day, charge_date = key[1], date.fromisoformat(key[1])
-        is_charged = row.chargeback_calculated and row.chargeback_bytes == sizes.get(key)
-        if not is_charged or day not in made or day in unread:
+    for day in _charged(root, store, tenant.id):
+        if day not in made or day in unread:
             continue
         # Reading the lake takes long, and days of the cost model as it is now have none but its products.
+        charge_date = date.fromisoformat(day)
         if made[day].model == cost_rates.model_digest(tenant, charge_date):
             continue
-        lines = lake.read(root, lake.Place(BILLING, tenant.id, key[0], charge_date))
+        lines = lake.read(root, lake.Place(BILLING, tenant.id, day[:7], charge_date))
         if gone := sorted(set(lines["product_type"].cast(pl.String)) - named):
             found[day] = tuple(gone)
     return found
+
+
+def _charged(root: Path, store: state.State, tenant_id: str) -> Iterator[str]:
+    """Days whose chargeback is there, and of their billing."""
+    sizes = lake.sizes(root, CHARGEBACK, tenant_id)
+    for key, row in state.days(store, tenant_id).items():
+        if row.chargeback_calculated and row.chargeback_bytes == sizes.get(key):
+            yield key[1]
+
+
+def never_asked(
+    root: Path, store: state.State, tenant: CostModelTenant, days: Collection[str]
+) -> dict[str, tuple[str, ...]]:
+    """Charge date -> the metrics that its ladders weigh by and that nobody was asked for, of days that are charged.
+
+    Their usage has nothing of them, so they would be charged as if nobody had used anything.
+    """
+    if not days:
+        return {}
+    made, known = gather_state.constructed_days(store, tenant.id), gather_state.day_metrics(store, tenant.id)
+    weighed_by, found = rules.metrics_of(rules.resolve(tenant)), dict[str, tuple[str, ...]]()
+    asked = [one for one in cost_questions.questions(tenant) if one.use == "weights"]
+
+    def was_asked(day: str, question: Question) -> bool:
+        """Whether a day was made with an answer, or without one that was given up."""
+        now = known.get((day, question.name))
+        is_given_up = question.name in made[day].given_up or (now is not None and now.status == "given_up")
+        return is_given_up or made_of(made[day], question) is not None
+
+    for day in {*_charged(root, store, tenant.id)}.intersection(days, made):
+        products = {one.product_type for one in cost_rates.charges(tenant.source, date.fromisoformat(day))}
+        weighed = {metric for name in products for metric in weighed_by.get(f"product:{name}", ())}
+        lacking = sorted(one.metrics[0] for one in asked if not was_asked(day, one))
+        if metrics := tuple(name for name in lacking if name in weighed):
+            found[day] = metrics
+    return found
+
+
+def told_never_asked(found: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """A line for days whose charges stay since their ladders weigh by what nobody was asked for."""
+    if found:
+        named = ", ".join(sorted({name for names in found.values() for name in names}))
+        yield (
+            f"{told_span(sorted(found))} keep what they charge: their ladders weigh by {named}, which nobody was asked"
+            " for; a larger lookback_days asks for it"
+        )
 
 
 def told_without_rules(found: Mapping[str, Sequence[str]]) -> Iterator[str]:
@@ -217,7 +278,7 @@ class Known:
         return question.name in {one.name for one in self.asked_of(day)}
 
     def is_open(self, question: Question, day: str, *, lift: bool = False) -> bool:
-        """Whether a question is to be asked for a day; with `lift` what was given up is, and what came incomplete."""
+        """Whether a question is to be asked for a day; with `lift` what was given up is, and what may be incomplete."""
         if not self.is_wanted(question, day):
             return False
         known = self.metric(day, question.name)
@@ -247,14 +308,36 @@ class Known:
         found = [self.metric(day, one.name) for one in self._quantities(day)]
         return any(one is not None and self.is_kept(one) and (one.fetch_id or 0) > known.fetch_id for one in found)
 
+    def of_first_samples(self) -> list[DayMetric]:
+        """Who is in samples, of days of which more came, since when it was given up to ask again; in order."""
+        found = ((day, one, self.metric(day, one.name)) for day in sorted(self.made) for one in self.asked_of(day))
+        return [
+            known
+            for day, question, known in found
+            if known is not None and known.error and self._is_of_first(question, day, known.fetch_id or 0)
+        ]
+
+    def _is_of_first(self, question: Question, day: str, number: int) -> bool:
+        """Whether samples of a day came before and after this answer, which is asked again no more."""
+        if not self.is_behind(question, day, lift=True) or self.is_behind(question, day):
+            return False
+        came = [(self.landed_before(one, day), self.metric(day, one.name)) for one in self._quantities(day)]
+        return any(landed[0] < number < (now.fetch_id or 0) for landed, now in came if landed and now is not None)
+
     def _is_unanswered(self, question: Question, day: str, *, lift: bool) -> bool:
         known = self.metric(day, question.name)
         if known is None or known.status == "failed":
             return True
         if known.status == "given_up":
             return lift
-        lacks = lift and share_came(known.rows, known.gaps) < 1
+        lacks = lift and (self.forced(day) or self._may_be_more(question, day, known))
         return lacks or not self.is_kept(known) or self._is_awaited(question, day)
+
+    def _may_be_more(self, question: Question, day: str, known: DayMetric) -> bool:
+        """Whether an answer lacks samples, is less than the day was made of, or a part only, as Prometheus said."""
+        before, fetch = made_of(self.made.get(day), question), self.fetches.get(known.fetch_id or 0)
+        is_less_now = before is not None and is_poorer(known, before)
+        return share_came(known.rows, known.gaps) < 1 or is_less_now or (fetch is not None and bool(fetch.warned))
 
     def _is_awaited(self, question: Question, day: str) -> bool:
         """Whether a day waits for samples that are missing; one that was charged of the same answer does no more."""
@@ -278,18 +361,35 @@ class Known:
         return [number for number in landed if self.fetches[number].first_day <= day < self.fetches[number].end_day]
 
     def recall(self) -> None:
-        """Give days the landed answers that a run will find again: those to questions of now that they were made of."""
+        """Give days the landed answers that a run will find again: those to questions of now that they were made of.
+
+        Their samples are compared with as many as are expected by now, as a run will count them again.
+        """
         for day, made in self.made.items():
             for question in self.questions.values():
-                if self.is_kept(self.metric(day, question.name)):
+                known = self.metric(day, question.name)
+                if known is not None and self.is_kept(known):
+                    self.day_metrics[day, question.name] = self._recounted(known, question)
                     continue
                 before, landed = made_of(made, question), self.landed_before(question, day)
                 answered = DayMetric(day, question.name, "fetched", (question.digest,), "")
                 if before is not None and before.fetch_id in landed:
-                    counts = {name: getattr(before, name) for name in ("rows", "gaps", "points", "fetch_id")}
+                    counts = {name: getattr(before, name) for name in ("rows", "gaps", "points", "total", "fetch_id")}
                     self.day_metrics[day, question.name] = answered._replace(**counts)
                 elif question.use == "resources" and landed:
                     self.day_metrics[day, question.name] = answered._replace(fetch_id=landed[-1])
+
+    def _recounted(self, known: DayMetric, question: Question) -> DayMetric:
+        """An answer with its samples counted as of now; where more are expected than before, as whole as it was."""
+        assert self.tenant.metrics is not None  # else nothing was asked
+        expected, before = question.expected(self.tenant.metrics.scrape_seconds), known.rows + known.gaps
+        if expected == before:
+            return known
+        # No more count than of the hours that were answered (`cost_model.came`).
+        whole = DAY_SECONDS // question.values.step_seconds
+        most, most_before = (number * known.points // whole for number in (expected, before))
+        rows = most if known.rows >= most_before else min(known.rows, most)
+        return known._replace(rows=rows, gaps=expected - rows)
 
     def waits(self, day: str) -> tuple[str, str] | None:
         """Why a day is not to be calculated yet, as a code and in words; None if it is.
@@ -313,16 +413,20 @@ class Known:
         return None
 
     def keeps(self, day: str) -> Kept | None:
-        """Why a day with lines is not to be made anew; None if it may be, or waits for an answer that may come.
+        """Why a day that was made is not to be made anew; None if it may be, or waits for an answer that may come.
 
         A question that failed for good, or to which less came than what the day was made of, takes nothing away:
         Prometheus keeps what it knows for a while, and a selector is soon mistyped.
         """
         made = self.made.get(day)
-        if made is None or day not in self.billed:
+        if made is None:
             return None
+        if not self.has_charges(day):
+            return self._keeps_without_rates(day, made)
         for question in self.asked_of(day):
-            name, now, before = question.name, self.metric(day, question.name), made_of(made, question)
+            name, now = question.name, self.metric(day, question.name)
+            # A day without lines has nothing to lose.
+            before = made_of(made, question) if day in self.billed else None
             if now is None or now.status == "failed" or self.is_behind(question, day):
                 if not self.is_in_window(day):
                     return Kept("before_window", f"{name} was not answered")
@@ -335,12 +439,19 @@ class Known:
                     return Kept("answers_poorer", f"{name}: {_told_counts(before, now)}")
         return None
 
+    def _keeps_without_rates(self, day: str, made: ConstructedDay) -> Kept | None:
+        """Why a day that no rate reaches any more keeps its lines: nobody could bring them back."""
+        gone = [name for name, one in made.answers.items() if one.fetch_id not in self.fetches]
+        if gone and day in self.billed and not self.forced(day):
+            return Kept("rates_gone", f"the answer to {gone[0]}")
+        return None
+
     def can_be_made(self, day: str) -> bool:
         """Not where a day would lose something, or is charged and waits: it is not billed ahead of what it charges."""
-        if not self.has_charges(day):
-            return True
         if self.keeps(day) is not None:
             return False
+        if not self.has_charges(day):
+            return True
         if day in self.charged and day not in self.lost and self.waits(day) is not None:
             return False
         known = [self.metric(day, one.name) for one in self.asked_of(day)]
@@ -357,14 +468,19 @@ class Known:
         """The questions that were answered for a day, with their answers."""
         found = ((one, self.metric(day, one.name)) for one in self.asked_of(day))
         return {
-            question.name: MadeOf(one.rows, one.gaps, one.points, question.digest, one.fetch_id or 0)
+            question.name: MadeOf(one.rows, one.gaps, one.points, question.digest, one.fetch_id or 0, one.total)
             for question, one in found
             if one is not None and one.status == "fetched"
         }
 
+    def given_up_of(self, day: str) -> dict[str, tuple[str, ...]]:
+        """The questions that failed for good on a day, each with the metrics of USAGE that it lacks for that."""
+        found = ((one, self.metric(day, one.name)) for one in self.asked_of(day))
+        return {asked.name: asked.metrics for asked, one in found if one is not None and one.status == "given_up"}
+
     def cause(self, day: str) -> str:
-        """A digest of all that a day's lines and usage are made of."""
-        content = [self.model(day), *map(str, self.fetches_of(day))]
+        """A digest of all that a day's lines and usage are made of, and without."""
+        content = [self.model(day), *map(str, self.fetches_of(day)), *self.given_up_of(day)]
         return hashlib.sha256("\n".join(content).encode()).hexdigest()
 
     def model(self, day: str) -> str:
@@ -376,6 +492,10 @@ class Known:
         before = self.made.get(day)
         return before is None or before.cause != self.cause(day) or day in self.lost
 
+    def is_asked_anew(self, day: str) -> bool:
+        """Whether something that a day depends on is to be asked for, be it that its answer is there no more."""
+        return self.is_in_window(day) and any(self.is_open(one, day) for one in self.asked_of(day))
+
     def is_of_older_model(self, day: str) -> bool:
         """Whether a day was made of another cost model than the one that holds on it now."""
         before = self.made.get(day)
@@ -383,9 +503,12 @@ class Known:
 
 
 def _told_counts(before: MadeOf, now: DayMetric) -> str:
-    if not before.gaps and not now.gaps:
-        return f"{counted(now.rows, 'value')}, {before.rows} before"
-    return f"{now.rows} of {now.rows + now.gaps} samples, {before.rows} of {before.rows + before.gaps} before"
+    if share_came(now.rows, now.gaps) < share_came(before.rows, before.gaps):
+        return f"{now.rows} of {now.rows + now.gaps} samples, {before.rows} of {before.rows + before.gaps} before"
+    if now.points < before.points:
+        return f"{counted(now.points, 'value')}, {before.points} before"
+    what = "samples" if before.gaps or now.gaps else "in all"
+    return f"{now.total} {what}, {before.total} before"
 
 
 _KEPT = {
@@ -396,6 +519,10 @@ _KEPT = {
     "answers_gone": (
         "since answers are no longer kept",
         "they are asked for again on days of the last lookback_days",
+    ),
+    "rates_gone": (
+        "although no rate holds on them any more, since answers are no longer kept and nobody could bring them back",
+        "`prorata run --force` with --from and --to removes the days that they name",
     ),
     "before_window": (
         "since they are older than lookback_days, and their cost model now asks for more",
@@ -419,6 +546,12 @@ def told_kept(known: Known, days: Iterable[str]) -> Iterator[str]:
         why, what = _KEPT[code]
         span, told = told_span([day for day, _ in of_code]), of_code[0][1].told
         yield f"{span} left as made before, {why} ({told}); {what}"
+
+
+def told_removed(days: Sequence[str]) -> Iterator[str]:
+    """A line for days that lost their lines since no rate reaches them any more."""
+    if days:
+        yield f"{told_span(days)} removed, since no rate holds on them any more; with one they come back as they were"
 
 
 def told_span(days: Sequence[str]) -> str:
@@ -473,13 +606,22 @@ def told_incomplete(found: Sequence[Incomplete]) -> Iterator[str]:
 def made_without(
     tenant: CostModelTenant, known: Mapping[Key, DayMetric], made: Mapping[str, ConstructedDay]
 ) -> list[DayMetric]:  # fmt: skip
-    """The questions that were given up on days whose amounts depend on them and that have no earlier answer to them."""
+    """The questions that were given up on days whose amounts depend on them and that have no earlier answer to them.
+
+    Whatever is asked now: what failed when a day was made fails as long as it is not made anew.
+    """
     questions = {one.name: one for one in cost_questions.questions(tenant)}
-    return [
-        one
+    now = {
+        (one.charge_date, one.metric): one
         for one in asked_now(tenant, known)
         if one.status == "given_up" and made_of(made.get(one.charge_date), questions[one.metric]) is None
-    ]
+    }
+    before = {
+        (day, name): known.get((day, name), DayMetric(day, name, "given_up", (), ""))
+        for day, one in made.items()
+        for name in one.given_up
+    }
+    return [one for _, one in sorted((before | now).items())]
 
 
 def first_line(failed: DayMetric) -> str:
@@ -487,8 +629,8 @@ def first_line(failed: DayMetric) -> str:
     return (failed.error or "").partition("\n")[0]
 
 
-def told_given_up(found: Sequence[DayMetric]) -> Iterator[str]:
-    """A line for questions that were given up on the same days for the same reason: those days are made without."""
+def told_given_up(found: Sequence[DayMetric], what: str = "made without") -> Iterator[str]:
+    """A line for questions that were given up on the same days for the same reason, and what became of those days."""
     days_of = dict[tuple[str, str], list[str]]()
     for one in sorted(found, key=lambda one: (one.metric, one.charge_date)):
         days_of.setdefault((one.metric, first_line(one)), []).append(one.charge_date)
@@ -496,7 +638,7 @@ def told_given_up(found: Sequence[DayMetric]) -> Iterator[str]:
     for (question, why), days in days_of.items():
         questions.setdefault((told_span(days), why), []).append(question)
     for (span, why), named in questions.items():
-        yield f"{', '.join(named)}: given up for {span}, made without ({why}); `prorata run --force` asks again"
+        yield f"{', '.join(named)}: given up for {span}, {what} ({why}); `prorata run --force` asks again"
 
 
 def failed_metrics(store: state.State, tenant: CostModelTenant) -> dict[str, frozenset[str]]:
@@ -504,7 +646,9 @@ def failed_metrics(store: state.State, tenant: CostModelTenant) -> dict[str, fro
     lacking = {one.name: one.metrics for one in cost_questions.questions(tenant)}
     made, found = gather_state.constructed_days(store, tenant.id), dict[str, set[str]]()
     for one in made_without(tenant, gather_state.day_metrics(store, tenant.id), made):
-        found.setdefault(one.charge_date, set()).update(lacking[one.metric])
+        day = made.get(one.charge_date)
+        of_day = {**lacking, **(day.given_up if day is not None else {})}
+        found.setdefault(one.charge_date, set()).update(of_day[one.metric])
     return {day: frozenset(metrics) for day, metrics in found.items()}
 
 

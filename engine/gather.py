@@ -12,7 +12,7 @@ import hashlib
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -154,6 +154,7 @@ def _gathered(
     work: Work, tenant: ConfluentTenant, endpoints: tuple[Endpoint, dict[str, Endpoint]], summary: Summary
 ) -> Summary:
     days = window(tenant, work.now().date())
+    _know_again(work, tenant)
     summary = _with_published(summary, _take_in(work, tenant, days))
     one = open_gather(work, tenant, days)
     landing = landing_of(work.root, tenant, one.gather_id)
@@ -202,8 +203,6 @@ def absorb(
     work.problems.extend(problems)
     if problems:
         _count_failure(work, tenant, "; ".join(text for problem in problems for text in problem.faults))
-    else:
-        gather_state.clear_failures(work.store, tenant.id)
     return _with_published(summary, published)
 
 
@@ -228,35 +227,88 @@ def open_gather(work: Work, tenant: ConfluentTenant, days: Window) -> gather_sta
 
 def _last_landed(root: Path, tenant: ConfluentTenant) -> int:
     """The highest number under which a gather landed anything: answers of another must not pass for those of today."""
+    return max(_landed_numbers(root, tenant), default=0)
+
+
+def _landed_numbers(root: Path, tenant: ConfluentTenant) -> list[int]:
+    """The numbers under which gathers landed anything, whether the state knows them or not."""
     folder = raw_folder(root, tenant) / "gathers"
     try:
         names = [one.name for one in folder.iterdir()] if folder.exists() else []
     except OSError as error:
         raise StoreError(fault(str(folder), f"cannot be read ({error.strerror})", "a folder of answers")) from error
-    return max((int(name) for name in names if name.isascii() and name.isdigit()), default=0)
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
 
 def _take_in(work: Work, tenant: ConfluentTenant, days: Window) -> _Published:
-    """What a gather landed whose run did not end, and that does not go on -> billing days, and entities as of its day.
+    """What a gather landed that was not finished, and does not go on -> billing days, and entities as of its day.
 
     What ran on that day nobody can ask for later. What of it cannot be read is told by the gather that follows.
     """
     last = gather_state.last_gather(work.store, tenant.id)
-    if last is None or last.status != "open" or last.run_ended or goes_on(last, days, work.now().date()):
+    if last is None or last.status != "open" or goes_on(last, days, work.now().date()):
         return _Published()
     if last.gather_id < _last_landed(work.root, tenant):
         return _Published()
     work.log(f"taking in what the gather of {last.started_at} landed")
+    try:
+        return _taken_in(work, tenant, last)
+    except StoreError as error:
+        # What there is today is to be landed all the same: nobody can be asked for it tomorrow.
+        told = "`prorata recalculate --replay` takes it in"
+        work.problems.append(StoreError(f"what {last.started_at} landed: {text}; {told}" for text in error.faults))
+        return _Published()
+
+
+def _taken_in(work: Work, tenant: ConfluentTenant, last: gather_state.Gather) -> _Published:
     landing = landing_of(work.root, tenant, last.gather_id)
     _drop_torn(work, landing, confluent_inventory.KINDS)
     published = _publish(work, tenant, last, _landed(work, tenant, last))
-    lacking = {name: f"{name}: not asked for" for name in confluent_inventory.KINDS if not landing.has(name)}
+    lacking = _lacking(landing)
     if len(lacking) < len(confluent_inventory.KINDS):
         try:
             _complete(work, tenant, last, landing, lacking, [SourceError(["the gather was not finished"])])
         except ContractError as error:
-            work.warn(f"the inventory of {last.started_at} is left out: {'; '.join(error.faults)}")
+            _leave_out(work, last, error)
     return published
+
+
+def _lacking(landing: Landing) -> dict[str, str]:
+    """The kinds of the inventory that a gather which did not come to its end has not landed, as it is told of them."""
+    return {name: f"{name}: not asked for" for name in confluent_inventory.KINDS if not landing.has(name)}
+
+
+def _know_again(work: Work, tenant: ConfluentTenant) -> None:
+    """What existed when, as the lake has it, if the state does not know the gathers that saw it.
+
+    It was lost, or is an older one. What is gathered next would date all changes to today, those of past days, too.
+    """
+    last = gather_state.last_gather(work.store, tenant.id)
+    if last is not None and last.gather_id >= _last_landed(work.root, tenant):
+        return
+    known = _known(work, tenant)
+    try:
+        resources, identities = (
+            lake.read_current(work.root, kind.table, tenant.id).filter(pl.col("type").is_in(kind.types))
+            for kind in (entities.RESOURCE, entities.IDENTITY)
+        )
+    except StoreError as error:
+        work.warn(f"what existed when is not known again: {'; '.join(error.faults)}")
+        return
+    types = {*resources["type"], *identities["type"]}
+    stored = Known(resources, identities, dict.fromkeys(types, 0) | known.zero_counts)
+    seen, seen_before = _last_seen(stored), _last_seen(known)
+    if seen is not None and (seen_before is None or seen > seen_before):
+        _store_known(work, tenant, stored)
+        work.log(f"what existed when is known again as the lake has it, up to {seen}")
+    elif seen is None and _last_landed(work.root, tenant):
+        work.warn("the lake does not say what existed when, and state.db does not know all gathers: changes are lost")
+
+
+def _last_seen(known: Known) -> datetime | None:
+    """When the last of the entities was seen that are known, if any are."""
+    times = (frame["last_seen_at"].max() for frame in (known.resources, known.identities))
+    return max((time for time in times if isinstance(time, datetime)), default=None)
 
 
 class _Landed(NamedTuple):
@@ -374,8 +426,8 @@ def _publish(
         same = before.get((first, end))
         try:
             content = landing.content(confluent.costs_name(days))
-            sha256 = hashlib.sha256(f"{tenant.source.currency} ".encode() + content).hexdigest()
-            if same is not None and same.sha256 == sha256 and not any(first <= day < end for day in lost):
+            is_whole = not any(first <= day < end for day in lost)
+            if same is not None and is_whole and same.sha256 == _digest_of_window(work, tenant, content, days):
                 gather_state.record_window(work.store, same._replace(gather_id=one.gather_id))
                 continue
             costs = _costs(tenant, landing, days)
@@ -391,13 +443,23 @@ def _publish(
         gather_state.record_window(
             work.store,
             gather_state.LandedWindow(
-                *(tenant.id, one.gather_id, first, end, sha256, costs.records, costs.malformed),
+                *(tenant.id, one.gather_id, first, end, _digest_of_window(work, tenant, content, days)),
+                *(costs.records, costs.malformed),
                 f"{costs.residue:f}",
                 list(costs.warnings),
             ),
         )
     work.log(f"costs: {counted(changed, 'day')} changed, {removed} withdrawn")
     return _Published(changed, removed, errors)
+
+
+def _digest_of_window(work: Work, tenant: ConfluentTenant, content: bytes, days: Window) -> str:
+    """SHA-256 of an answer, and of the billing that the state has of its days: where both are the same, all is done."""
+    digest = hashlib.sha256(f"{tenant.source.currency} ".encode() + content)
+    for key, day in state.days(work.store, tenant.id).items():
+        if str(days[0]) <= key[1] < str(days[1]):
+            digest.update(f"\n{key} {day.billing_digest}".encode())
+    return digest.hexdigest()
 
 
 def _costs(tenant: ConfluentTenant, landing: Landing, days: Window) -> confluent.Costs:
@@ -472,15 +534,11 @@ def _complete(
 
     `failed` are the kinds of the inventory that it lacks, `problems` what was wrong with costs.
     """
-    landed = confluent_inventory.read_inventory(landing)
+    landed = confluent_inventory.read_inventory(landing, failed)
     inventory = confluent_inventory.parse_inventory(landed)
     for text in inventory.warnings:
         work.warn(text)
-    known = Known(
-        gather_state.entities(work.store, RESOURCES, tenant.id),
-        gather_state.entities(work.store, IDENTITIES, tenant.id),
-        gather_state.zero_counts(work.store, tenant.id),
-    )
+    known = _known(work, tenant)
     earlier = (before for before in gather_state.gathers(work.store, tenant.id) if before.gather_id < one.gather_id)
     seen_before = _told_of(*(before for before in earlier if before.folded))
     after = folded(tenant, known, inventory, one.started_at, seen_before)
@@ -505,6 +563,8 @@ def _complete(
             folded=1,
             inventory_errors=failed,
         )
+        if not errors:
+            gather_state.clear_failures(work.store, tenant.id)
 
 
 class Known(NamedTuple):
@@ -514,6 +574,14 @@ class Known(NamedTuple):
     identities: pl.DataFrame
     zero_counts: dict[str, int]
     changes: tuple[pl.DataFrame, ...] = ()
+
+
+def _known(work: Work, tenant: ConfluentTenant) -> Known:
+    return Known(
+        gather_state.entities(work.store, RESOURCES, tenant.id),
+        gather_state.entities(work.store, IDENTITIES, tenant.id),
+        gather_state.zero_counts(work.store, tenant.id),
+    )
 
 
 def _told_of(*gathers: gather_state.Gather) -> frozenset[str]:
@@ -564,7 +632,12 @@ def _publish_running(
     work: Work, tenant: ConfluentTenant, day: str, inventory: Inventory
 ) -> tuple[list[gather_state.UsageDay], list[str]]:
     """The statements that run on the day of the gather -> its usage."""
-    published = publish_usage(work, day, _with_running(usage_left(work, day), tenant, day, inventory))
+    return _published_usage(work, day, _with_running(usage_left(work, day), tenant, day, inventory))
+
+
+def _published_usage(work: Work, day: str, usage: pl.DataFrame) -> tuple[list[gather_state.UsageDay], list[str]]:
+    """USAGE of a day -> the lake; what is to be saved of it in the state, and the day if it has none any more."""
+    published = publish_usage(work, day, usage)
     return ([published], []) if published else ([], [day])
 
 
@@ -585,6 +658,7 @@ def restore_usage(work: Work, tenant: ConfluentTenant) -> None:
     What ran cannot be asked for later. A day of which no answer says it any more keeps its chargeback, and is named;
     if it is forced nobody waits for what ran any more, but only for metrics, as of other days that lost their usage.
     """
+    _know_again(work, tenant)
     published, found = gather_state.usage_days(work.store, tenant.id), list[gather_state.UsageDay]()
     unknown = sorted(irreplaceable(work.root, work.store, tenant.id))
     if forced := [day for day in unknown if work.request.forces(day)]:
@@ -685,50 +759,119 @@ def _booked_once(work: Work, replayed: Iterable[_Replayed]) -> Iterator[_Replaye
 
 
 def _replayed_costs(work: Work, tenant: ConfluentTenant) -> Iterator[_Replayed]:
-    """Costs as they were landed last for every day, newest gathers first."""
-    covered = set[str]()
-    for one in reversed(gather_state.gathers(work.store, tenant.id)):
-        landing = landing_of(work.root, tenant, one.gather_id)
-        # All that was landed, published or not: that a parser could not read it may be why it is read again.
-        for days in _windows(one):
-            names = [str(days[0] + timedelta(days=number)) for number in range((days[1] - days[0]).days)]
-            open_days = [name for name in names if name not in covered]
-            if not open_days or not landing.has(confluent.costs_name(days)):
+    """Costs as they were landed last for every day, newest gathers first.
+
+    All that was landed counts, published or not: that a parser could not read it may be why it is read again. The days
+    of what was published, and is gone or not understood, keep what is stored: it is newer than any older answer.
+    """
+    known = [one.gather_id for one in gather_state.gathers(work.store, tenant.id)]
+    published = {number: _published_by(work, tenant, number) for number in known}
+    covered, gone = set[str](), list[str]()
+    for number in sorted({*known, *_landed_numbers(work.root, tenant)}, reverse=True):
+        rows = published.get(number, {})
+        landed = filter(None, map(confluent.window_of, landing_of(work.root, tenant, number).names()))
+        for days in sorted({*landed, *rows}):
+            names = (str(days[0] + timedelta(days=count)) for count in range((days[1] - days[0]).days))
+            open_days = {name for name in names if name not in covered}
+            if not open_days:
                 continue
             work.stop_if_asked()
-            try:
-                costs = _costs(tenant, landing, days)
-            except ContractError as error:
-                # As when it was gathered: its days are what an older gather says of them.
-                work.problems.append(_of_window(error, days))
-                continue
-            except StoreError as error:
-                # It was whole when it was published: what is stored of its days is newer than any older answer.
-                work.problems.append(error)
+            landing = _holder(work, tenant, published, number, days)
+            if landing is None:
+                gone.append(f"{number:06}/{confluent.costs_name(days)}")
                 covered.update(open_days)
                 continue
-            wanted = pl.col("charge_date").dt.to_string("%Y-%m-%d").is_in(open_days)
-            known = [key for key in known_days(work) if key[1] in set(open_days)]
-            yield _Replayed(days, costs.billing.filter(wanted), known)
+            try:
+                costs = _costs(tenant, landing, days)
+            except (ContractError, StoreError) as error:
+                work.problems.append(_of_window(error, days))
+                # A torn answer was whole when it was landed, and so was most likely published.
+                if days in rows or isinstance(error, StoreError):
+                    covered.update(open_days)
+                continue
+            wanted = pl.col("charge_date").dt.to_string("%Y-%m-%d").is_in(sorted(open_days))
+            yield _Replayed(
+                days, costs.billing.filter(wanted), [key for key in known_days(work) if key[1] in open_days]
+            )
             covered.update(open_days)
+    if gone:
+        more = f", and {len(gone) - 3} more" if len(gone) > 3 else ""
+        seen = f"costs that were published are not there any more ({', '.join(gone[:3])}{more})"
+        expected = "all that was landed; their days stay as they are"
+        work.problems.append(StoreError(fault(str(raw_folder(work.root, tenant) / "gathers"), seen, expected)))
+
+
+def _published_by(work: Work, tenant: ConfluentTenant, gather_id: int) -> dict[Window, gather_state.LandedWindow]:
+    """What a gather published of costs, by window."""
+    found = gather_state.windows(work.store, tenant.id, gather_id)
+    return {(date.fromisoformat(row.first_day), date.fromisoformat(row.end_day)): row for row in found}
+
+
+def _holder(
+    work: Work,
+    tenant: ConfluentTenant,
+    published: Mapping[int, Mapping[Window, gather_state.LandedWindow]],
+    gather_id: int,
+    days: Window,
+) -> Landing | None:
+    """Where the answer of a gather for a window lies: with it, or with one before it that said the same."""
+    name, own = confluent.costs_name(days), published.get(gather_id, {}).get(days)
+    same = [
+        number
+        for number, rows in published.items()
+        if own is not None and number < gather_id and days in rows and rows[days].sha256 == own.sha256
+    ]
+    landings = (landing_of(work.root, tenant, number) for number in (gather_id, *reversed(same)))
+    return next((landing for landing in landings if landing.has(name)), None)
 
 
 def _replay_inventories(work: Work, tenant: ConfluentTenant) -> None:
-    """Fold the inventories of all gathers again, if all are still there: intervals are made of the whole sequence."""
+    """Fold the inventories of all gathers again, if all are still there: intervals are made of the whole sequence.
+
+    So are those that could not be read at the time, and can be now; what ran on their days is known then, too.
+    """
     gathers = gather_state.gathers(work.store, tenant.id)
-    ended = [one for one in gathers if one.folded]
-    landings = [landing_of(work.root, tenant, one.gather_id) for one in ended]
-    if not gathers or gathers[0].gather_id > 1 or not all(landing.names() for landing in landings):
-        work.warn("inventories are not read again: the first ones are no longer kept")
+    unknown = {*_landed_numbers(work.root, tenant)} - {one.gather_id for one in gathers}
+    if unknown or not gathers or gathers[0].gather_id > 1:
+        work.warn(f"inventories are not read again: {_UNKNOWN if unknown else 'the first ones are no longer kept'}")
         return
     known = Known(empty(RESOURCES), empty(IDENTITIES), {})
-    for number, (one, landing) in enumerate(zip(ended, landings, strict=True)):
+    seen, new = list[gather_state.Gather](), list[gather_state.Gather]()
+    # One that is open goes on, or is taken in.
+    for one in (one for one in gathers if one.status != "open"):
+        landing = landing_of(work.root, tenant, one.gather_id)
+        lacking = one.inventory_errors if one.folded else _lacking(landing)
+        if len(lacking) == len(confluent_inventory.KINDS) and not one.folded:
+            continue
         try:
-            inventory = confluent_inventory.parse_inventory(confluent_inventory.read_inventory(landing))
+            inventory = confluent_inventory.parse_inventory(confluent_inventory.read_inventory(landing, lacking))
         except (StoreError, ContractError) as error:
+            if not one.folded:
+                _leave_out(work, one, error)
+                continue
             work.problems.append(error)
             work.warn("inventories are not read again: one of them cannot be read")
             return
-        known = folded(tenant, known, inventory, one.started_at, _told_of(*ended[:number]))
+        known = folded(tenant, known, inventory, one.started_at, _told_of(*seen))
+        seen.append(one._replace(inventory_errors=dict(lacking)))
+        if not one.folded:
+            new.append(seen[-1])
     with work.store.transaction():
         _store_known(work, tenant, known)
+        for one in new:
+            as_it_is = partial(gather_state.update_gather, status=one.status, ended_at=one.ended_at, error=one.error)
+            as_it_is(work.store, one, requests=0, folded=1, inventory_errors=one.inventory_errors)
+        for day in sorted({one.started_at[:10] for one in new}):
+            usage = _with_landed_running(work, tenant, day, usage_left(work, day))
+            gather_state.save_usage_days(work.store, tenant.id, *_published_usage(work, day, usage))
+        if new and new[-1] is seen[-1] and not new[-1].inventory_errors:
+            # Days may wait for the inventory that could not be read.
+            last = new[-1]
+            gather_state.set_resources_gathered(work.store, tenant.id, last.first_day, last.end_day, whole=True)
+
+
+_UNKNOWN = "state.db does not know all gathers that landed some, as it was lost or is an older one"
+
+
+def _leave_out(work: Work, one: gather_state.Gather, error: ProrataError) -> None:
+    work.warn(f"the inventory of {one.started_at} is left out: {'; '.join(error.faults)}")

@@ -134,7 +134,10 @@ def forget_gathers(state: Database, tenant_id: str, gather_ids: Iterable[int]) -
 
 
 class LandedWindow(NamedTuple):
-    """The costs that a gather landed for one window, and what was published of them."""
+    """The costs that a gather landed for one window, and what was published of them.
+
+    `sha256`: of the answer, and of the billing that its days had when it was published.
+    """
 
     tenant_id: str
     gather_id: int
@@ -233,7 +236,7 @@ class DayMetric(NamedTuple):
 
     `fetches`: resource -> number of the question that answered it, whatever became of later ones; `rows`, `dropped` and
     `gaps` are of those answers. A cost model asks one question a day, `fetch_id`, whose answer has `points` values, of
-    `rows` samples.
+    `rows` samples; `total` is a decimal, by which it is told from one with less ('': not known).
     """
 
     charge_date: str
@@ -248,6 +251,7 @@ class DayMetric(NamedTuple):
     attempts: int = 0
     error: str | None = None
     points: int = 0
+    total: str = ""
     fetches: Mapping[str, int] = {}
 
 
@@ -257,7 +261,7 @@ def day_metrics(state: Database, tenant_id: str) -> dict[tuple[str, str], DayMet
         """
         SELECT
             charge_date, metric, status, ids, billing_digest,
-            fetch_id, rows, dropped, gaps, attempts, error, points, fetches
+            fetch_id, rows, dropped, gaps, attempts, error, points, total, fetches
         FROM day_metrics
         WHERE tenant_id = ?
         ORDER BY charge_date, metric
@@ -283,9 +287,9 @@ def save_day_metrics(
             """
             INSERT OR REPLACE INTO day_metrics (
                 tenant_id, charge_date, metric, status, ids, billing_digest,
-                fetch_id, rows, dropped, gaps, attempts, error, points, fetches
+                fetch_id, rows, dropped, gaps, attempts, error, points, total, fetches
             )
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
             """,
             [(tenant_id, *one[:3], _json(one.ids), *one[4:-1], _json(one.fetches)) for one in known],
         )
@@ -435,7 +439,8 @@ def set_resources_gathered(
 class MadeOf(NamedTuple):
     """An answer that a day was made of: how many samples came (`rows`), how many were missing, how many values it had.
 
-    `digest`: of the question ('': not known). `fetch_id`: the number of the answer (0: not known).
+    `digest`: of the question ('': not known). `fetch_id`: the number of the answer (0: not known). `total`: as in
+    DayMetric.
     """
 
     rows: int
@@ -443,13 +448,15 @@ class MadeOf(NamedTuple):
     points: int
     digest: str
     fetch_id: int
+    total: str = ""
 
 
 class ConstructedDay(NamedTuple):
     """What a day's lines and usage were made from, and what rounding took of its lines.
 
     `model`: a digest of what of the cost model held on it ('': not known). `answers`: question -> the answer to it that
-    the day was made of.
+    the day was made of. `given_up`: question without which it was made, as it failed for good -> the metrics of USAGE
+    that the day lacks for that. (In state.db they stand among `answers`, each as an object with its metrics.)
     """
 
     charge_date: str
@@ -457,6 +464,7 @@ class ConstructedDay(NamedTuple):
     rounding_residue: str
     model: str = ""
     answers: Mapping[str, MadeOf] = MappingProxyType({})
+    given_up: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
 def constructed_days(state: Database, tenant_id: str) -> dict[str, ConstructedDay]:
@@ -470,11 +478,17 @@ def constructed_days(state: Database, tenant_id: str) -> dict[str, ConstructedDa
         """,
         (tenant_id,),
     )
-    return {row[0]: ConstructedDay._make([*row[:-1], _made_of(row[-1])]) for row in found}
+    return {row[0]: ConstructedDay._make([*row[:-1], *_made_of(row[-1])]) for row in found}
 
 
-def _made_of(text: str) -> dict[str, MadeOf]:
-    return {name: MadeOf._make(one) for name, one in json.loads(text).items()}
+def _made_of(text: str) -> tuple[dict[str, MadeOf], dict[str, tuple[str, ...]]]:
+    found = json.loads(text).items()
+    answers = {name: MadeOf(*one) for name, one in found if not isinstance(one, dict)}
+    return answers, {name: tuple(one["metrics"]) for name, one in found if isinstance(one, dict)}
+
+
+def _without(day: ConstructedDay) -> dict[str, dict[str, tuple[str, ...]]]:
+    return {name: {"metrics": lacking} for name, lacking in day.given_up.items()}
 
 
 def save_constructed_days(state: Database, tenant_id: str, days: Iterable[ConstructedDay]) -> None:
@@ -485,7 +499,7 @@ def save_constructed_days(state: Database, tenant_id: str, days: Iterable[Constr
             INSERT OR REPLACE INTO constructed_days (tenant_id, charge_date, cause, rounding_residue, model, answers)
             VALUES (?, ?, ?, ?, ?, ?)
             """,
-            [(tenant_id, *one[:-1], _json(dict(one.answers))) for one in days],
+            [(tenant_id, *one[:4], _json({**one.answers, **_without(one)})) for one in days],
         )
 
 

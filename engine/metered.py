@@ -17,7 +17,7 @@ from typing import NamedTuple
 import polars as pl
 
 from engine import gather_state, lake, state
-from engine.config import ConfluentTenant
+from engine.config import ConfluentTenant, CostModelTenant
 from engine.decide import Inputs
 from engine.errors import ContractError, SourceError, StoreError, fault
 from engine.frames import USAGE, empty
@@ -259,13 +259,14 @@ def _record(work: Work, tenant: ConfluentTenant, one: Answered) -> None:
 # Landed answers
 
 
-def next_number(work: Work, tenant: ConfluentTenant) -> int:
+def next_number(work: Work, tenant: ConfluentTenant | CostModelTenant) -> int:
     """A number that no question has, nor a folder of answers that the state does not know."""
-    landed = _landed_numbers(work, tenant)
+    landed = landed_numbers(work, tenant)
     return max(gather_state.next_fetch_id(work.store, tenant.id), max(landed, default=0) + 1)
 
 
-def _landed_numbers(work: Work, tenant: ConfluentTenant) -> list[int]:
+def landed_numbers(work: Work, tenant: ConfluentTenant | CostModelTenant) -> list[int]:
+    """The numbers of all folders of answers on disk, in order."""
     folder = raw_folder(work.root, tenant) / "metrics"
     try:
         names = [one.name for one in folder.iterdir()] if folder.exists() else []
@@ -277,7 +278,7 @@ def _landed_numbers(work: Work, tenant: ConfluentTenant) -> list[int]:
 def adopt(work: Work, tenant: ConfluentTenant) -> None:
     """Answers that are landed whole and that the state does not know, as it was lost or a run died: known again."""
     known = gather_state.metric_fetches(work.store, tenant.id)
-    for number in _landed_numbers(work, tenant):
+    for number in landed_numbers(work, tenant):
         if number in known:
             continue
         landing = landing_of(work.root, tenant, number)

@@ -88,6 +88,7 @@ __all__ = [
     "configured",
     "days_due",
     "file_log",
+    "held_back",
     "idle_pools",
     "inputs",
     "is_ready",
@@ -300,8 +301,9 @@ def _of_cost_model(tenant: CostModelTenant) -> _Recipe:
         facts = DayFacts(empty(RESOURCES), empty(IDENTITIES), empty(USAGE), frozenset())
 
         def decided(billing: pl.DataFrame, day: state.Day) -> tuple[pl.DataFrame, Decided]:
-            # What fails, fails for the one cluster that there is.
-            lacking = frozenset((metric, tenant.source.cluster_id) for metric in failed.get(day.charge_date, ()))
+            # What fails, fails for the one cluster that there is, under the id that it had when the day was made.
+            clusters = billing["resource_id"].unique()
+            lacking = frozenset((metric, cluster) for metric in failed.get(day.charge_date, ()) for cluster in clusters)
             usage = usage_of(work, day.charge_date)
             found = decide_products(billing, given, facts._replace(usage=usage, failed=lacking))
             work.unknown_products.append(found.unknown_products)
@@ -418,6 +420,10 @@ def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
     causes = recipe.causes(work.store, days)
     changed = _changed(work.root, work.tenant, days, causes)
     settled = _settled(work.root, work.store, work.tenant)
+    held = _held_back(work.root, work.store, work.tenant, [days[key] for key in changed if work.request.covers(key[1])])
+    for text in cost_days.told_never_asked(held):
+        work.warn(text)
+    settled |= {(day[:7], day) for day in held}
     due = [
         key
         for key in days
@@ -501,6 +507,22 @@ def _settled(root: Path, store: state.State, tenant: Tenant) -> set[state.DayKey
     return {(day[:7], day) for day in cost_days.without_rules(root, store, tenant)}
 
 
+def held_back(root: Path, store: state.State, tenant: CostModelTenant) -> dict[str, tuple[str, ...]]:
+    """Charge date -> metrics, of days that other rules would change, could they be weighed by these metrics."""
+    days = state.days(store, tenant.id)
+    changed = _changed(root, tenant, days, _causes_of_cost_model(store, tenant, days))
+    return _held_back(root, store, tenant, [days[key] for key in changed])
+
+
+def _held_back(
+    root: Path, store: state.State, tenant: Tenant, changed: Sequence[state.Day]
+) -> dict[str, tuple[str, ...]]:  # fmt: skip
+    if not isinstance(tenant, CostModelTenant):
+        return {}
+    # Those that are not ready wait for an answer.
+    return cost_days.never_asked(root, store, tenant, [one.charge_date for one in changed if is_ready(one)])
+
+
 def idle_pools(tenant: AwsTenant, matched: Collection[str]) -> list[str]:
     """What to say of each pool that is not among the rules under which lines fell."""
     idle = [pool.name for pool in tenant.pools if f"pool:{pool.name}" not in matched]
@@ -532,7 +554,9 @@ def days_due(
     """
     if not any(day.chargeback_calculated for day in days.values()):
         return set(days)
-    return _changed(root, tenant, days, _recipe(tenant).causes(store, days)) - _settled(root, store, tenant)
+    changed = _changed(root, tenant, days, _recipe(tenant).causes(store, days))
+    held = _held_back(root, store, tenant, [days[key] for key in changed])
+    return changed - _settled(root, store, tenant) - {(day[:7], day) for day in held}
 
 
 def _changed(

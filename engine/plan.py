@@ -26,6 +26,7 @@ GATHER = {
     "model_changed": "its cost model changed, or the answers it is made of",
     "made": "is made of what its cost model and the answers say",
     "answers_poorer": "less is known of it now than it was made of; what is stored stays",
+    "rates_gone": "no rate holds on it, and its answers are no longer kept; what is stored stays",
     "answers_gone": "its answers are no longer kept; what is stored stays",
     "bill_new": "its bill has not been read yet",
     "bill_changed": "its bill is another than the one that was read",
@@ -51,6 +52,7 @@ CALCULATE = {
     "cannot_tell": "what it depends on cannot be read",
     "lost": "its lines or usage are lost, and cannot be made again from what is landed; what it charges stays",
     "rules_gone": "stays as calculated, since its cost model no longer has a product of its lines",
+    "never_asked": "stays as calculated, since its ladders weigh by what nobody was asked for",
     "given_up": "up to date, without metrics that were given up",
     "up_to_date": "up to date",
 }
@@ -253,9 +255,9 @@ def _of_cost_model(config: Config, tenant: CostModelTenant, store: state.State, 
         return "model_changed" if is_made_anew(day) else "before_window"
 
     def calculating(day: str) -> _Reason:
-        waits = known.waits(day) if day < str(end) else None
-        if waits:
-            return waits
+        waits = known.waits(day) if day < str(end) and (day >= str(first) or day in known.billed) else None
+        if waits or known.is_asked_anew(day):
+            return waits or ("metrics_wanted", "")
         if is_made_anew(day) and known.has_charges(day):
             return "made_anew", ""
         return reasons.get(day, ("no_billing", ""))
@@ -268,14 +270,22 @@ def _reasons_of_cost_model(
     config: Config, tenant: CostModelTenant, store: state.State, known: cost_days.Known, notes: list[str]
 ) -> dict[str, _Reason]:
     """Why the stored days are calculated or not, as long as they are not made anew and wait for nothing."""
-    days, limit = state.days(store, tenant.id), tenant.allocation_retry_limit
+    limit = tenant.allocation_retry_limit
+    # Of a day that waited, the error says for what, which may have come since.
+    days = {
+        key: day if day.metrics_gathered else day._replace(error=None)
+        for key, day in state.days(store, tenant.id).items()
+    }
     found = {key[1]: reason for key, reason in _calculations(config, tenant, store, days, notes).items()}
-    for one in cost_days.made_without(tenant, known.day_metrics, known.made):
+    for one in (*cost_days.made_without(tenant, known.day_metrics, known.made), *known.of_first_samples()):
         if found.get(one.charge_date, ("", ""))[0] == "up_to_date":
             told = f"{one.metric}, attempt {one.attempts} of {limit}: {cost_days.first_line(one)}"
             found[one.charge_date] = "given_up", told
     for day, products in cost_days.without_rules(config.root, store, tenant).items():
         found[day] = "rules_gone", ", ".join(map(shown, products))
+    found |= {
+        day: ("never_asked", ", ".join(held)) for day, held in pipeline.held_back(config.root, store, tenant).items()
+    }
     return found | {day: ("lost", "") for day in known.lost & found.keys() if not known.can_be_made(day)}
 
 

@@ -52,6 +52,7 @@ __all__ = [
     "parse_costs",
     "parse_inventory",
     "read_inventory",
+    "window_of",
 ]
 
 ECOSYSTEM = "confluent_cloud"
@@ -90,6 +91,15 @@ def cost_windows(first: date, end: date) -> list[Window]:
 def costs_name(window: Window) -> str:
     """The name under which the costs of a window are landed."""
     return f"costs-{window[0].isoformat()}-{window[1].isoformat()}"
+
+
+def window_of(name: str) -> Window | None:
+    """The window whose costs are landed under a name; None if the name is another's."""
+    found = _COSTS_NAME.fullmatch(name)
+    return (date.fromisoformat(found[1]), date.fromisoformat(found[2])) if found else None
+
+
+_COSTS_NAME = re.compile(r"costs-(\d{4}-\d{2}-\d{2})-(\d{4}-\d{2}-\d{2})")
 
 
 def fetch_costs(client: Client, landing: Landing, window: Window) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -243,9 +243,9 @@ class Inventory(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def read_inventory(landing: Landing) -> dict[str, list[Answer]]:
-    """The landed pages of every kind that was gathered."""
-    return {name: landing.read(name) for name in KINDS if landing.has(name)}
+def read_inventory(landing: Landing, lacking: Collection[str] = ()) -> dict[str, list[Answer]]:
+    """The landed pages of every kind but those that it lacks; StoreError if one of them is not there, or torn."""
+    return {name: landing.read(name) for name in KINDS if name not in lacking}
 
 
 def parse_inventory(landed: Mapping[str, Sequence[Answer]]) -> Inventory:

@@ -17,7 +17,7 @@ import polars as pl
 from engine.config import CostModelTenant, KafkaTenant
 from engine.errors import ContractError, fault
 from engine.frames import BILLING, RESOURCES, USAGE, check_rows
-from engine.money import AMOUNT, UNITS, UNITS_MAX, to_amount
+from engine.money import AMOUNT, UNITS, UNITS_MAX, format_units, to_amount, to_units
 from engine.sources import prometheus
 from engine.sources.answers import Answer
 from engine.sources.cost_questions import HOURS, IDENTITIES_SEEN, Question, questions
@@ -39,8 +39,15 @@ def parse(question: Question, pages: Iterable[Answer], window: Window) -> Sample
     return prometheus.parse_days(pages, question.values, window, negative=question.use not in {"mean", "sum"})
 
 
-def parse_counts(question: Question, pages: Iterable[Answer], window: Window) -> dict[str, int]:
-    """The landed answers to a question's query for counts: day -> how many samples came of whatever has fewest.
+class Counts(NamedTuple):
+    """Day -> how many samples came of whatever has fewest, and of all together (`totals`)."""
+
+    fewest: dict[str, int]
+    totals: dict[str, str]
+
+
+def parse_counts(question: Question, pages: Iterable[Answer], window: Window) -> Counts:
+    """The landed answers to a question's query for counts.
 
     What has a name of its own (a broker) may have been scraped by one instance after the other; else each instance is
     looked at for itself.
@@ -50,7 +57,15 @@ def parse_counts(question: Question, pages: Iterable[Answer], window: Window) ->
     names = [pl.when(pl.col(label) != "").then(label) for label in question.counts.by]
     of_each = found.group_by("window", pl.coalesce(*names, pl.lit("")).alias("_of")).agg(pl.col("value").sum())
     fewest = of_each.group_by("window").agg(pl.col("value").min())
-    return {day: int(value) for day, value in fewest.rows()}
+    return Counts({day: int(value) for day, value in fewest.rows()}, totals(found))
+
+
+def totals(values: pl.DataFrame) -> dict[str, str]:
+    """Day -> the sum of all values of an answer, as a decimal: one that says less has a smaller sum."""
+    units = to_units(pl.col("value"))
+    # In two numbers, which hold the sum of as many values as there may be.
+    parts = values.group_by("window").agg(whole=(units // UNITS).sum(), rest=(units % UNITS).sum())
+    return {day: format_units(whole * UNITS + rest) for day, whole, rest in parts.rows()}
 
 
 def came(question: Question, samples: Samples, counts: Mapping[str, int], scrape_seconds: int) -> dict[str, int]:

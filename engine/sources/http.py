@@ -109,6 +109,8 @@ class Client:
         self._lock, self._free_at = threading.Lock(), clock.monotonic()
         self.requests = 0
         """How many requests were sent, those sent again included."""
+        self.unanswered = 0
+        """How many were given up without an answer, as often as they may be sent. One that is refused is answered."""
         self._where = _without_user(endpoint.url)
         self._http = httpx.Client(
             auth=_auth(endpoint, self._where),
@@ -217,6 +219,8 @@ class Client:
         try:
             return retrying(self._attempt, asked, where)
         except _AgainError as error:
+            with self._lock:
+                self.unanswered += 1
             attempts = self._endpoint.attempts
             times = f" ({attempts} attempts)" if attempts > 1 else ""
             raise SourceError(fault(where, f"{error.seen}{times}", "an answer")) from None

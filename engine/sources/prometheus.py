@@ -113,10 +113,11 @@ def buildinfo(client: Client) -> Version:
     # Other programs with this interface (Mimir, Thanos) number their versions otherwise.
     if major and int(major[1]) >= 2 and "application" not in told:
         return Version(text, left_open=int(major[1]) >= 3)
-    return Version(text, left_open=_tried(client))
+    return Version(text, left_open=is_left_open(client))
 
 
-def _tried(client: Client) -> bool:
+def is_left_open(client: Client) -> bool:
+    """Whether range selectors are left-open, by a question that costs a server nothing; SourceError if it fails."""
     where = f"{_INSTANT_PATH}: {_PROBE}"
     data = _data(client.post(_INSTANT_PATH, {"query": _PROBE, "time": "2020-01-01T00:00:00Z"}).body, where)
     try:

@@ -573,10 +573,13 @@ def test_a_replay_keeps_what_is_stored_of_an_answer_that_is_torn(two_months: tup
     ]
 
 
-def test_a_replay_keeps_the_entities_it_cannot_read_again(two_months: tuple[Tenant, Server]) -> None:
+@pytest.mark.parametrize("how", ["torn", "gone"])
+def test_a_replay_keeps_the_entities_it_cannot_read_again(two_months: tuple[Tenant, Server], how: str) -> None:
     tenant, _ = two_months
     entities = tenant.query("SELECT * FROM identities ORDER BY id, valid_from")
     torn(tenant, 1, "users")
+    if how == "gone":
+        Landing(tenant.root / "raw/confluent_cloud/conf/gathers/000001").drop("users")
     tenant.write(source=tenant.tenant["source"] | {"currency": "EUR"})
     done = tenant.run(OCTOBER, "recalculate", {}, replay=True)
     assert (done.exit_code, done.days_gathered, len(done.faults)) == (14, 4, 1)

@@ -70,7 +70,7 @@ def inventory(server: Server, folder: Path) -> tuple[dict[str, str], Inventory]:
             return stack.enter_context(client(url, credential)) if credential else None
 
         failed = confluent.fetch_inventory(cloud, flink, Landing(folder))
-    return failed, confluent.parse_inventory(confluent.read_inventory(Landing(folder)))
+    return failed, confluent.parse_inventory(confluent.read_inventory(Landing(folder), failed))
 
 
 def test_every_line_of_the_costs_to_the_last_digit(server: Server, tmp_path: Path) -> None:

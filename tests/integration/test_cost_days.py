@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from datetime import date, timedelta
 from decimal import Decimal
 from itertools import chain
@@ -67,7 +69,7 @@ def answering_nothing(between: Between, *words: str) -> None:
     """Nothing is found for what asks for one of these words, or without words, for any question."""
 
     def reply(request: scripted.Request) -> Reply:
-        asked = unquote_plus(request.body)
+        asked = unquote_plus(request.body) if "query_range" in request.target else ""
         return NOTHING if asked and (not words or any(word in asked for word in words)) else between.passed(request)
 
     between.reply = reply
@@ -77,26 +79,62 @@ def mistyped(between: Between) -> None:
     between.failing('cluster="ue"', REFUSED)
 
 
-def half_arrived(between: Between) -> None:
-    """Half of a day's samples are there, and nothing of bob, whose come late."""
+def answering_in_part(
+    between: Between, share: Callable[[str, dict[str, str]], float], warnings: Sequence[str] = ()
+) -> None:
+    """Each value comes only to a share, by what is asked and by the labels of its series; at 0 it is not there."""
 
     def reply(request: scripted.Request) -> Reply:
         asked, found = unquote_plus(request.body), between.passed(request)
-        if "query=" not in asked:
+        if "step=" not in asked:
             return found
         content = json.loads(found.body)
-        rows = content["data"]["result"]
-        content["data"]["result"] = rows = [row for row in rows if row["metric"].get("principal") != "User:bob"]
-        for row in rows if "max by" in asked else ():
-            row["values"] = [[moment, str(float(value) / 2)] for moment, value in row["values"]]
+        rows = [(row, share(asked, row["metric"])) for row in content["data"]["result"]]
+        for row, part in rows:
+            row["values"] = [[moment, str(float(value) * part)] for moment, value in row["values"]]
+        content["data"]["result"] = [row for row, part in rows if part or COUNTS in asked]
+        content["warnings"] = list(warnings)
         return Reply(200, json.dumps(content))
 
     between.reply = reply
 
 
+COUNTS = "max by"
+"""In what asks how many samples came, and in nothing else."""
+
+
+def half_arrived(between: Between) -> None:
+    """Half of a day's samples are there, and nothing of bob, whose come late."""
+
+    def share(asked: str, labels: dict[str, str]) -> float:
+        return 0 if labels.get("principal") == "User:bob" else 0.5 if COUNTS in asked else 1
+
+    answering_in_part(between, share)
+
+
+def without_bob(between: Between, warnings: Sequence[str] = ()) -> None:
+    answering_in_part(between, lambda _, labels: labels.get("principal") != "User:bob", warnings)
+
+
+def broker_joined(between: Between) -> None:
+    """The second broker has no samples, as if it were to join on the day after."""
+    answering_in_part(between, lambda asked, labels: not (COUNTS in asked and labels.get("broker") == "2"))
+
+
+def half_forgotten(between: Between) -> None:
+    """The same when a half is forgotten, and more than that of what bob sent."""
+
+    def share(asked: str, labels: dict[str, str]) -> float:
+        second = COUNTS in asked and labels.get("broker") == "2"
+        return 0 if second else 0.2 if labels.get("principal") == "User:bob" else 0.5
+
+    answering_in_part(between, share)
+
+
 def eu(url: str, *, days: int = 4, rates: Any = RATES, **settings: Any) -> dict[str, Any]:
     source = {"rates": rates, **settings.pop("source", {})}
-    return kafka("eu", url, lookback_days=str(days), metrics=FIVE, source=source, **settings)
+    asked = {**FIVE, **settings.pop("metrics", {})}
+    return kafka("eu", url, lookback_days=str(days), metrics=asked, source=source, **settings)
 
 
 def pg(url: str, *types: dict[str, Any], days: int = 4, **settings: Any) -> dict[str, Any]:
@@ -298,6 +336,65 @@ def test_a_day_of_which_half_is_forgotten_keeps_its_principals_too(tmp_path: Pat
     assert {payer for _, payer, _ in payers(root, day(0))} == {"User:alice", "User:bob"}
 
 
+@pytest.mark.parametrize("how", ["asked again", "lost"])
+def test_a_day_on_which_a_broker_came_is_not_made_of_less(between: Between, tmp_path: Path, how: str) -> None:
+    """Of that broker none or few of the samples are there; what is less is told by all of them."""
+    given = {"identity_source": "static", "static_identities": ["ops"]}
+    broker_joined(between)
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, days=1, rates={"network_ingress_per_gib": "0.01"}, source=given))
+        root.run(day(6))
+        assert ([one.came for one in root.incomplete()], billed(root)) == ([0], Decimal("0.24"))
+        with closing(sqlite3.connect(root.root / "state.db")) as connection:
+            # As of a day of before there were totals: it is counted again.
+            connection.execute("UPDATE day_metrics SET total = ''")
+            connection.commit()
+        half_forgotten(between)
+        if how == "lost":
+            shutil.rmtree(root.root / "raw")
+        assert root.run(day(6), lift=how != "lost").requests > 1
+    assert (billed(root), charged(root)) == (Decimal("0.24"), Decimal("0.24"))
+    assert len(warned(root, "left as made before", "ingress: 144 samples, 288 before")) == (how == "lost")
+    assert len(warned(root, f"ingress: less came than before for 1 day ({day(5)}), and is not used")) == (how != "lost")
+
+
+@pytest.mark.parametrize("how", ["a new price", "torn", "refused, and torn"])
+def test_a_half_forgotten_day_keeps_who_pays(between: Between, tmp_path: Path, how: str) -> None:
+    broker_joined(between)
+    with between.serving() as script:
+        rates = WITHOUT_EGRESS if how == "a new price" else RATES
+        root = Root(tmp_path, eu(script.url, days=1, rates=rates))
+        root.run(day(6))
+        half_forgotten(between)
+        if "refused" in how:
+            assert root.run(day(6), lift=True).requests > 1
+        if "torn" in how:
+            torn(min((root.root / "raw").glob("**/bytes_in-*.zst")))
+        root.write(eu(script.url, days=1, rates={**RATES, "compute_hourly_rate": "0.2"}))
+        assert root.run(day(6)).requests > 1
+        assert root.run(day(6)).requests == 0
+    assert pays_for_ingress(root, day(5)) == BOTH_PAY
+    assert billed(root) == charged(root)
+    assert bool(warned(root, "left as made before", "bytes_in")) == ("torn" in how)
+
+
+def test_what_failed_and_is_forgotten_is_not_missing(between: Between, tmp_path: Path) -> None:
+    """Else what nobody could tell whose it is would be that of those whom the configuration names."""
+    given = {"identity_source": "both", "static_identities": ["ops"]}
+    between.failing(WHO, REFUSED)
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, days=1, source=given, allocation_retry_limit="1"))
+        root.run(day(6))
+        before = lake(root)
+        answering_nothing(between)
+        for lift in (True, False):
+            assert (root.run(day(6), lift=lift).requests > 1) == lift
+            assert lake(root) == before
+            assert root.plan(day(6))[str(day(5))].calculate_reason == "given_up"
+        root.run(day(6), lift=True, first=day(5), end=day(6))
+    assert {payer for _, payer, _ in payers(root, day(5))} == {"ops"}
+
+
 def test_what_was_given_up_is_said_as_long_as_days_are_made_without_it(between: Between, tmp_path: Path) -> None:
     between.reply = lambda _: Reply(503, "busy")
     with between.serving() as script:
@@ -336,6 +433,7 @@ def test_days_that_are_lost_and_cannot_be_had_again_are_told_and_keep_their_char
     assert (summary.exit_code, summary.days_calculated, summary.days_pending) == (0, 1, 0)
     [told] = warned(root, "lost from the lake")
     assert f"4 days ({day(0)} to {day(3)})" in told
+    assert "days that lookback_days reaches are asked for again by each run" in told
     assert not warned(root, "left as made before")
     [told] = [line for line in prorata(tmp_path, "check").stdout.splitlines() if "lost from the lake" in line]
     assert f"4 days ({day(0)} to {day(3)})" in told
@@ -481,7 +579,13 @@ def test_who_is_in_late_samples_is_given_up_for_who_was_in_the_first(between: Be
         assert pays_for_ingress(root, day(0)) == {("User:alice", Decimal("0.24"))}
         between.reply = between.passed
         assert root.run(day(1)).requests == 0
+        told = f"bytes_in: given up for 1 day ({day(0)}), those in the first samples bear it ("
+        checked = prorata(tmp_path, "check").stdout
+        assert told in checked
+        assert "none are missing" not in checked
+        assert root.plan(day(1))[str(day(0))].calculate_reason == "given_up"
         root.run(day(1), lift=True)
+        assert "none are missing" in prorata(tmp_path, "check").stdout
     assert pays_for_ingress(root, day(0)) == BOTH_PAY
 
 
@@ -510,6 +614,41 @@ def test_force_asks_again_for_days_whose_samples_are_missing(between: Between, t
         assert billed(root) == charged(root) == 2 * WHOLE
         assert "UNALLOCATED" not in set(root.table("chargeback")["identity_id"])
         assert root.run(day(6), lift=True).requests == 0
+
+
+@pytest.mark.parametrize("how", ["warned of", "named"])
+def test_an_answer_in_part_can_be_asked_for_again(between: Between, tmp_path: Path, how: str) -> None:
+    """Nobody counts who is in samples: that all are there is not known, unless Prometheus says that they are not."""
+    warnings = ["partial response"] if how == "warned of" else []
+    without_bob(between, warnings)
+    named = {"first": day(5), "end": day(6)} if how == "named" else {}
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, days=2, rates={"network_ingress_per_gib": "0.01"}))
+        root.run(day(6))
+        assert pays_for_ingress(root, day(5)) == {("User:alice", Decimal("0.24"))}
+        between.reply = between.passed
+        assert root.run(day(6)).requests == 0
+        assert root.run(day(6), lift=True, **named).days_calculated == (1 if named else 2)
+        assert pays_for_ingress(root, day(5)) == BOTH_PAY
+        # What was answered whole is asked again by no one but by name.
+        assert root.run(day(6), lift=True).requests == 0
+    assert billed(root) == charged(root) == Decimal("0.48")
+
+
+def test_a_day_that_stays_since_there_is_less_is_asked_for_again(between: Between, tmp_path: Path) -> None:
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, days=1))
+        root.run(day(6))
+        torn(min((root.root / "raw").glob("**/bytes_in-*.zst")))
+        root.write(eu(script.url, days=1, rates={**RATES, "compute_hourly_rate": "0.2"}))
+        without_bob(between)
+        root.run(day(6))
+        assert warned(root, "left as made before", "bytes_in: 1 value, 2 before", "`prorata run --force` asks again")
+        between.reply = between.passed
+        assert (root.run(day(6)).requests, billed(root)) == (0, WHOLE)
+        assert root.run(day(6), lift=True).days_calculated == 1
+    assert billed(root) == charged(root) == WHOLE + Decimal("7.2")
+    assert pays_for_ingress(root, day(5)) == BOTH_PAY
 
 
 def test_missing_samples_are_told_by_the_run_that_asks_or_makes_and_by_check(between: Between, tmp_path: Path) -> None:
@@ -543,6 +682,8 @@ def test_scrape_seconds_that_are_mended_end_what_is_missing(url: str, tmp_path: 
     assert root.run(day(2)).days_pending == 2
     assert {one.expected for one in root.incomplete()} == {1440}
     root.write(eu(url, days=2, incomplete_below="0.9"))
+    planned = root.plan(day(2))[str(day(1))]
+    assert (planned.gather_reason, planned.calculate_reason) == ("made", "never_calculated")
     root.logged.clear()
     summary = root.run(day(5))
     assert (summary.days_calculated, root.incomplete(), warned(root)) == (4, [], [])
@@ -757,6 +898,34 @@ def torn(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-5])
 
 
+def test_answers_that_a_lost_state_does_not_know_are_known_again(between: Between, tmp_path: Path) -> None:
+    given = {"days": 2, "metrics": {"days_per_query": "1"}}
+    with between.serving() as script:
+        root = Root(tmp_path, eu(script.url, **given))
+        root.run(day(6))
+        landed = {file: file.read_bytes() for file in (root.root / "raw").glob("**/*.zst")}
+        for file in root.root.glob("state.db*"):
+            file.unlink()
+        # Nor are they overwritten by answers to another question.
+        root.write(eu(script.url, source={"selector": 'cluster="eu", topic!=""'}, **given))
+        assert root.run(day(6)).requests > 1
+        assert {file: file.read_bytes() for file in landed} == landed
+        answering_nothing(between)
+        spoiled = min(file for file in landed if file.name.startswith("topics-"))
+        torn(spoiled)
+        root.write(eu(script.url, **given))
+        for file in root.root.glob("state.db*"):
+            file.unlink()
+        before = len(script.asked)
+        root.run(day(6))
+        # Only what cannot be read.
+        assert len([one for one in script.asked[before:] if "step=" in one.body]) == 1
+        assert len(warned(root, str(spoiled))) == 1
+        assert root.run(day(6)).requests == 0
+        assert len(warned(root, str(spoiled))) == 1
+    assert billed(root) == charged(root) == 2 * WHOLE
+
+
 @pytest.mark.parametrize("spoil", [torn, Path.unlink], ids=["torn", "gone"])
 def test_answers_that_cannot_be_read_are_asked_for_again(
     url: str, tmp_path: Path, spoil: Callable[[Path], None]
@@ -783,3 +952,180 @@ def test_answers_that_cannot_be_read_nor_had_again_leave_their_days(url: str, tm
     assert root.run(day(6), "recalculate").exit_code == 0
     assert lake(root) == before
     assert warned(root, "2 days", "left as made before", "no longer kept")
+
+
+# What was not asked has not failed.
+
+
+def test_a_question_that_is_too_heavy_takes_no_answer_of_another(between: Between, tmp_path: Path) -> None:
+    between.failing(WHO, Reply(503, '{"status": "error", "errorType": "timeout", "error": "query timed out"}'))
+    with between.serving() as script:
+        tenant = kafka("eu", script.url, lookback_days="6", metrics={**FIVE, "days_per_query": "2"})
+        root = Root(tmp_path, tenant)
+        for _ in range(3):
+            asked = len(script.asked)
+            summary = root.run(day(6))
+            assert (summary.exit_code, summary.days_calculated, billed(root)) == (11, 0, 6 * WHOLE)
+            # Each of the two is given up for the run when it was not answered twice.
+            assert sum(WHO in unquote_plus(one.body) for one in script.asked[asked:]) == 4
+            [told] = [text for text in summary.faults if "bytes_in" in text and "not asked for" in text]
+            assert "2 more days" in told
+        # No day was asked for three times.
+        between.reply = between.passed
+        assert root.run(day(6)).days_calculated == 6
+    assert billed(root) == charged(root) == 6 * WHOLE
+    assert "UNALLOCATED" not in set(root.table("chargeback")["identity_id"])
+
+
+# What failed stays failed, whatever is asked later.
+
+OPS = {"identity_source": "both", "static_identities": ["ops"]}
+BY_SIZE = {"allocation": "usage_ratio", "allocation_label": "datname"}
+
+
+def test_a_question_that_changes_makes_no_failure_an_answer(between: Between, tmp_path: Path) -> None:
+    between.failing(WHO, REFUSED)
+    with between.serving() as script:
+        given = {"allocation_retry_limit": "1"}
+        root = Root(tmp_path / "kafka", eu(script.url, source=OPS, **given))
+        root.run(day(6))
+        before = lake(root)
+        assert {payer for _, payer, _ in payers(root, day(2))} == {"UNALLOCATED"}
+        between.reply = between.passed
+        chosen = {**OPS, "selector": 'cluster="eu", topic!=""'}
+        root.write(eu(script.url, days=1, source=chosen, **given))
+        root.run(day(6))
+        assert {file: text for file, text in lake(root).items() if str(day(5)) not in file.name} == {
+            file: text for file, text in before.items() if str(day(5)) not in file.name
+        }
+        assert root.plan(day(6))[str(day(2))].calculate_reason == "given_up"
+        assert f"given up for 3 days ({day(2)} to {day(4)})" in prorata(tmp_path / "kafka", "check").stdout
+        # Under another id of the cluster, too.
+        shutil.rmtree(root.root / "raw")
+        root.write(eu(script.url, days=1, source={**chosen, "cluster_id": "eu-2"}, **given))
+        root.run(day(6), "recalculate")
+        assert {payer for _, payer, _ in payers(root, day(2))} == {"UNALLOCATED"}
+        # An answer ends it.
+        root.write(eu(script.url, days=4, source=chosen, **given))
+        root.run(day(6))
+        assert pays_for_ingress(root, day(2)) == BOTH_PAY
+
+
+def test_a_query_that_is_mended_reaches_no_day_that_is_not_asked_again(url: str, tmp_path: Path) -> None:
+    refused, mended = (
+        stored("STO", SIZES, "0.001", **BY_SIZE, allocation_query=one) for one in ("rate(pg_size)", "pg_size")
+    )
+    root = Root(tmp_path, pg(url, refused, allocation_retry_limit="1"))
+    root.run(day(6))
+    before = payers(root, day(2))
+    assert {payer for _, payer, _ in before} == {"UNALLOCATED"}
+    root.write(pg(url, mended, days=1, allocation_retry_limit="1"))
+    root.run(day(6))
+    assert payers(root, day(2)) == before
+    assert {payer for _, payer, _ in payers(root, day(5))} == {"shop", "crm"}
+
+
+# Rates that no longer reach a day.
+
+
+def test_rates_that_are_dropped_take_no_day_that_could_not_be_made_again(url: str, tmp_path: Path) -> None:
+    root, later = Root(tmp_path, eu(url)), [{"from": str(day(5)), **RATES}]
+    root.run(day(6))
+    before = lake(root)
+    # As long as their answers are kept days come and go.
+    root.write(eu(url, days=1, rates=later))
+    root.run(day(6))
+    assert billed(root) == charged(root) == WHOLE
+    assert warned(root, f"3 days ({day(2)} to {day(4)})", "no rate holds on them")
+    root.write(eu(url, days=1))
+    root.run(day(6))
+    assert lake(root) == before
+    # Where they are not, nobody could bring them back.
+    shutil.move(root.root / "raw", tmp_path / "raw")
+    root.write(eu(url, days=1, rates=later))
+    assert root.plan(day(6))[str(day(2))].gather_reason == "rates_gone"
+    root.run(day(6))
+    assert lake(root) == before
+    assert warned(root, f"3 days ({day(2)} to {day(4)})", "left as made before", "no rate holds on them")
+    root.run(day(6), lift=True, first=day(2), end=day(3))
+    assert billed(root) == charged(root) == 3 * WHOLE
+    root.logged.clear()
+    root.write(eu(url, days=1))
+    root.run(day(6))
+    assert warned(root, f"1 day ({day(2)})", "answers are no longer kept")
+    assert root.plan(day(6))[str(day(2))].gather_reason == "answers_gone"
+    shutil.rmtree(root.root / "raw")
+    shutil.move(tmp_path / "raw", root.root / "raw")
+    root.run(day(6))
+    assert lake(root) == before
+
+
+def test_rates_that_reach_days_that_nobody_asks_for_bill_nothing_of_them(url: str, tmp_path: Path) -> None:
+    root = Root(tmp_path, eu(url, rates=[{"from": str(day(4)), **RATES}]))
+    root.run(day(6))
+    root.write(eu(url, days=1))
+    assert {root.plan(day(6))[str(day(2))][2:4]} == {("before_window", "no_billing")}
+    for _ in range(2):
+        root.logged.clear()
+        assert root.run(day(6)).days_pending == 0
+        assert billed(root) == charged(root) == 2 * WHOLE
+        assert warned(root, f"2 days ({day(2)} to {day(3)})", "a larger lookback_days asks for it")
+    root.write(eu(url, days=4))
+    root.run(day(6))
+    assert billed(root) == charged(root) == 4 * WHOLE
+
+
+def test_plan_says_that_answers_that_are_gone_are_asked_for(url: str, tmp_path: Path) -> None:
+    root = Root(tmp_path, eu(url))
+    root.run(day(6))
+    shutil.rmtree(root.root / "raw")
+    for price, calculated in (("0.1", 0), ("0.2", 4)):
+        root.write(eu(url, rates={**RATES, "compute_hourly_rate": price}))
+        assert root.plan(day(6))[str(day(2))][2:4] == ("in_window", "metrics_wanted")
+        assert root.run(day(6)).days_calculated == calculated
+        shutil.rmtree(root.root / "raw")
+
+
+# Some of the days.
+
+
+@pytest.mark.parametrize("command", ["run", "recalculate"])
+def test_days_that_are_not_named_are_not_billed_ahead(url: str, tmp_path: Path, command: str) -> None:
+    root = Root(tmp_path, eu(url))
+    root.run(day(6))
+    root.write(eu(url, rates={**RATES, "compute_hourly_rate": "0.2"}))
+    assert root.run(day(6), command, first=day(5), end=day(6)).days_calculated == 1
+    assert billed(root) == charged(root) == 4 * WHOLE + Decimal("7.2")
+    assert root.run(day(6)).days_calculated == 3
+    assert billed(root) == charged(root) == 4 * (WHOLE + Decimal("7.2"))
+
+
+# Ladders that weigh by what nobody asked for.
+
+
+@pytest.mark.parametrize("ladder", ["kafka_egress", "kafka_presence"])
+def test_a_ladder_that_weighs_by_what_was_never_asked_leaves_older_days(url: str, tmp_path: Path, ladder: str) -> None:
+    given = {"rates": {"network_ingress_per_gib": "0.01"}}
+    root = Root(tmp_path, eu(url, **given))
+    root.run(day(6))
+    before = payers(root, day(2))
+    given["products"] = {"SELF_KAFKA_NETWORK_INGRESS": {"ladder": ladder}}
+    root.write(eu(url, days=1, **given))
+    told = f"3 days ({day(2)} to {day(4)}) keep what they charge"
+    for command, count in (("run", 1), ("recalculate", 1)):
+        root.logged.clear()
+        plan = root.plan(day(6))[str(day(2))]
+        assert (plan.calculate_reason, plan.detail, plan.calculate) == ("never_asked", "bytes_out", False)
+        assert root.run(day(6), command).days_calculated == count
+        assert payers(root, day(2)) == before
+        assert warned(root, told, "bytes_out")
+        assert told in prorata(tmp_path, "check").stdout
+    root.write(eu(url, days=4, **given))
+    root.logged.clear()
+    assert root.run(day(6)).days_calculated == 3
+    assert not warned(root, told)
+    # Without charges there is nothing to keep.
+    [file] = (root.root / "lake" / "chargeback").glob(f"**/{day(2)}.parquet")
+    file.unlink()
+    assert root.run(day(6)).days_calculated == 1
+    assert billed(root) == charged(root)

@@ -450,10 +450,16 @@ def test_the_broker_of_which_fewest_samples_came_counts(configured: Configured) 
     other = ({"broker": "2", "instance": "a"}, ["60"] * 24 + ["59.5"] * 24)
     nameless = [({"instance": "c"}, ["60"] * 48), ({"instance": "d"}, ["60"] * 40 + ["0"] * 8)]
     of = [[*moved], [*moved, other], [*moved, other, *nameless], []]
-    assert [cost_model.parse_counts(question, answered(*series), days) for series in of] == [
+    found = [cost_model.parse_counts(question, answered(*series), days) for series in of]
+    assert [one.fewest for one in found] == [
         {"2025-11-04": 1440, "2025-11-05": 1440},
         {"2025-11-04": 1440, "2025-11-05": 1428},
         {"2025-11-04": 1440, "2025-11-05": 960},
+        {},
+    ]
+    assert [one.totals for one in found][1:] == [
+        {"2025-11-04": "2880", "2025-11-05": "2868"},
+        {"2025-11-04": "5760", "2025-11-05": "5268"},
         {},
     ]
 
@@ -491,6 +497,30 @@ def test_less_came_only_than_of_the_same_question(
     before = MadeOf(288, 0, 24, "same", 1)
     now = DayMetric("2025-10-01", "storage", "fetched", (digest,), "", number, rows, gaps=gaps, points=points)
     assert cost_days.is_poorer(now, before) == is_poorer
+
+
+@pytest.mark.parametrize(
+    ("rows", "points", "total", "is_less"),
+    [
+        (0, 24, "288", False),
+        (0, 24, "432.5", False),
+        (0, 24, "287.99999999999", False),  # added in another order
+        (144, 24, "287.5", True),  # of whatever has fewest there are more, and of all together less
+        (144, 23, "432", True),
+        (0, 0, "0", True),
+    ],
+)
+def test_less_is_told_by_all_samples_together(rows: int, points: int, total: str, is_less: bool) -> None:
+    before = MadeOf(0, 288, 24, "same", 1, "288")
+    now = DayMetric(
+        *("2025-10-01", "storage", "fetched", ("same",), "", 2, rows), gaps=288 - rows, points=points, total=total
+    )
+    assert cost_days.is_less(now, before) == is_less
+
+
+def test_totals_are_exact_however_large_values_are() -> None:
+    values = samples([("2025-11-04", value, 1) for value in ("9" * 26, "9" * 26, "0.000000000001")]).values
+    assert cost_model.totals(values) == {"2025-11-04": "199999999999999999999999998.000000000001"}
 
 
 def test_what_a_day_was_made_of_is_found_by_the_question_and_else_by_its_name() -> None:

@@ -99,10 +99,11 @@ def test_what_days_were_made_of_is_taken_from_what_was_known_of_their_metrics(tm
     with open_state(tmp_path) as state:
         made = known.constructed_days(state, "k")
         assert {day: (one.model, dict(one.answers)) for day, one in made.items()} == {
-            "2026-10-01": ("", {"bytes_in": (3, 0, 3, "d", 2), "ingress": (280, 8, 280, "d", 1)}),
+            "2026-10-01": ("", {"bytes_in": (3, 0, 3, "d", 2, ""), "ingress": (280, 8, 280, "d", 1, "")}),
             "2026-10-02": ("", {}),
         }
-        told = made["2026-10-01"]._replace(model="m", answers={"ingress": known.MadeOf(288, 0, 1, "d", 7)})
+        told = made["2026-10-01"]._replace(model="m", answers={"ingress": known.MadeOf(288, 0, 1, "d", 7, "576")})
+        told = told._replace(given_up={"allocation-STO": ("STO", "identities"), "egress": ()})
         known.save_constructed_days(state, "k", [told])
         assert known.constructed_days(state, "k")["2026-10-01"] == told
 
@@ -144,7 +145,7 @@ def test_failures_count_until_one_goes_well_and_suspend_from_the_threshold_on(st
 
 def test_metrics_and_usage_are_as_they_were_recorded(state: State) -> None:
     good = known.DayMetric("2026-10-01", "bytes_in", "fetched", ("lkc-1", "lkc-2"), "b1", 2, rows=7, gaps=2, points=3)
-    good = good._replace(fetches={"lkc-1": 1, "lkc-2": 2})
+    good = good._replace(total="0.5", fetches={"lkc-1": 1, "lkc-2": 2})
     bad = known.DayMetric("2026-10-02", "bytes_in", "failed", ("lkc-1",), "b2", attempts=2, error="500")
     known.save_day_metrics(state, "conf", [bad, good])
     known.save_day_metrics(state, "other", [good])
