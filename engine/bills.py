@@ -11,7 +11,8 @@ from engine.config import AwsTenant
 from engine.errors import ContractError, ProrataError, SourceError, shown, together
 from engine.frames import BILLING, check_rows
 from engine.sources import aws_cur
-from engine.work import Summary, Work, known_days, lost_billing, publish_billing, withdraw
+from engine.wanted import lost_billing
+from engine.work import Summary, Work, known_days, publish_billing, withdraw
 
 
 def gather(work: Work, tenant: AwsTenant, summary: Summary, ready: Callable[[], None]) -> Summary:
@@ -24,7 +25,7 @@ def gather(work: Work, tenant: AwsTenant, summary: Summary, ready: Callable[[], 
     """
     source = tenant.source
     loaded = state.loaded_assemblies(work.store, tenant.id)
-    lost = {period for period, _ in lost_billing(work)}
+    lost = {period for period, _ in lost_billing(work.root, tenant.id, state.days(work.store, tenant.id))}
     undone = lost | state.half_published(work.store, tenant.id).keys()
     assemblies, faults = aws_cur.survey(source.path, source.report)
     problems: list[ProrataError] = [SourceError(faults)] if faults else []

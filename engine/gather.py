@@ -38,6 +38,7 @@ from engine.wanted import (
     goes_on,
     gone_on_with,
     irreplaceable,
+    lost_billing,
     lost_usage,
     suspension,
     variables,
@@ -49,7 +50,6 @@ from engine.work import (
     as_time,
     clock_of,
     known_days,
-    lost_billing,
     publish_billing,
     publish_usage,
     raw_folder,
@@ -415,7 +415,7 @@ def _publish(
     The days of a window that was not landed, or that cannot be read, keep what they have.
     """
     before = _published_before(work, one)
-    lost = {charge_date for _, charge_date in lost_billing(work)}
+    lost = {day for _, day in lost_billing(work.root, tenant.id, state.days(work.store, tenant.id))}
     known = known_days(work)
     changed = removed = 0
     errors = list[ProrataError]()

@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from datetime import date
 from itertools import chain
 from pathlib import Path
@@ -324,10 +324,13 @@ def scan(root: Path, table: Table, tenant_id: str, billing_period: str = "*") ->
 
     Only day files are read, see `sizes`. To be collected within `reading`.
     """
-    folder = root / "lake" / table.name / f"tenant_id={tenant_id}"
-    found = folder.glob(f"month={billing_period}/*.parquet")
-    files = sorted(path for path in found if _is_day(path.parent.name, path.name))
+    files = _day_files(root / "lake" / table.name / f"tenant_id={tenant_id}", billing_period)
     return pl.scan_parquet(files, hive_partitioning=False, glob=False) if files else empty(table).lazy()
+
+
+def _day_files(folder: Path, billing_period: str = "*") -> list[Path]:
+    found = folder.glob(f"month={billing_period}/*.parquet")
+    return sorted(path for path in found if _is_day(path.parent.name, path.name))
 
 
 def sizes(root: Path, table: Table, tenant_id: str) -> dict[tuple[str, str], int]:
@@ -355,9 +358,20 @@ def _is_day(month: str, file: str) -> bool:
 _MONTH, _DAY = re.compile(r"month=\d{4}-\d{2}"), re.compile(r"\d{4}-\d{2}-\d{2}\.parquet")
 
 
-def reading(root: Path, table: Table, tenant_id: str) -> AbstractContextManager[None]:
+@contextmanager
+def reading(root: Path, table: Table, tenant_id: str) -> Iterator[None]:
     """Within which the rows of `scan` are collected: a file that cannot be read is a StoreError that names it."""
-    return _store_errors(root / "lake" / table.name / f"tenant_id={tenant_id}")
+    folder = root / "lake" / table.name / f"tenant_id={tenant_id}"
+    with _store_errors(folder):
+        try:
+            yield
+        except pl.exceptions.PolarsError:
+            # Polars does not say which of the files it was.
+            for file in _day_files(folder):
+                with _store_errors(file), pq.ParquetFile(file) as found:
+                    for number in range(found.num_row_groups):
+                        found.read_row_group(number)
+            raise
 
 
 @contextmanager

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date
+from decimal import Decimal
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
 
-from engine import gather_state, state
+from engine import gather_state, lake, state
 from engine.config import ConfluentTenant, CostModelTenant
 from engine.decide import Inputs
 from engine.errors import ContractError, SourceError, StoreError, fault
@@ -35,7 +36,7 @@ from engine.wanted import (
     needs,
     statements_lost,
 )
-from engine.work import Work, publish_usage, raw_folder, usage_left, usage_of
+from engine.work import Work, publish_usage, raw_folder, usage_key, usage_left, usage_of
 
 
 class Ask(NamedTuple):
@@ -130,22 +131,27 @@ def publish(work: Work, tenant: ConfluentTenant, answered: Sequence[Answered]) -
     """
     known = gather_state.day_metrics(work.store, tenant.id)
     lost, unlike = lost_usage(work.root, work.store, tenant.id), unlike_published(work, tenant)
-    wanted: dict[str, list[tuple[Answered, Ask]]] = {}
+    wanted: dict[str, dict[Need, list[tuple[Answered, Ask]]]] = {}
     for one in answered:
         for ask in one.question.asks:
-            wanted.setdefault(ask.need.charge_date, []).append((one, ask))
+            wanted.setdefault(ask.need.charge_date, {}).setdefault(ask.need, []).append((one, ask))
     rows, published, gone = dict[Key, DayMetric](), list[gather_state.UsageDay](), list[str]()
     less = list[Less]()
     for day, of_day in sorted(wanted.items()):
         usage = usage_left(work, day)
-        for one, ask in of_day:
-            key = (day, ask.need.metric)
-            before = rows.get(key, known.get(key))
-            usage, after, said_less = _merged(
-                usage, one, ask, before, is_lost=day in unlike, is_forced=work.request.forces(day)
-            )
-            rows |= {key: after} if after is not None else {}
-            less += [said_less] if said_less is not None else []
+        for need, of_need in of_day.items():
+            before = known.get(need[:2])
+            merged, after, said_less = usage, before, list[Less]()
+            for one, ask in of_need:
+                merged, after, less_of_one = _merged(merged, one, ask, after)
+                said_less += [less_of_one] if less_of_one is not None else []
+            found = _rows_of(need, merged)
+            must_be_all = day in unlike and not work.request.forces(day)
+            if must_be_all and before is not None and found < need.rows_at_least(before):
+                less.append(Less(need, found, before.rows, is_stored=False))
+                continue
+            usage, less = merged, [*less, *said_less]
+            rows |= {need[:2]: after} if after is not None else {}
         done = publish_usage(work, day, usage)
         if day not in lost:
             published += [done] if done else []
@@ -189,22 +195,17 @@ class Less(NamedTuple):
 
 
 def _merged(
-    usage: pl.DataFrame, one: Answered, ask: Ask, before: DayMetric | None, *, is_lost: bool, is_forced: bool
-) -> tuple[pl.DataFrame, DayMetric | None, Less | None]:
-    """USAGE of a day with an answer in it, and what is known of its metric then; or why the answer is not taken.
+    usage: pl.DataFrame, one: Answered, ask: Ask, before: DayMetric | None
+) -> tuple[pl.DataFrame, DayMetric, Less | None]:
+    """USAGE of a day with an answer in it, what is known of its metric then, and where the lake has more.
 
-    `is_lost`: what lies in the lake is not what was published, and nobody knows what it is. `is_forced`: then any
-    answer is taken.
+    What lies there counts in a file that nobody recorded, too: the run that wrote it was killed before it could.
     """
     need = ask.need
     is_asked = (pl.col("metric") == need.metric) & pl.col("resource_id").is_in(list(ask.ids))
     stored, others = usage.filter(is_asked), usage.filter(~is_asked)
     found = one.usage_of(need.charge_date, ask.ids)
-    rows = found.height + _rows_of(need, others)
-    if is_lost and not is_forced and before is not None and rows < need.rows_at_least(before):
-        return usage, None, Less(need, rows, before.rows, is_stored=False)
-    # What is asked anew was answered, and is in the lake as its landed answer has it.
-    kept = [] if is_lost and not ask.anew else _less_known(found, stored)
+    kept = _less_known(found, stored)
     is_kept = pl.col("resource_id").is_in(kept)
     usage = pl.concat([others, found.filter(~is_kept), stored.filter(is_kept)])
     known = before.fetches if before is not None else {}
@@ -224,10 +225,13 @@ def _rows_of(need: Need, usage: pl.DataFrame) -> int:
     return usage.filter(pl.col("metric") == need.metric, pl.col("resource_id").is_in(need.ids)).height
 
 
+_SAID = (pl.len().alias("principals"), pl.col("value").sum())
+"""How much an answer says of a resource."""
+
+
 def _less_known(found: pl.DataFrame, stored: pl.DataFrame) -> list[str]:
     """The resources of which an answer has fewer principals than are stored, or less of them in all."""
-    sums = (pl.len().alias("principals"), pl.col("value").sum())
-    new, old = (one.group_by("resource_id").agg(*sums) for one in (found, stored))
+    new, old = (one.group_by("resource_id").agg(*_SAID) for one in (found, stored))
     both = old.join(new, on="resource_id", how="left", suffix="_found", validate="1:1")
     is_less = (pl.col("principals_found") < pl.col("principals")) | (pl.col("value_found") < pl.col("value"))
     return sorted(both.filter(is_less.fill_null(value=True))["resource_id"])
@@ -331,41 +335,48 @@ def _kept_answer(work: Work, tenant: ConfluentTenant, fetch: gather_state.Metric
 
 
 def landed_answers(work: Work, tenant: ConfluentTenant, asked: Sequence[Ask]) -> tuple[list[Answered], list[Ask]]:
-    """What landed answers have of what is asked, oldest first; and what they have nothing of, or not all."""
-    found, known = list[Answered](), gather_state.day_metrics(work.store, tenant.id)
-    unlike = unlike_published(work, tenant)
-    rest = {(ask.need.charge_date, ask.need.metric): ask for ask in asked if not ask.anew}
+    """What landed answers have of what is asked; and what they have nothing of, or not all.
 
-    def is_enough(key: Key, answer: Answered, ids: Sequence[str]) -> bool:
-        """Whether an answer has what is lost. One that had less, and was not taken, is landed, too."""
-        before = known.get(key)
-        if key[0] not in unlike or before is None:
-            return True
-        need, usage = rest[key].need, usage_left(work, key[0])
-        others = usage.filter(~pl.col("resource_id").is_in(list(ids)))
-        return answer.usage_of(key[0], ids).height + _rows_of(need, others) >= need.rows_at_least(before)
-
+    Of each resource that answer counts that says most: a newer one may be of a Prometheus that has forgotten a part,
+    an older one of one that had not all yet.
+    """
+    best = dict[tuple[Key, str], tuple[tuple[int, Decimal, int], Answered]]()
+    open_ = {(ask.need.charge_date, ask.need.metric): ask for ask in asked if not ask.anew}
     for fetch in gather_state.metric_fetches(work.store, tenant.id).values():
         covered = {
-            key: tuple(one for one in ask.ids if one in fetch.ids)
-            for key, ask in rest.items()
+            (key, name)
+            for key, ask in open_.items()
             if key[1] == fetch.metric and fetch.first_day <= key[0] < fetch.end_day
+            for name in ask.ids
+            if name in fetch.ids
         }
-        answer = _kept_answer(work, tenant, fetch) if any(covered.values()) else None
+        answer = _kept_answer(work, tenant, fetch) if covered else None
         if answer is None:
             continue
-        there = set(answer.usage.select("window", "resource_id").unique().rows())
-        taken = {
-            key: tuple(one for one in ids if (key[0], one) in there)
-            for key, ids in covered.items()
-            if key[0] not in answer.unmended and is_enough(key, answer, ids)
-        }
-        asks = tuple(Ask(rest[key].need, ids) for key, ids in taken.items() if ids)
-        if asks:
-            found.append(answer._replace(question=answer.question._replace(asks=asks)))
-        for key, ids in taken.items():
-            rest[key] = rest[key]._replace(ids=tuple(one for one in rest[key].ids if one not in ids))
-    return found, sorted([*(ask for ask in rest.values() if ask.ids), *(ask for ask in asked if ask.anew)])
+        for day, name, principals, value in answer.usage.group_by("window", "resource_id").agg(*_SAID).rows():
+            place, said = ((day, fetch.metric), name), (principals, value, fetch.fetch_id)
+            if place in covered and day not in answer.unmended and (place not in best or best[place][0] < said):
+                best[place] = said, answer
+    known, unlike = gather_state.day_metrics(work.store, tenant.id), unlike_published(work, tenant)
+    asks, rest = dict[int, list[Ask]](), list[Ask]()
+    for key, ask in open_.items():
+        found = {name: best[key, name] for name in ask.ids if (key, name) in best}
+        before = known.get(key)
+        if key[0] in unlike and before is not None:
+            # What is lost was more than an answer may have that is landed, too, as other days took something of it.
+            others = usage_left(work, key[0]).filter(~pl.col("resource_id").is_in(list(found)))
+            rows = sum(said[0] for said, _ in found.values()) + _rows_of(ask.need, others)
+            found = found if rows >= ask.need.rows_at_least(before) else {}
+        for number in {answer.fetch_id for _, answer in found.values()}:
+            ids = tuple(name for name, (_, answer) in found.items() if answer.fetch_id == number)
+            asks.setdefault(number, []).append(Ask(ask.need, ids))
+        rest.append(ask._replace(ids=tuple(name for name in ask.ids if name not in found)))
+    answers = {answer.fetch_id: answer for _, answer in best.values()}
+    landed = [
+        answers[number]._replace(question=answers[number].question._replace(asks=tuple(of_answer)))
+        for number, of_answer in sorted(asks.items())
+    ]
+    return landed, sorted([*(ask for ask in rest if ask.ids), *(ask for ask in asked if ask.anew)])
 
 
 def _landed_usage(
@@ -409,8 +420,24 @@ def _reread(usage: pl.DataFrame, one: DayMetric, answers: Mapping[str, Answered]
     )
 
 
+def drop_torn(work: Work, tenant: ConfluentTenant) -> None:
+    """Usage files that are torn, though they have the size that was published -> out of the lake: they are lost.
+
+    A run looks at their footers, a replay at all of them.
+    """
+    for day in gather_state.usage_days(work.store, tenant.id):
+        place = work.place(USAGE, usage_key(day))
+        try:
+            _ = lake.read(work.root, place) if work.request.replay else lake.footer(place.path(work.root))
+        except StoreError:
+            lake.withdraw(work.root, place)
+
+
 def restore(work: Work, tenant: ConfluentTenant) -> None:
-    """Lost usage -> the lake again, as the landed answers have it. What is not landed any more is open again."""
+    """Lost usage -> the lake again, as the landed answers have it, and as its file does if that can be read.
+
+    What is not landed any more is open again, unless the file has as many values as are known.
+    """
     lost = lost_usage(work.root, work.store, tenant.id)
     if not lost:
         return
@@ -423,10 +450,13 @@ def restore(work: Work, tenant: ConfluentTenant) -> None:
     for day, of_day in _landed_usage(work, tenant, known):
         usage, rows = usage_left(work, day), list[DayMetric]()
         for one, by_resource in of_day:
-            usage, after = _reread(usage, one, by_resource)
-            unread = [name for name in one.fetches if name not in by_resource]
-            usage = usage.filter((pl.col("metric") != one.metric) | ~pl.col("resource_id").is_in(unread))
-            rows.append(after._replace(fetches={name: one.fetches[name] for name in by_resource}))
+            landed = one._replace(fetches={name: one.fetches[name] for name in by_resource}, dropped=0, gaps=0)
+            usage, after = _reread(usage, landed, by_resource)
+            of_known = (pl.col("metric") == one.metric) & pl.col("resource_id").is_in(list(one.fetches))
+            is_all = usage.filter(of_known).height >= one.rows
+            after = one if is_all and len(by_resource) < len(one.fetches) else after
+            # However little is left of it, as much was known.
+            rows.append(after._replace(rows=max(one.rows, after.rows)))
         publish_usage(work, day, usage)
         gather_state.save_day_metrics(work.store, tenant.id, rows)
 

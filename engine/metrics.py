@@ -106,9 +106,14 @@ def _questions(asked: Sequence[Ask]) -> list[Question]:
 
 
 def _question(asked: Sequence[Ask]) -> Question:
+    by_need = dict[Need, set[str]]()
+    for ask in asked:
+        # What is open of a day, and what is asked anew, is answered, or fails, at once.
+        by_need.setdefault(ask.need, set()).update(ask.ids)
+    asks = tuple(Ask(need, tuple(sorted(ids))) for need, ids in by_need.items())
     first, last = (date.fromisoformat(ask.need.charge_date) for ask in (asked[0], asked[-1]))
     ids = tuple(sorted({one for ask in asked for one in ask.ids}))
-    return Question(asked[0].need.metric, first, last + timedelta(days=1), ids, tuple(asked))
+    return Question(asked[0].need.metric, first, last + timedelta(days=1), ids, asks)
 
 
 class _Failed(NamedTuple):
@@ -142,7 +147,8 @@ def _fetch_all(
                 answered.append(whole)
                 failed += failures
             except (SourceError, ContractError) as error:
-                failed.append(_record_failure(work, tenant, _needs(question.asks), "; ".join(error.faults)))
+                of_days = [ask.need for ask in question.asks]
+                failed.append(_record_failure(work, tenant, of_days, "; ".join(error.faults)))
         failed += _settled_less(work, tenant, metered.publish(work, tenant, answered))
         days = f"{stretch[0].need.charge_date} to {stretch[-1].need.charge_date}"
         work.log(f"metrics {number} of {len(stretches)}: {days}")
@@ -196,7 +202,7 @@ def _without_unmended(work: Work, tenant: ConfluentTenant, answer: Answered) -> 
     asks, metric = answer.question.asks, answer.question.metric
     known = gather_state.day_metrics(work.store, tenant.id)
     failed, left_out = dict[str, list[Need]](), list[str]()
-    for need in _needs(asks):
+    for need in (ask.need for ask in asks):
         day = need.charge_date
         if day not in answer.unmended:
             continue
@@ -213,11 +219,6 @@ def _without_unmended(work: Work, tenant: ConfluentTenant, answer: Answered) -> 
     gone = {need for needs_ in failed.values() for need in needs_}
     whole = answer.question._replace(asks=tuple(ask for ask in asks if ask.need not in gone))
     return answer._replace(question=whole), [_record_failure(work, tenant, *one[::-1]) for one in failed.items()]
-
-
-def _needs(asks: Iterable[Ask]) -> list[Need]:
-    """What days need, once each: of one a part may be asked for, and another part anew."""
-    return list(dict.fromkeys(ask.need for ask in asks))
 
 
 def _attempts(need: Need, before: DayMetric | None) -> int:
@@ -272,9 +273,10 @@ def _settled_less(work: Work, tenant: ConfluentTenant, less: Sequence[Less]) -> 
             failed.append(_record_failure(work, tenant, [one.need], error))
     for metric, of_metric in told.items():
         days, first = ", ".join(one.need.charge_date for one in of_metric), of_metric[0]
+        fewer = f"{first.found} instead of {counted(first.known, 'value')}"
         work.warn(
             f"metric {metric}: Prometheus says less of {counted(len(of_metric), 'day')} ({days}) than before"
-            f" ({first.found} instead of {counted(first.known, 'value')} on the first): what is known stays"
+            f" ({fewer if first.found < first.known else 'a smaller sum'} on the first): what is known stays"
         )
     return failed
 

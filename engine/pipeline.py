@@ -220,16 +220,22 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
         return Inputs(tenant, rules.resolve(tenant), empty(USAGE))
 
     def fetch(work: Work, summary: Summary) -> Summary:
-        from engine import gather, metered, metrics  # noqa: PLC0415  # see above
+        from engine import metrics  # noqa: PLC0415  # see above
 
-        gather.restore_usage(work, tenant)
-        metered.restore(work, tenant)
+        read_again(work)
         return settle(work, metrics.gather(work, tenant, given(), summary))
 
     def pass_over(work: Work, summary: Summary) -> Summary:
         from engine import gather  # noqa: PLC0415  # see above
 
         return gather.gather(work, tenant, summary)
+
+    def read_again(work: Work) -> None:
+        from engine import gather, metered  # noqa: PLC0415  # see above
+
+        metered.drop_torn(work, tenant)
+        gather.restore_usage(work, tenant)
+        metered.restore(work, tenant)
 
     def settle(work: Work, summary: Summary) -> Summary:
         from engine import metered  # noqa: PLC0415  # see above
@@ -238,18 +244,14 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
         return summary
 
     def restore(work: Work, summary: Summary) -> Summary:
-        from engine import gather, metered  # noqa: PLC0415  # see above
-
-        gather.restore_usage(work, tenant)
-        metered.restore(work, tenant)
+        read_again(work)
         return settle(work, summary)
 
     def replay(work: Work, summary: Summary) -> Summary:
         from engine import gather, metered  # noqa: PLC0415  # see above
 
         summary = gather.replay(work, tenant, summary)
-        gather.restore_usage(work, tenant)
-        metered.restore(work, tenant)
+        read_again(work)
         metered.replay(work, tenant)
         return settle(work, summary)
 
@@ -427,8 +429,9 @@ def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
         for key in days
         if work.request.covers(key[1]) and key not in settled and (work.request.force or key in changed)
     ]
-    kept = _kept(work)
-    ready = [key for key in due if is_ready(days[key]) and key[1] not in kept]
+    kept, unbilled = _kept(work), _unbilled(work, days)
+    _tell_unbilled(work, unbilled, due)
+    ready = [key for key in due if is_ready(days[key]) and key[1] not in kept and key not in unbilled]
     # A day that is calculated may wait, too, for what it is to be made anew of.
     waiting = {key for key in days if work.request.covers(key[1]) and not is_ready(days[key])} | {*due} - {*ready}
     unasked = _out_of_reach(work) if waiting else set()
@@ -466,6 +469,28 @@ def _kept(work: Work) -> set[str]:
     if not isinstance(work.tenant, ConfluentTenant):
         return set()
     return wanted.charged_of_lost(work.root, work.store, work.tenant.id)
+
+
+def _unbilled(work: Work, days: dict[state.DayKey, state.Day]) -> set[state.DayKey]:
+    """Days of an API's bill whose lines are lost, and were not gathered again; those of files come with their bill."""
+    if not isinstance(work.tenant, ConfluentTenant):
+        return set()
+    return wanted.lost_billing(work.root, work.tenant.id, days)
+
+
+def _tell_unbilled(work: Work, unbilled: Collection[state.DayKey], due: Collection[state.DayKey]) -> None:
+    """Days without their lines stay as they were charged; that they cannot be calculated is a fault."""
+    is_replayed = "`prorata recalculate --replay` reads what is landed again"
+    files = [str(work.place(BILLING, key).path(work.root)) for key in sorted(unbilled) if key in due]
+    if files:
+        work.problems.append(
+            StoreError(fault(file, "is lost", f"the file that was published; {is_replayed}") for file in files)
+        )
+    if others := [key[1] for key in sorted(unbilled) if key not in due and work.request.covers(key[1])]:
+        work.warn(
+            f"billing of {counted(len(others), 'day')} ({', '.join(others)}) is lost: what was charged for it stays;"
+            f" {is_replayed}"
+        )
 
 
 def _out_of_reach(work: Work) -> set[str]:
@@ -885,7 +910,12 @@ def _check(work: Work, summary: Summary) -> Summary:
     checked again.
     """
     days = state.days(work.store, work.tenant.id)
-    keys = [key for key, day in days.items() if day.chargeback_calculated and day.checked_digest != day.output_digest]
+    unchecked = [
+        key for key, day in days.items() if day.chargeback_calculated and day.checked_digest != day.output_digest
+    ]
+    # Nobody can say of a day whose lines are lost whether it adds up.
+    unbilled = _unbilled(work, days) if unchecked else set[state.DayKey]()
+    keys = [key for key in unchecked if key not in unbilled]
     if not keys:
         return summary
     # DuckDB takes as long to import as a run with nothing to do takes in all.
@@ -893,10 +923,13 @@ def _check(work: Work, summary: Summary) -> Summary:
 
     periods, dates = [period for period, _ in keys], [date.fromisoformat(day) for _, day in keys]
     covered = (min(periods), max(periods)), (min(dates), max(dates))
-    # Between two days that are calculated there may be one that waits, for metrics or to be asked for.
-    waiting = [key for key, day in days.items() if not day.chargeback_calculated]
+    # Between two days that are calculated there may be one that waits, for metrics or to be asked for, or is lost.
+    waiting = [key for key, day in days.items() if not day.chargeback_calculated or key in unbilled]
+    lost = [date.fromisoformat(key[1]) for key in unbilled if not work.place(BILLING, key).path(work.root).exists()]
+    is_lost = (pl.col("table_name") == "billing") & pl.col("charge_date").is_in(lost)
+    log = file_log(work.store, work.tenant.id).filter(~is_lost)
     with _CHECKING, warehouse.open_lake(work.root) as connection:
-        warehouse.check(connection, work.tenant.id, *covered, file_log(work.store, work.tenant.id), waiting)
+        warehouse.check(connection, work.tenant.id, *covered, log, waiting)
     state.mark_checked(work.store, work.tenant.id, keys)
     return summary
 

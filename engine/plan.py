@@ -45,6 +45,7 @@ CALCULATE = {
     "made_anew": "is made first, and what comes out of it is charged",
     "metrics_wanted": "metrics are to be fetched first",
     "metrics_failed": "metrics failed and are to be fetched again first",
+    "billing_lost": "its lines are lost; `prorata recalculate --replay` reads what is landed; what it charges stays",
     "usage_lost": "its usage is lost, and is read from landed answers, or asked for, first",
     "incomplete": "waits for samples that are missing",
     "inventory_failed": "waits until the inventory is gathered whole",
@@ -179,6 +180,8 @@ def _of_products(config: Config, tenant: ConfluentTenant, store: state.State, to
             return "suspended"
         return "gather_unfinished" if any(one.first_day <= day < one.end_day for one in unfinished) else "in_window"
 
+    unbilled = {day for _, day in wanted.lost_billing(config.root, tenant.id, by_key)}
+    reasons |= {day: ("billing_lost", "") for day in unbilled if gathering(day) not in _GATHERED}
     plans = [
         DayPlan(day[:7], day, gathering(day), *reasons.get(day, ("no_billing", ""))) for day in sorted({*window, *days})
     ]

@@ -129,12 +129,13 @@ def needs(root: Path, store: state.State, tenant: ConfluentTenant, given: Inputs
     """What the stored days ask for; nothing if no metrics are configured."""
     if tenant.metrics is None:
         return {}
-    digests = {key[1]: day.billing_digest for key, day in state.days(store, tenant.id).items()}
-    kept = irreplaceable(root, store, tenant.id)
-    digests = {day: digest for day, digest in digests.items() if day not in kept}
+    days = state.days(store, tenant.id)
+    kept = irreplaceable(root, store, tenant.id) | {day for _, day in lost_billing(root, tenant.id, days)}
+    digests = {key[1]: day.billing_digest for key, day in days.items() if key[1] not in kept}
     with lake.reading(root, BILLING, tenant.id):
         asked = decide.metrics_by_day(lake.scan(root, BILLING, tenant.id), given)
-    # A day that keeps what it was charged asks for what it once asked for, and so for nothing.
+    # A day that keeps what it was charged asks for what it once asked for, and so for nothing; one whose lines are
+    # lost asks for no less than it did.
     known = gather_state.day_metrics(store, tenant.id) if kept else {}
     as_before = {key: Need(*key, one.ids, one.billing_digest) for key, one in known.items() if key[0] in kept}
     return as_before | {
@@ -187,6 +188,12 @@ def _uncharged(root: Path, store: state.State, tenant_id: str) -> set[str]:
     days = state.days(store, tenant_id)
     lost = lost_chargeback(root, tenant_id, days)
     return {key[1] for key, row in days.items() if not row.chargeback_calculated or key in lost}
+
+
+def lost_billing(root: Path, tenant_id: str, days: Mapping[state.DayKey, state.Day]) -> set[state.DayKey]:
+    """Days of which a billing file that the state knows is not in the lake as it was written."""
+    sizes = lake.sizes(root, BILLING, tenant_id)
+    return {key for key, day in days.items() if sizes.get(key) != day.billing_bytes}
 
 
 def lost_chargeback(root: Path, tenant_id: str, days: Mapping[state.DayKey, state.Day]) -> set[state.DayKey]:

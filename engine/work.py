@@ -180,13 +180,6 @@ def known_days(work: Work) -> set[state.DayKey]:
     return stored | state.days(work.store, work.tenant.id).keys()
 
 
-def lost_billing(work: Work) -> set[state.DayKey]:
-    """Days of which a billing file that the state knows is not in the lake as it was written."""
-    sizes = lake.sizes(work.root, BILLING, work.tenant.id)
-    days = state.days(work.store, work.tenant.id)
-    return {key for key, row in days.items() if sizes.get(key) != row.billing_bytes}
-
-
 def publish_billing(work: Work, key: state.DayKey, lines: pl.DataFrame) -> state.BillingDay:
     """A day's billing -> the lake; what is there now."""
     place = work.place(BILLING, key)

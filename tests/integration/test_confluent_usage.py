@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from decimal import Decimal
@@ -11,7 +12,7 @@ import polars as pl
 import pytest
 
 from engine import pipeline, plan
-from engine.errors import StoppedError
+from engine.errors import StoppedError, StoreError
 from engine.work import Summary
 from tests.doubles.confluent_cloud import Server
 from tests.doubles.front import front
@@ -35,11 +36,29 @@ def ask(tenant: Tenant, url: str) -> None:
     tenant.write(metrics=tenant.tenant["metrics"] | {"url": url})
 
 
+def file_of(tenant: Tenant, table: str, when: int) -> Path:
+    """A day's file in the lake."""
+    return tenant.root / f"lake/{table}/tenant_id=conf/month=2025-09/{day(when)}.parquet"
+
+
 def lose_usage(tenant: Tenant, *, answers: bool = False) -> None:
     """The usage of a day is gone, and the landed answers too if they are to be."""
-    (tenant.root / f"lake/usage/tenant_id=conf/month=2025-09/{LOST}.parquet").unlink()
+    file_of(tenant, "usage", 2).unlink()
     if answers:
         shutil.rmtree(tenant.root / "raw/confluent_cloud/conf/metrics")
+
+
+def lose_state(tenant: Tenant) -> None:
+    """Nothing is known any more."""
+    for name in ("state.db", "state.db-wal", "state.db-shm"):
+        (tenant.root / name).unlink(missing_ok=True)
+
+
+def tear(file: Path) -> None:
+    """The end of a file is zeros, and its size the same."""
+    torn = file.read_bytes()[:-200] + bytes(200)
+    file.unlink()
+    file.write_bytes(torn)
 
 
 def outputs(tenant: Tenant) -> dict[str, str | None]:
@@ -208,8 +227,7 @@ def test_a_lost_state_loses_no_usage(tenant: Tenant, expired: str, kept: str) ->
     tenant.run(TODAY)
     files = tenant.files(["usage"])
     by_detail = split_by_detail(tenant)
-    for name in ("state.db", "state.db-wal", "state.db-shm"):
-        (tenant.root / name).unlink(missing_ok=True)
+    lose_state(tenant)
     if kept == "answers of an older state":
         shutil.copy(tenant.folder / "older.db", tenant.root / "state.db")
     if kept == "usage":
@@ -232,8 +250,7 @@ def test_a_lost_state_loses_no_usage_if_prometheus_is_down_either(tenant: Tenant
     tenant.run(TODAY)
     files, by_detail, used = tenant.files(["usage"]), split_by_detail(tenant), tenant.table("usage")
     known = set(used.filter(metric="bytes_in").select("window", "resource_id").rows())
-    for name in ("state.db", "state.db-wal", "state.db-shm"):
-        (tenant.root / name).unlink(missing_ok=True)
+    lose_state(tenant)
     shutil.rmtree(tenant.root / "raw/confluent_cloud/conf/metrics")
     tenant.write(metrics=NOWHERE)
     assert seen(tenant.run(TODAY, hour=2)) == (11, 0, DAYS)
@@ -250,6 +267,23 @@ def test_a_lost_state_loses_no_usage_if_prometheus_is_down_either(tenant: Tenant
     assert (tenant.files(["usage"]) == files, split_by_detail(tenant)) == (True, by_detail)
 
 
+def test_usage_that_a_killed_run_wrote_and_did_not_record_stays(tenant: Tenant, server: Server, expired: str) -> None:
+    late = [one for one in withdrawn(server, "lkc-test1") if one.get("start_date") == str(day(6))]
+    tenant.run(TODAY)
+    shutil.copy(tenant.root / "state.db", tenant.folder / "older.db")
+    for record in late:
+        server.organization.add_cost(day(6), record)
+    tenant.run(TODAY, hour=1)
+    files, by_detail = tenant.files(), split_by_detail(tenant)
+    lose_state(tenant)
+    shutil.copy(tenant.folder / "older.db", tenant.root / "state.db")
+    shutil.rmtree(tenant.root / "raw/confluent_cloud/conf/metrics")
+    ask(tenant, expired)
+    assert seen(tenant.run(TODAY, hour=2)) == (0, 1, 0)
+    assert (tenant.files() == files, split_by_detail(tenant)) == (True, by_detail)
+    assert seen(tenant.run(TODAY, hour=3)) == (0, 0, 0)
+
+
 def split_by_detail(tenant: Tenant) -> dict[str, Decimal]:
     rows = tenant.table("chargeback").group_by("allocation_detail").agg(pl.col("amount").sum())
     return dict(rows.rows())
@@ -263,6 +297,52 @@ def test_landed_answers_that_nobody_knows_and_that_are_torn_are_told_once(tenant
         file.write_bytes(file.read_bytes()[:20])
     told = [tenant.run(TODAY, hour=hour).warnings for hour in (2, 3)]
     assert [sum("metrics/000050" in text for text in texts) for texts in told] == [1, 0]
+
+
+# Files are lost or torn
+
+
+@pytest.mark.parametrize("again", ["run", "replay"])
+def test_a_torn_usage_file_of_the_same_size_is_read_from_landed_answers(
+    tenant: Tenant, expired: str, again: str
+) -> None:
+    tenant.run(TODAY)
+    files = tenant.files()
+    tear(file_of(tenant, "usage", 2))
+    ask(tenant, expired)
+    how = (TODAY,) if again == "run" else (TODAY, "recalculate", {})
+    assert (tenant.run(*how, hour=1, replay=again == "replay").exit_code, tenant.files() == files) == (0, True)
+
+
+def test_a_torn_billing_file_is_named(tenant: Tenant) -> None:
+    tenant.run(TODAY)
+    tear(file_of(tenant, "billing", 1))
+    with pytest.raises(StoreError, match=re.escape(str(file_of(tenant, "billing", 1)))):
+        tenant.run(TODAY, hour=1)
+
+
+def test_a_lost_billing_file_takes_no_usage_with_it_and_holds_up_no_other_day(
+    tenant: Tenant, server: Server, expired: str
+) -> None:
+    tenant.run(TODAY)
+    files, lost = tenant.files(["usage"]), file_of(tenant, "billing", 1)
+    kept, before = lost.read_bytes(), outputs(tenant)
+    lost.unlink()
+    ask(tenant, expired)
+    # Nothing older than five days is gathered any more; all is to be calculated again.
+    free = {"ladder": [{"basis": "resource", "cost_type": "shared", "detail": "stored"}]}
+    tenant.write(lookback_days="5", products={"KAFKA_STORAGE": free})
+    for hour, calculated in ((1, DAYS - 1), (2, 0)):
+        done = tenant.run(TODAY, hour=hour)
+        assert (seen(done), tenant.files(["usage"]) == files) == ((14, calculated, 1), True)
+        assert [str(lost) in text and "--replay" in text for text in done.faults] == [True]
+    assert str(day(1)) not in changed(before, tenant)
+    config = pipeline.configured(tenant.file)
+    [found] = plan.plan(config, config.tenants, TODAY)
+    assert [one.calculate_reason for one in found.days if one.charge_date == str(day(1))] == ["billing_lost"]
+    lost.write_bytes(kept)
+    assert (seen(tenant.run(TODAY, hour=3)), tenant.files(["usage"]) == files) == ((0, 1, 0), True)
+    assert (split(tenant, when=1), tenant.total()) == ({"usage_ratio_allocation"}, server.organization.total())
 
 
 # Usage is lost, with what it was read from
@@ -283,6 +363,25 @@ def test_less_than_was_known_replaces_nothing_and_is_told(tenant: Tenant, expire
     done = tenant.run(TODAY, hour=8)
     assert (done.exit_code, tenant.files() == files) == (0, True)
     assert not any("lost" in text for text in done.warnings)
+
+
+def test_the_answers_that_are_left_of_a_lost_day_are_not_all_that_was_known_of_it(
+    tenant: Tenant, server: Server, expired: str, measured: str
+) -> None:
+    late = [one for one in withdrawn(server, "lkc-test1") if one.get("start_date") == str(day(6))]
+    tenant.run(TODAY)
+    for record in late:
+        server.organization.add_cost(day(6), record)
+    tenant.run(TODAY, hour=1)
+    before, files = outputs(tenant), tenant.files()
+    file_of(tenant, "usage", 6).unlink()
+    for number in (1, 2):
+        shutil.rmtree(tenant.root / f"raw/confluent_cloud/conf/metrics/{number:06}")
+    ask(tenant, expired)
+    for hour in (2, 3):
+        assert (seen(tenant.run(TODAY, hour=hour)), changed(before, tenant)) == ((0, 0, 1), [])
+    ask(tenant, measured)
+    assert (tenant.run(TODAY, hour=4).exit_code, tenant.files() == files) == (0, True)
 
 
 def test_a_day_that_lost_its_usage_waits_for_a_prometheus_that_fails_and_keeps_what_was_charged(
@@ -436,7 +535,8 @@ def test_a_forced_day_that_lost_its_usage_is_charged_by_what_there_is(
         [planned] = plan.plan(config, config.tenants, today)
         [of_day] = [one for one in planned.days if one.charge_date == str(LOST)]
         assert (of_day.calculate_reason, of_day.calculate) == (reason, calculated)
-    done = tenant.run(TODAY, hour=4, lift=True, first=LOST, end=day(3))
+    # But if it is forced.
+    done = tenant.run(day(30), hour=4, lift=True, first=LOST, end=day(3))
     assert (seen(done), changed(before, tenant)) == ((0, 1, 0), [str(LOST)])
     assert tenant.total() == server.organization.total()
     assert split(tenant, when=2) == {"no_metrics_located"}
@@ -545,6 +645,36 @@ def test_answers_that_prometheus_warned_of_are_asked_for_again_when_forced(
     assert tenant.files(["usage"]) == whole.files(["usage"])
     # They are whole now.
     assert seen(tenant.run(TODAY, hour=6, lift=True)) == (0, 0, 0)
+    # Of two landed answers the one that says more counts.
+    lose_state(tenant)
+    shutil.rmtree(tenant.root / "lake/usage")
+    ask(tenant, expired)
+    assert (tenant.run(TODAY, hour=7).exit_code, tenant.files(["usage"]) == whole.files(["usage"])) == (0, True)
+
+
+def test_a_smaller_sum_of_as_many_values_replaces_nothing_and_is_told(
+    tenant: Tenant, server: Server, measured: str, tmp_path: Path
+) -> None:
+    late = [one for one in withdrawn(server, "lkc-test1") if one.get("start_date") == str(LOST)]
+    dropped = f"SELECT dropped FROM day_metrics WHERE charge_date = '{LOST}' AND metric = 'bytes_in'"
+    with front(measured, None, ["1 of 2 stores is down"]) as url:
+        ask(tenant, url)
+        tenant.run(TODAY, hour=1)
+        assert tenant.query(dropped) == [(1,)]
+        for record in late:
+            server.organization.add_cost(LOST, record)
+        # A late line's resource and those that are asked for again are one question, and count once.
+        tenant.run(TODAY, hour=2, lift=True)
+        assert tenant.query(dropped) == [(1,)]
+    files = tenant.files()
+    some = (one for number, one in enumerate(METRICS.samples()) if number % 2)
+    half = [Row(one.name, one.labels, one.milliseconds, one.value) for one in some]
+    with prometheus(half, tmp_path / "half") as url:
+        ask(tenant, url)
+        done = tenant.run(TODAY, hour=3, lift=True)
+    assert (seen(done), tenant.files() == files) == ((0, 0, 0), True)
+    told = [text.partition(":")[0] for text in done.warnings if "(a smaller sum on the first)" in text]
+    assert told == ["metric bytes_in", "metric bytes_out", "metric flink_cfu"]
 
 
 def test_answers_without_values_and_with_gaps_are_asked_for_again_when_forced(
@@ -581,11 +711,17 @@ def test_a_forced_day_keeps_what_landed_answers_say_of_its_lost_usage(tenant: Te
 
 
 def test_less_than_was_known_is_not_taken_from_what_was_landed_of_it_either(
-    tenant: Tenant, measured: str, tmp_path: Path
+    tenant: Tenant, server: Server, measured: str, tmp_path: Path
 ) -> None:
+    records = server.organization.records(day(6), day(7))
+    late = [one for one in records if one.get("resource", {}).get("id") == "lkc-test1"]
+    server.organization.withdraw(*(one["id"] for one in late))
     tenant.run(TODAY)
-    files = tenant.files()
+    used = tenant.files(["usage"])
     lose_usage(tenant, answers=True)
+    # What is asked along with the lost day is answered, and landed.
+    for record in late:
+        server.organization.add_cost(day(6), record)
     some = (one for one in METRICS.samples() if one.labels.get("principal_id") != "u-alice")
     rows = (Row(one.name, one.labels, one.milliseconds, one.value) for one in some)
     with prometheus(rows, tmp_path / "part") as part:
@@ -593,7 +729,9 @@ def test_less_than_was_known_is_not_taken_from_what_was_landed_of_it_either(
         done = tenant.run(TODAY, hour=1)
         assert any("says less of 1 day (2025-09-03)" in text for text in done.warnings)
     ask(tenant, measured)
-    assert (tenant.run(TODAY, hour=2).exit_code, tenant.files() == files) == (0, True)
+    assert tenant.run(TODAY, hour=2).exit_code == 0
+    name = f"usage/tenant_id=conf/month=2025-09/{LOST}.parquet"
+    assert tenant.files(["usage"])[name] == used[name]
 
 
 def test_an_answer_that_cannot_be_understood_is_a_failure_each_time_and_then_given_up(
