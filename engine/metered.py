@@ -420,6 +420,20 @@ def _reread(usage: pl.DataFrame, one: DayMetric, answers: Mapping[str, Answered]
     )
 
 
+def _with_more(
+    stored: pl.DataFrame, one: DayMetric, usage: pl.DataFrame, after: DayMetric
+) -> tuple[pl.DataFrame, DayMetric]:
+    """`_reread`, but for resources of which the file that is there says more than the answers that the state knows.
+
+    Then it is of an answer that came later: the run that took it was killed, or the state is an older one.
+    """
+    of_metric = pl.col("metric") == one.metric
+    more = _less_known(usage.filter(of_metric), stored.filter(of_metric))
+    is_more = of_metric & pl.col("resource_id").is_in(more)
+    usage = pl.concat([usage.filter(~is_more), stored.filter(is_more)])
+    return usage, after._replace(rows=usage.filter(of_metric).height) if more else after
+
+
 def drop_torn(work: Work, tenant: ConfluentTenant) -> None:
     """Usage files that are torn, though they have the size that was published -> out of the lake: they are lost.
 
@@ -451,7 +465,7 @@ def restore(work: Work, tenant: ConfluentTenant) -> None:
         usage, rows = usage_left(work, day), list[DayMetric]()
         for one, by_resource in of_day:
             landed = one._replace(fetches={name: one.fetches[name] for name in by_resource}, dropped=0, gaps=0)
-            usage, after = _reread(usage, landed, by_resource)
+            usage, after = _with_more(usage, one, *_reread(usage, landed, by_resource))
             of_known = (pl.col("metric") == one.metric) & pl.col("resource_id").is_in(list(one.fetches))
             is_all = usage.filter(of_known).height >= one.rows
             after = one if is_all and len(by_resource) < len(one.fetches) else after

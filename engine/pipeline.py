@@ -406,7 +406,8 @@ def _log_failure(work: Work, run_id: str, summary: Summary, error: BaseException
         with work.store.transaction():
             # A gather that was stopped goes on, as one that was killed does. One whose run failed is over: when it is
             # tried again, hours later, what it landed may be out of date.
-            if status == "failed" and work.request.command == "run":
+            # Without what the configuration lacks nothing was asked, so what an earlier run landed is gone on with.
+            if status == "failed" and work.request.command == "run" and not isinstance(error, ConfigError):
                 gather_state.end_run(work.store, work.tenant.id)
             state.finish_run(work.store, run_id, status, _counts(summary), ended_at=work.hooks.now(), error=text)
     except StoreError as second:

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from engine import pipeline, plan
-from engine.errors import StoppedError
+from engine.errors import ConfigError, StoppedError
 from engine.sources import confluent
 from engine.sources.confluent import Window
 from engine.work import Summary
 from tests.doubles import confluent_cloud as faults
 from tests.doubles.bundled import bundled
 from tests.doubles.confluent_cloud import COSTS, Server, served
-from tests.integration.confluent import Tenant
+from tests.integration.confluent import VARIABLES, Tenant
 
 FIRST, TODAY = date(2025, 8, 28), date(2025, 10, 3)
 """The days of the bill lie in three months, and so the costs of a run in three windows."""
@@ -105,6 +105,17 @@ def undisturbed(tmp_path: Path, server: Server) -> dict[str, str]:
         assert made.run(today).exit_code == 0
     server.forget()
     return made.files()
+
+
+def test_a_run_that_lacks_its_secrets_ends_no_gather(tenant: Tenant, server: Server) -> None:
+    """It asked nothing, so what was landed before it is as new as it was."""
+    stopped(tenant, ALL_LANDED, hour=1)
+    server.forget()
+    without = {name: value for name, value in VARIABLES.items() if name != "CLOUD_SECRET"}
+    with pytest.raises(ConfigError, match="CLOUD_SECRET is not set"):
+        tenant.run(TODAY, hour=2, environment=without)
+    assert tenant.run(TODAY, hour=3).exit_code == 0
+    assert asked(server) == {}
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -635,6 +635,7 @@ def test_answers_that_prometheus_warned_of_are_asked_for_again_when_forced(
     done = tenant.run(TODAY, hour=4, lift=True)
     assert (seen(done), tenant.files() == files) == ((11, 0, 0), True)
     ask(tenant, measured)
+    older = shutil.copy(tenant.root / "state.db", tmp_path)
     done = tenant.run(TODAY, hour=5, lift=True)
     assert (done.exit_code, done.days_calculated > 0, tenant.total()) == (0, True, server.organization.total())
     assert "u-alice" in set(tenant.table("usage")["principal"])
@@ -645,11 +646,17 @@ def test_answers_that_prometheus_warned_of_are_asked_for_again_when_forced(
     assert tenant.files(["usage"]) == whole.files(["usage"])
     # They are whole now.
     assert seen(tenant.run(TODAY, hour=6, lift=True)) == (0, 0, 0)
+    # A state that knows only the answer before takes nothing of what the lake has, nor of what it charged.
+    files = tenant.files()
+    lose_state(tenant)
+    shutil.copy(older, tenant.root / "state.db")
+    ask(tenant, expired)
+    assert (tenant.run(TODAY, hour=7).exit_code, tenant.files() == files) == (0, True)
     # Of two landed answers the one that says more counts.
     lose_state(tenant)
     shutil.rmtree(tenant.root / "lake/usage")
     ask(tenant, expired)
-    assert (tenant.run(TODAY, hour=7).exit_code, tenant.files(["usage"]) == whole.files(["usage"])) == (0, True)
+    assert (tenant.run(TODAY, hour=8).exit_code, tenant.files(["usage"]) == whole.files(["usage"])) == (0, True)
 
 
 def test_a_smaller_sum_of_as_many_values_replaces_nothing_and_is_told(
