@@ -37,6 +37,7 @@ from engine.cost_days import (
     told_removed,
     told_span,
     told_without_rules,
+    variables,
     window,
     without_rules,
 )
@@ -59,6 +60,7 @@ from engine.work import (
     publish_usage,
     raw_folder,
     secret,
+    secrets_of,
     withdraw,
 )
 
@@ -287,7 +289,8 @@ def _fetch(work: Work, tenant: CostModelTenant, known: Known, asked: Sequence[Op
     given = tenant.metrics
     if not asked or given is None:
         return 0
-    with Client(metrics.endpoint(work, tenant, given), Clock(*clock_of(work)), work.hooks.stop) as client:
+    endpoint = metrics.endpoint(work, tenant, given)._replace(others=secrets_of(work, variables(tenant)))
+    with Client(endpoint, Clock(*clock_of(work)), work.hooks.stop) as client:
         try:
             version = prometheus.buildinfo(client)
             prometheus.is_left_open(client)

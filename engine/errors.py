@@ -6,19 +6,28 @@ faults that were found, so that a user mends them in one go.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
+
+_USER = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*:/{1,2})[^/\s'\"]*@")
+_KEY = re.compile(r"([?&][\w.-]*(?:token|key|secret|passw|signature|auth|credential)[\w.-]*=)[^&\s'\"]+", re.IGNORECASE)
 
 
 def shown(value: object, *, limit: int = 80) -> str:
     """A value from outside as it may stand in a one-line message: quoted, control characters escaped, shortened."""
-    text = ascii(value) if not isinstance(value, str) else repr(value)
+    text = _without_passwords(ascii(value) if not isinstance(value, str) else repr(value))
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def fault(where: str, seen: str, expected: str) -> str:
     """One line of an error message."""
-    return f"{where}: {seen}; expected {expected}"
+    return _without_passwords(f"{where}: {seen}; expected {expected}")
+
+
+def _without_passwords(text: str) -> str:
+    """The text without the users of URLs, or of paths made of them, and what opens something in their queries."""
+    return _KEY.sub(r"\1***", _USER.sub(r"\1***@", text))
 
 
 class ProrataError(Exception):

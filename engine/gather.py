@@ -54,6 +54,7 @@ from engine.work import (
     publish_usage,
     raw_folder,
     secret,
+    secrets_of,
     usage_left,
     withdraw,
 )
@@ -78,9 +79,10 @@ def gather(work: Work, tenant: ConfluentTenant, summary: Summary) -> Summary:
     _check_variables(work, tenant)
     source = tenant.source
     where = f"tenant {tenant.id}: source"
-    endpoint = _endpoint(source.url, source, source, work, where)
+    others = secrets_of(work, variables(tenant))
+    endpoint = _endpoint(source.url, source, source, work, where)._replace(others=others)
     flink = {
-        region: _endpoint(source.url, source, keys, work, f"{where}: flink {region}")
+        region: _endpoint(source.url, source, keys, work, f"{where}: flink {region}")._replace(others=others)
         for region, keys in (source.flink.keys if source.flink else {}).items()
     }
     try:

@@ -23,8 +23,8 @@ from engine.sources import prometheus
 from engine.sources.confluent_metrics import METRICS
 from engine.sources.http import Client, Clock, Endpoint
 from engine.text import counted
-from engine.wanted import Key, Need, charged_of_lost, needs, out_of_reach
-from engine.work import Summary, Work, clock_of, secret, usage_left
+from engine.wanted import Key, Need, charged_of_lost, needs, out_of_reach, variables
+from engine.work import Summary, Work, clock_of, secret, secrets_of, usage_left
 
 
 def gather(work: Work, tenant: ConfluentTenant, given: Inputs, summary: Summary) -> Summary:
@@ -35,7 +35,8 @@ def gather(work: Work, tenant: ConfluentTenant, given: Inputs, summary: Summary)
     asked = _asked(work, tenant, given)
     if not asked:
         return summary
-    with Client(endpoint(work, tenant, tenant.metrics), Clock(*clock_of(work)), work.hooks.stop) as client:
+    server = endpoint(work, tenant, tenant.metrics)._replace(others=secrets_of(work, variables(tenant)))
+    with Client(server, Clock(*clock_of(work)), work.hooks.stop) as client:
         failed = _fetch_all(work, tenant, tenant.metrics, client, asked)
         requests = client.requests
     _tell_failures(work, failed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -159,6 +159,12 @@ def secret(variable: str, environment: Mapping[str, str], where: str, key: str) 
         expected = "a longer secret, which can be told from the words of answers that are kept"
         raise ConfigError(fault(f"{where}: {key}", seen, expected))
     return SecretStr(value)
+
+
+def secrets_of(work: Work, variables: Iterable[tuple[str, str, str]]) -> tuple[SecretStr, ...]:
+    """What (variable, where, key) stand for that are secrets, as far as they are set: none may be in any answer."""
+    names = (variable.removeprefix("${").removesuffix("}") for variable, _, key in variables if key in _SECRETS)
+    return tuple(SecretStr(value) for name in names if (value := work.hooks.environment.get(name)))
 
 
 def clock_of(work: Work) -> Clock:

@@ -62,7 +62,7 @@ class Endpoint(NamedTuple):
 
     `timeout_seconds` bounds a whole answer, from the connection to its last byte. `attempts` counts the first one.
     Certificates are checked against the system's, or against those of `ca_bundle` alone. Proxies of the environment
-    are used only with `trust_env`.
+    are used only with `trust_env`. `others`: secrets of other endpoints, which no answer may have in it either.
     """
 
     url: str
@@ -75,6 +75,7 @@ class Endpoint(NamedTuple):
     ca_bundle: Path | None = None
     trust_env: bool = False
     body_bytes_max: int = 256 * 2**20
+    others: tuple[SecretStr, ...] = ()
 
 
 def joined(*segments: str) -> str:
@@ -331,7 +332,7 @@ class Client:
             raise _AgainError(f"an answer that is not JSON, or was cut short: {what}") from None
         if self._secrets.search(answer.text):
             expected = f"an answer without them, or {_NO_WORD}"
-            raise SourceError(fault(where, "an answer that repeats the credentials it was asked with", expected))
+            raise SourceError(fault(where, "an answer that repeats credentials of the configuration", expected))
         return answer
 
     def _asked_wait(self, response: httpx.Response, seen: str, where: str) -> float | None:
@@ -387,8 +388,9 @@ _BACKOFF = tenacity.wait_exponential_jitter(initial=1, max=_BACKOFF_MAX_SECONDS,
 
 
 def _secrets(endpoint: Endpoint) -> list[str]:
-    """What must not be in any text: secret and token, and what HTTP Basic makes of key and secret, filled up or not."""
-    found = [given.get_secret_value() for given in (endpoint.secret, endpoint.bearer) if given is not None]
+    """What must not be in any text: secrets, token, and what HTTP Basic makes of key and secret, filled up or not."""
+    given = (endpoint.secret, endpoint.bearer, *endpoint.others)
+    found = [one.get_secret_value() for one in given if one is not None]
     if endpoint.key is not None and endpoint.secret is not None:
         pair = f"{endpoint.key.get_secret_value()}:{endpoint.secret.get_secret_value()}"
         basic = base64.b64encode(pair.encode()).decode()

@@ -917,7 +917,7 @@ def test_no_secret_is_in_any_file_or_message(tenant: Tenant, server: Server, mea
         tenant.write(metrics=metrics | {"url": repeating})
         said.append(tenant.run(TODAY, environment=VARIABLES | right.environment, lift=True))
         assert "401 Unauthorized" in str(said)
-        assert "repeats the credentials it was asked with" in str(said)
+        assert "repeats credentials of the configuration" in str(said)
         tenant.write(metrics=metrics | {"url": refusing})
         done = tenant.run(TODAY, environment=VARIABLES | right.environment, lift=True)
     assert (done.exit_code, done.days_pending) == (0, 0)

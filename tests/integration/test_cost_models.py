@@ -754,7 +754,7 @@ def test_no_secret_is_in_any_file_or_message(url: str, tmp_path: Path, way: str)
         root.write(tenant(repeating))
         said += [root.run(day(1), environment=opened | right.environment)]
         assert "401 Unauthorized" in str(said)
-        assert "repeats the credentials it was asked with" in str(said)
+        assert "repeats credentials of the configuration" in str(said)
         root.write(tenant(refusing))
         said += [root.run(day(1), environment=opened | right.environment, lift=True)]
     assert (said[-1].days_calculated, said[-1].days_pending) == (1, 0)

@@ -22,7 +22,7 @@ from tests.unit.scripted import Reply, Request
 SHORT, LONG = "pa55wrd", "pa55word"
 BASIC = {"username": "${WHO}", "password": "${WHAT}"}
 SENT = [base64.b64encode(f"reader:{password}".encode()).decode().rstrip("=") for password in (SHORT, LONG)]
-REPEATED = "an answer that repeats the credentials it was asked with"
+REPEATED = "an answer that repeats credentials of the configuration"
 TOLD = {
     "label": REPEATED,
     "warning": REPEATED,

@@ -348,12 +348,13 @@ def test_answers_are_not_quoted_unless_they_are_errors(body: str) -> None:
 
 def test_an_answer_with_a_secret_of_ours_is_refused_and_not_changed() -> None:
     credentials = {"key": SecretStr(KEY), "secret": SecretStr(SECRET)}
-    for secret in (SECRET, BASIC):
+    credentials["others"] = (SecretStr(TOKEN),)
+    for secret in (SECRET, BASIC, TOKEN):
         with serving(Reply(body=f'{{"data": ["{secret}"]}}')) as server:
             said = failure(server.url, **credentials)
             assert len(server.asked) == 1
         assert said.endswith(
-            ": an answer that repeats the credentials it was asked with; expected an answer without them, or"
+            ": an answer that repeats credentials of the configuration; expected an answer without them, or"
             " credentials that are no common word"
         )
 
