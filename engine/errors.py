@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 _USER = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*:/{1,2})[^/\s'\"]*@")
-_KEY = re.compile(r"([?&][\w.-]*(?:token|key|secret|passw|signature|auth|credential)[\w.-]*=)[^&\s'\"]+", re.IGNORECASE)
+_KEY = re.compile(
+    r"([?&][\w.-]*(?:token|key|secret|passw|signature|auth|credential)[\w.-]*=)[^&\s'\"]*[^&\s'\":;,]", re.IGNORECASE
+)
 
 
 def shown(value: object, *, limit: int = 80) -> str:
