@@ -307,7 +307,8 @@ def run(
 ) -> None:
     """Gather bills, calculate what has changed, check it and emit it. Calculates nothing where nothing has changed.
 
-    --from and --to limit the days that are calculated; bills are always gathered whole.
+    --from and --to limit the days that are calculated; bills are always gathered whole. Of a tenant without a bill they
+    limit the days that are made, too: run it without them each night.
     """
     from engine.work import Request
 
