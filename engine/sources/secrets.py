@@ -38,7 +38,7 @@ def _spelling(letter: str) -> str:
     in_html = rf"(?:amp;)*(?:{'|'.join([f'#0*{ord(letter)}', f'#[xX]0*{code}', *_HTML_NAMES.get(letter, ())])});"
     ways = [re.escape(letter), rf"{_ESCAPED}+(?:u00|x){code}", rf"%(?:25)*{code}", f"&{in_html}"]
     ways.append(rf"{_ESCAPED}+u0026{in_html}")
-    if letter in '"/':
+    if letter in "\"'/":
         ways.append(rf"{_ESCAPED}+{re.escape(letter)}")
     if letter == "+":
         # It stands for one in forms.

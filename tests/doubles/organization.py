@@ -70,6 +70,7 @@ FLINK = {
 
 _NAMED = {text: name.removesuffix(";") for name, text in sorted(html.entities.html5.items()) if name.endswith(";")}
 SPELLINGS: dict[str, Callable[[str], str]] = {
+    "a log of Python": lambda text: text.replace("\\", "\\\\").replace("'", "\\'"),
     "plain": str,
     "JSON with slashes escaped": lambda text: json.dumps(text)[1:-1].replace("/", "\\/"),
     "JSON with signs escaped": lambda text: "".join(one if one.isalnum() else f"\\u{ord(one):04x}" for one in text),

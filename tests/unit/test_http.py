@@ -410,7 +410,7 @@ def test_what_http_basic_makes_of_a_key_and_a_secret_is_known_without_its_fillin
 
 @pytest.mark.parametrize("way", SPELLINGS.values(), ids=SPELLINGS)
 def test_a_secret_of_ours_is_known_in_every_spelling(way: Callable[[str], str]) -> None:
-    secret = 'canary/"se+cr\\et=%~'
+    secret = "canary/\"se+cr\\et='%~"
     credentials = {"key": SecretStr("CANARY/KEY+77"), "secret": SecretStr(secret)}
     written = way(secret) if is_json(f'"{way(secret)}"') else json.dumps(way(secret))[1:-1]
     with serving(Reply(body=f'{{"data": ["<{written}>"]}}')) as server:
