@@ -291,14 +291,12 @@ def _fetch(work: Work, tenant: CostModelTenant, known: Known, asked: Sequence[Op
         return 0
     endpoint = metrics.endpoint(work, tenant, given)._replace(others=secrets_of(work, variables(tenant)))
     with Client(endpoint, Clock(*clock_of(work)), work.hooks.stop) as client:
-        try:
-            version = prometheus.buildinfo(client)
-            prometheus.is_left_open(client)
-        except (SourceError, ContractError) as error:
+        version, gone = _server(client)
+        if gone:
             # Who does not answer a question that costs nothing answers none, and each would wait as long for that.
             for piece in asked:
-                _record_failure(work, tenant, known, piece, str(error))
-            failed = [f"metrics: {_first_line(error)}"]
+                _record_failure(work, tenant, known, piece, gone)
+            failed = [f"metrics: {gone}"]
         else:
             failed = _ask(work, tenant, known, client, version, _stretches(known, asked, given.days_per_query))
         requests = client.requests
@@ -325,7 +323,8 @@ def _ask(
         work.stop_if_asked()
         for piece in pieces:
             name, before = piece.question.name, client.unanswered
-            if gone or unheard[name] >= UNHEARD_MAX:
+            # What failed before is tried again all the same: else days would come faster than they are given up.
+            if gone or (unheard[name] >= UNHEARD_MAX and not _failures(known, piece)):
                 left_out[name] += len(piece.days)
                 continue
             try:
@@ -357,12 +356,22 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
 
 
+def _server(client: Client) -> tuple[prometheus.Version, str]:
+    """What a server is, and why it is not to be asked ('' if it is)."""
+    try:
+        return prometheus.buildinfo(client), _gone(client)
+    except (SourceError, ContractError) as error:
+        return prometheus.Version("", left_open=False), _first_line(error)
+
+
 def _gone(client: Client) -> str:
-    """Why a server that leaves questions unanswered is not to be asked any more; '' if it answers a light one."""
+    """Why a server is not to be asked any more; '' if it answers a light question, be it by refusing it."""
+    before = client.unanswered
     try:
         prometheus.is_left_open(client)
     except (SourceError, ContractError) as error:
-        return _first_line(error)
+        # What lets through questions of another kind only, as a gateway may, is there.
+        return _first_line(error) if client.unanswered > before else ""
     return ""
 
 
@@ -374,12 +383,17 @@ def _stretches(known: Known, asked: Sequence[Open], days_per_query: int) -> list
     """
 
     def failures(stretch: tuple[Window, list[Open]]) -> int:
-        found = (known.metric(str(day), one.question.name) for one in stretch[1] for day in one.days)
-        return max((one.attempts for one in found if one is not None), default=0)
+        return max((_failures(known, one) for one in stretch[1]), default=0)
 
     quantities = [one for one in asked if one.question.use in QUANTITIES]
     others = [one for one in asked if one.question.use not in QUANTITIES]
     return [one for part in (quantities, others) for one in sorted(_cut(part, days_per_query), key=failures)]
+
+
+def _failures(known: Known, piece: Open) -> int:
+    """How often the day of a piece that failed most often did."""
+    found = (known.metric(str(day), piece.question.name) for day in piece.days)
+    return max((one.attempts for one in found if one is not None), default=0)
 
 
 def _cut(asked: Sequence[Open], days_per_query: int) -> list[tuple[Window, list[Open]]]:
