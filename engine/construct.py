@@ -291,8 +291,8 @@ def _fetch(work: Work, tenant: CostModelTenant, known: Known, asked: Sequence[Op
         return 0
     endpoint = metrics.endpoint(work, tenant, given)._replace(others=secrets_of(work, variables(tenant)))
     with Client(endpoint, Clock(*clock_of(work)), work.hooks.stop) as client:
-        version, gone = _server(client)
-        if gone:
+        version, lacking = metrics.reached(client)
+        if gone := lacking or _gone(client):
             # Who does not answer a question that costs nothing answers none, and each would wait as long for that.
             for piece in asked:
                 _record_failure(work, tenant, known, piece, gone)
@@ -354,14 +354,6 @@ def _told_left_out(gone: str, left_out: Mapping[str, int]) -> Iterator[str]:
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
-
-
-def _server(client: Client) -> tuple[prometheus.Version, str]:
-    """What a server is, and why it is not to be asked ('' if it is)."""
-    try:
-        return prometheus.buildinfo(client), _gone(client)
-    except (SourceError, ContractError) as error:
-        return prometheus.Version("", left_open=False), _first_line(error)
 
 
 def _gone(client: Client) -> str:

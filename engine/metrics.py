@@ -137,7 +137,7 @@ def _fetch_all(
         answered, rest = metered.landed_answers(work, tenant, stretch)
         rest = [ask for ask in rest if ask.need.charge_date not in too_old]
         for question in _questions(rest):
-            server = server or _server(client)
+            server = server or reached(client)
             version, unreachable = server
             try:
                 if unreachable:
@@ -162,8 +162,8 @@ def _too_old(work: Work, tenant: ConfluentTenant) -> set[str]:
     return {day for day in kept if not work.request.forces(day)}
 
 
-def _server(client: Client) -> tuple[prometheus.Version, str]:
-    """What Prometheus is; or why it cannot be had, since every question would wait as long for the same."""
+def reached(client: Client) -> tuple[prometheus.Version, str]:
+    """What Prometheus is, and ''; or why it cannot be had, since every question would wait as long for the same."""
     try:
         return prometheus.buildinfo(client), ""
     except (SourceError, ContractError) as error:

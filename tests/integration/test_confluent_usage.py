@@ -435,15 +435,20 @@ def test_a_revised_bill_of_a_day_that_lost_its_usage_is_charged_by_the_landed_an
     assert split(tenant, when=2) == {"usage_ratio_allocation"}
 
 
-@pytest.mark.parametrize("metrics", [True, False])
-def test_another_bill_is_charged_without_statements_of_which_nobody_knows_any_more_that_they_ran(
-    tenant: Tenant, server: Server, metrics: bool
-) -> None:
+def lose_what_ran(tenant: Tenant, *, metrics: bool) -> None:
+    """A run each day; then the usage of one day is lost, and all that was landed."""
     tenant.write(**({} if metrics else {"metrics": None}))
     for number in range(1, DAYS + 1):
         tenant.run(day(number), hour=2)
     (tenant.root / f"lake/usage/tenant_id=conf/month=2025-09/{day(6)}.parquet").unlink()
     shutil.rmtree(tenant.root / "raw")
+
+
+@pytest.mark.parametrize("metrics", [True, False])
+def test_another_bill_is_charged_without_statements_of_which_nobody_knows_any_more_that_they_ran(
+    tenant: Tenant, server: Server, metrics: bool
+) -> None:
+    lose_what_ran(tenant, metrics=metrics)
     before = outputs(tenant)
     done = tenant.run(TODAY, hour=4)
     assert (done.exit_code, changed(before, tenant)) == (0, [])
@@ -546,11 +551,7 @@ def test_a_forced_day_that_lost_its_usage_is_charged_by_what_there_is(
 
 @pytest.mark.parametrize("metrics", [True, False])
 def test_a_forced_day_that_lost_what_ran_is_charged_without_it(tenant: Tenant, server: Server, metrics: bool) -> None:
-    tenant.write(**({} if metrics else {"metrics": None}))
-    for number in range(1, DAYS + 1):
-        tenant.run(day(number), hour=2)
-    (tenant.root / f"lake/usage/tenant_id=conf/month=2025-09/{day(6)}.parquet").unlink()
-    shutil.rmtree(tenant.root / "raw")
+    lose_what_ran(tenant, metrics=metrics)
     before = outputs(tenant)
     assert (seen(tenant.run(TODAY, hour=4)), changed(before, tenant)) == ((0, 0, 0), [])
     done = tenant.run(TODAY, hour=5, lift=True, first=day(6), end=day(7))
