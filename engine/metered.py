@@ -432,13 +432,15 @@ def _with_more(
 ) -> tuple[pl.DataFrame, DayMetric]:
     """`_reread`, but for resources of which the file that is there says more than the answers that the state knows.
 
-    Then it is of an answer that came later: the run that took it was killed, or the state is an older one.
+    Then it is of an answer that came later: the run that took it was killed, or the state is an older one. Which answer
+    that was nobody knows, so the lake alone has it from now on.
     """
     of_metric = pl.col("metric") == one.metric
     more = _less_known(usage.filter(of_metric), stored.filter(of_metric))
     is_more = of_metric & pl.col("resource_id").is_in(more)
     usage = pl.concat([usage.filter(~is_more), stored.filter(is_more)])
-    return usage, after._replace(rows=_rows_of(one, usage)) if more else after
+    fetches = {**after.fetches, **dict.fromkeys(more, AS_STORED)}
+    return usage, after._replace(rows=_rows_of(one, usage), fetches=fetches) if more else after
 
 
 def drop_torn(work: Work, tenant: ConfluentTenant) -> None:
@@ -479,8 +481,8 @@ def restore(work: Work, tenant: ConfluentTenant) -> None:
             there = {*usage.filter(pl.col("metric") == one.metric)["resource_id"], *one.ids}
             before = one._replace(fetches={name: number for name, number in one.fetches.items() if name in there})
             if is_all and len(by_resource) < len(one.fetches):
-                after = before
-            after = after._replace(fetches={name: before.fetches[name] for name in unasked(before)} | after.fetches)
+                after = before._replace(fetches={**before.fetches, **after.fetches})
+            after = after._replace(fetches={**dict.fromkeys(unasked(before), AS_STORED), **after.fetches})
             # However little is left of it, as much was known.
             rows.append(after._replace(rows=max(one.rows, after.rows)))
         publish_usage(work, day, usage)
