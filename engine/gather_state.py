@@ -234,9 +234,10 @@ def clear_failures(state: Database, tenant_id: str) -> None:
 class DayMetric(NamedTuple):
     """What became of a metric that a day asks for, for the resources in `ids`.
 
-    `fetches`: resource -> number of the question that answered it, whatever became of later ones; `rows`, `dropped` and
-    `gaps` are of those answers. A cost model asks one question a day, `fetch_id`, whose answer has `points` values, of
-    `rows` samples; `total` is a decimal, by which it is told from one with less ('': not known).
+    `fetches`: resource -> number of the question that answered it, whatever became of later ones; one that is not in
+    `ids` is not asked for any more, and its usage stays. `rows`, `dropped` and `gaps` are of the others' answers. A
+    cost model asks one question a day, `fetch_id`, whose answer has `points` values, of `rows` samples; `total` is a
+    decimal, by which it is told from one with less ('': not known).
     """
 
     charge_date: str

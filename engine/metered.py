@@ -1,7 +1,8 @@
 """The usage of a tenant's days: answers put into the lake, read again where usage is lost, and when a day has all.
 
-What was answered for a resource stays. An answer that says less than is known replaces nothing, and what nobody asks
-for any more is taken out. Here nobody is asked; `metrics` does that.
+What was answered for a resource stays. An answer that says less than is known replaces nothing. What nobody asks for
+any more is taken out as long as it can be read again, and else stays, and counts for nothing. Here nobody is asked;
+`metrics` does that.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from engine.wanted import (
     lost_usage,
     needs,
     statements_lost,
+    unasked,
 )
 from engine.work import Work, publish_usage, raw_folder, usage_key, usage_left, usage_of
 
@@ -120,7 +122,7 @@ def read(
 
 
 AS_STORED = 0
-"""Stands for the number of a question where usage is as it was found in the lake: no answer is landed under it."""
+"""Stands for the number of a question where the lake alone has its answer: none is landed under it."""
 
 
 def publish(work: Work, tenant: ConfluentTenant, answered: Sequence[Answered]) -> list[Less]:
@@ -210,7 +212,7 @@ def _merged(
     usage = pl.concat([others, found.filter(~is_kept), stored.filter(is_kept)])
     known = before.fetches if before is not None else {}
     fetches = {name: known.get(name, AS_STORED) if name in kept else one.fetch_id for name in ask.ids}
-    after = _with_answers(need, before, usage.filter(pl.col("metric") == need.metric).height, fetches)
+    after = _with_answers(need, before, _rows_of(need, usage), fetches)
     # A resource that has no lines on the day may not have been there, and lacks nothing.
     dropped, gaps = one.dropped.get(need.charge_date, 0), one.gaps_of(need.charge_date, ask.ids)
     if kept:
@@ -221,8 +223,8 @@ def _merged(
     return usage, after._replace(dropped=dropped, gaps=gaps), less
 
 
-def _rows_of(need: Need, usage: pl.DataFrame) -> int:
-    return usage.filter(pl.col("metric") == need.metric, pl.col("resource_id").is_in(need.ids)).height
+def _rows_of(of: Need | DayMetric, usage: pl.DataFrame) -> int:
+    return usage.filter(pl.col("metric") == of.metric, pl.col("resource_id").is_in(of.ids)).height
 
 
 _SAID = (pl.len().alias("principals"), pl.col("value").sum())
@@ -239,13 +241,18 @@ def _less_known(found: pl.DataFrame, stored: pl.DataFrame) -> list[str]:
 
 def _with_answers(need: Need, before: DayMetric | None, rows: int, fetches: Mapping[str, int]) -> DayMetric:
     """What is known of a metric when some resources more are answered."""
-    known = {name: number for name, number in (before.fetches if before else {}).items() if name in need.ids}
+    known = _still_known(before.fetches if before else {}, need.ids)
     merged = dict(sorted({**known, **fetches}.items()))
     last = max(merged.values())
     if set(need.ids) <= merged.keys():
         return DayMetric(*need[:2], "fetched", *need[2:], last, rows, fetches=merged)
     left = before or DayMetric(*need[:2], "failed", *need[2:])
     return left._replace(fetch_id=last, rows=rows, fetches=merged)
+
+
+def _still_known(fetches: Mapping[str, int], asked: Collection[str]) -> dict[str, int]:
+    """The answers for what is asked for, and those that the lake alone has."""
+    return {name: number for name, number in fetches.items() if name in asked or number == AS_STORED}
 
 
 def _record(work: Work, tenant: ConfluentTenant, one: Answered) -> None:
@@ -411,10 +418,10 @@ def _reread(usage: pl.DataFrame, one: DayMetric, answers: Mapping[str, Answered]
     is_answered = (pl.col("metric") == one.metric) & pl.col("resource_id").is_in(list(answers))
     found = [answer.usage_of(one.charge_date, ids[number]) for number, answer in by_number.items()]
     usage = pl.concat([usage.filter(~is_answered), *found])
+    one = one._replace(rows=_rows_of(one, usage))
     if answers.keys() != one.fetches.keys():
         return usage, one
     return usage, one._replace(
-        rows=usage.filter(pl.col("metric") == one.metric).height,
         dropped=sum(answer.dropped.get(one.charge_date, 0) for answer in by_number.values()),
         gaps=sum(answer.gaps_of(one.charge_date, ids[number]) for number, answer in by_number.items()),
     )
@@ -425,13 +432,15 @@ def _with_more(
 ) -> tuple[pl.DataFrame, DayMetric]:
     """`_reread`, but for resources of which the file that is there says more than the answers that the state knows.
 
-    Then it is of an answer that came later: the run that took it was killed, or the state is an older one.
+    Then it is of an answer that came later: the run that took it was killed, or the state is an older one. Which answer
+    that was nobody knows, so the lake alone has it from now on.
     """
     of_metric = pl.col("metric") == one.metric
     more = _less_known(usage.filter(of_metric), stored.filter(of_metric))
     is_more = of_metric & pl.col("resource_id").is_in(more)
     usage = pl.concat([usage.filter(~is_more), stored.filter(is_more)])
-    return usage, after._replace(rows=usage.filter(of_metric).height) if more else after
+    fetches = {**after.fetches, **dict.fromkeys(more, AS_STORED)}
+    return usage, after._replace(rows=_rows_of(one, usage), fetches=fetches) if more else after
 
 
 def drop_torn(work: Work, tenant: ConfluentTenant) -> None:
@@ -466,9 +475,14 @@ def restore(work: Work, tenant: ConfluentTenant) -> None:
         for one, by_resource in of_day:
             landed = one._replace(fetches={name: one.fetches[name] for name in by_resource}, dropped=0, gaps=0)
             usage, after = _with_more(usage, one, *_reread(usage, landed, by_resource))
-            of_known = (pl.col("metric") == one.metric) & pl.col("resource_id").is_in(list(one.fetches))
-            is_all = usage.filter(of_known).height >= one.rows
-            after = one if is_all and len(by_resource) < len(one.fetches) else after
+            answered = tuple(name for name in one.ids if name in one.fetches)
+            is_all = _rows_of(one._replace(ids=answered), usage) >= one.rows
+            # What nobody asks for is known as far as it is there.
+            there = {*usage.filter(pl.col("metric") == one.metric)["resource_id"], *one.ids}
+            before = one._replace(fetches={name: number for name, number in one.fetches.items() if name in there})
+            if is_all and len(by_resource) < len(one.fetches):
+                after = before._replace(fetches={**before.fetches, **after.fetches})
+            after = after._replace(fetches={**dict.fromkeys(unasked(before), AS_STORED), **after.fetches})
             # However little is left of it, as much was known.
             rows.append(after._replace(rows=max(one.rows, after.rows)))
         publish_usage(work, day, usage)
@@ -517,54 +531,89 @@ def settle(work: Work, tenant: ConfluentTenant, given: Inputs) -> None:
 
 
 def _narrowed(work: Work, tenant: ConfluentTenant, wanted: Mapping[Key, Need]) -> dict[Key, DayMetric]:
-    """What is known, without what is not asked for any more, in the state and in the lake.
+    """What is known, without what is not asked for any more and can be read again, in the state and in the lake.
 
-    So the usage of a day does not depend on what it once asked for. Lost usage that is whole again, or of a day that
+    So the usage of a day does not depend on what it once asked for, as long as its answers are kept. What the lake
+    alone has stays in it: a rule that is changed back finds it there. Lost usage that is whole again, or of a day that
     waits no longer for the rest of it, is what is published from now on.
     """
     known = gather_state.day_metrics(work.store, tenant.id)
     has_metrics = tenant.metrics is not None
-    gone = [key for key in known if key not in wanted] if has_metrics else []
-    fewer = {key: _fewer(one, wanted[key]) for key, one in known.items() if key in wanted}
-    fewer = {key: one for key, one in fewer.items() if one != known[key]}
-    waiting = {need.charge_date for key, need in wanted.items() if need.open_ids(fewer.get(key, known.get(key)))}
     lost = lost_usage(work.root, work.store, tenant.id)
     # Who has no metrics any more cannot tell what a day lacks.
+    asked = {key: wanted[key].ids if key in wanted else () for key in known} if has_metrics else {}
+    only_here = _only_here(work, tenant, [known[key] for key in asked], asked, lost)
+    after = {key: _fewer(known[key], ids, only_here.get(key, ())) for key, ids in asked.items()}
+    gone = [key for key, one in after.items() if key not in wanted and not one.fetches]
+    fewer = {key: one for key, one in after.items() if key not in gone and one != known[key]}
+    waiting = {need.charge_date for key, need in wanted.items() if need.open_ids(after.get(key))}
     forced = {day for day in lost if work.request.forces(day)}
     settled = lost - (waiting if has_metrics else charged_of_lost(work.root, work.store, tenant.id) - forced)
     if not gone and not fewer and not settled:
         return known
-    changed = {day for day, _ in (*gone, *fewer)}
-    published, withdrawn, rows = list[gather_state.UsageDay](), list[str](), dict[Key, int]()
-    for day in sorted((changed - lost) | settled):
+    stays = dict[str, dict[str, list[str]]]()
+    for (day, metric), ids in [
+        *((key, need.ids) for key, need in wanted.items()),
+        *((key, unasked(one)) for key, one in after.items()),
+    ]:
+        stays.setdefault(day, {}).setdefault(metric, []).extend(ids)
+    published, withdrawn, rows = list[gather_state.UsageDay](), list[str](), list[DayMetric]()
+    for day in sorted(({day for day, _ in (*gone, *fewer)} - lost) | settled):
         usage = usage_left(work, day)
         if has_metrics:
-            usage = _asked_only(usage, {key[1]: need.ids for key, need in wanted.items() if key[0] == day})
-        rows |= {(day, metric): count for metric, count in usage.group_by("metric").len().rows()}
+            usage = _only_of(usage, stays.get(day, {}))
+        rows += [one._replace(rows=_rows_of(one, usage)) for key, one in fewer.items() if key[0] == day]
         done = publish_usage(work, day, usage)
         published += [done] if done else []
         withdrawn += [] if done else [day]
     rewritten = {one.charge_date for one in published} | set(withdrawn)
-    after = [one._replace(rows=rows.get(key, 0)) if key[0] in rewritten else one for key, one in fewer.items()]
+    rows += [one for key, one in fewer.items() if key[0] not in rewritten]
     with work.store.transaction():
         gather_state.save_usage_days(work.store, tenant.id, published, withdrawn)
-        gather_state.save_day_metrics(work.store, tenant.id, after, gone)
+        gather_state.save_day_metrics(work.store, tenant.id, rows, gone)
     return gather_state.day_metrics(work.store, tenant.id)
 
 
-def _fewer(one: DayMetric, need: Need) -> DayMetric:
+def _only_here(
+    work: Work,
+    tenant: ConfluentTenant,
+    known: Iterable[DayMetric],
+    asked: Mapping[Key, Collection[str]],
+    lost: Collection[str],
+) -> dict[Key, set[str]]:
+    """The resources that are not asked for any more, and stay known: no landed answer says of them what the lake does.
+
+    Or they were answered without values, which leaves nothing to take out. Of a day whose usage is lost, those count of
+    which the lake has something.
+    """
+    left_out, found = list[DayMetric](), dict[Key, set[str]]()
+    for one in known:
+        ids = asked[one.charge_date, one.metric]
+        fetches = {name: number for name, number in one.fetches.items() if name not in ids and number != AS_STORED}
+        left_out += [one._replace(fetches=fetches)] if fetches else []
+    for day, of_day in _landed_usage(work, tenant, left_out) if left_out else ():
+        usage = usage_left(work, day)
+        for one, by_resource in of_day:
+            stored = usage.filter(pl.col("metric") == one.metric, pl.col("resource_id").is_in(list(one.fetches)))
+            landed, _ = _reread(empty(USAGE), one, by_resource)
+            there = set(stored["resource_id"])
+            names = (there - by_resource.keys()) | set(_less_known(landed, stored))
+            found[day, one.metric] = names if day in lost else names | (one.fetches.keys() - there)
+    return found
+
+
+def _fewer(one: DayMetric, asked: tuple[str, ...], only_here: Collection[str]) -> DayMetric:
     """What is known of a metric of which no more is asked for; all of it may be answered then."""
-    fetches = {name: number for name, number in one.fetches.items() if name in need.ids}
-    if set(need.ids) <= fetches.keys():
-        same = one.status == "fetched" and one.ids == need.ids
-        return one if same else one._replace(status="fetched", ids=need.ids, fetches=fetches, attempts=0, error=None)
+    fetches = _still_known(one.fetches, asked) | dict.fromkeys(only_here, AS_STORED)
+    if set(asked) <= fetches.keys():
+        return one._replace(status="fetched", ids=asked, fetches=fetches, attempts=0, error=None)
     return one._replace(fetches=fetches)
 
 
-def _asked_only(usage: pl.DataFrame, asked: Mapping[str, Sequence[str]]) -> pl.DataFrame:
-    """USAGE of a day without the metrics of resources that its lines do not ask for."""
+def _only_of(usage: pl.DataFrame, stays: Mapping[str, Sequence[str]]) -> pl.DataFrame:
+    """USAGE of a day, of metrics that Prometheus answers only some resources."""
     wanted = pl.DataFrame(
-        [(metric, one) for metric, ids in asked.items() for one in ids],
+        [(metric, one) for metric, ids in stays.items() for one in ids],
         schema={"metric": pl.String, "resource_id": pl.String},
         orient="row",
     )

@@ -158,6 +158,14 @@ def given_up(tenant: ConfluentTenant, known: Mapping[Key, DayMetric]) -> dict[st
     return {day: frozenset(lacking) for day, lacking in found.items()}
 
 
+def unasked(known: DayMetric) -> list[str]:
+    """The resources that nobody asks for any more, and whose usage stays as the lake alone has it.
+
+    It counts for nothing: no ladder of the day's lines weighs by it.
+    """
+    return [name for name in known.fetches if name not in known.ids]
+
+
 def lost_usage(root: Path, store: state.State, tenant_id: str) -> set[str]:
     """Days whose usage in the lake is not what was published, and can be had again."""
     return _unlike_published(root, store, tenant_id) - irreplaceable(root, store, tenant_id)

@@ -653,11 +653,13 @@ def test_answers_that_prometheus_warned_of_are_asked_for_again_when_forced(
     shutil.copy(older, tenant.root / "state.db")
     ask(tenant, expired)
     assert (tenant.run(TODAY, hour=7).exit_code, tenant.files() == files) == (0, True)
+    # Nor does it if the answers that it knows are read again.
+    assert (tenant.run(TODAY, "recalculate", {}, hour=8, replay=True).exit_code, tenant.files() == files) == (0, True)
     # Of two landed answers the one that says more counts.
     lose_state(tenant)
     shutil.rmtree(tenant.root / "lake/usage")
     ask(tenant, expired)
-    assert (tenant.run(TODAY, hour=8).exit_code, tenant.files(["usage"]) == whole.files(["usage"])) == (0, True)
+    assert (tenant.run(TODAY, hour=9).exit_code, tenant.files(["usage"]) == whole.files(["usage"])) == (0, True)
 
 
 def test_a_smaller_sum_of_as_many_values_replaces_nothing_and_is_told(
