@@ -391,6 +391,9 @@ def test_what_failed_and_is_forgotten_is_not_missing(between: Between, tmp_path:
             assert (root.run(day(6), lift=lift).requests > 1) == lift
             assert lake(root) == before
             assert root.plan(day(6))[str(day(5))].calculate_reason == "given_up"
+            said = warned(root, "nobody is in the samples", str(day(5)), "--force` with --from and --to")
+            assert bool(said) == lift
+            root.logged.clear()
         root.run(day(6), lift=True, first=day(5), end=day(6))
     assert {payer for _, payer, _ in payers(root, day(5))} == {"ops"}
 
@@ -691,6 +694,19 @@ def test_scrape_seconds_that_are_mended_end_what_is_missing(url: str, tmp_path: 
     root.write({**minutely, "source": {**minutely["source"], "rates": {**RATES, "compute_hourly_rate": "0.2"}}})
     summary = root.run(day(5))
     assert (summary.days_calculated, summary.days_pending) == (4, 0)
+
+
+def test_more_samples_than_scrape_seconds_says_are_told(url: str, tmp_path: Path) -> None:
+    """They would hide that others are missing."""
+    given = eu(url, days=2)
+    root = Root(tmp_path, {**given, "metrics": metrics(url, scrape_seconds="900")})
+    root.run(day(2))
+    [told] = warned(root, "storage: 288 samples of a day came where scrape_seconds 900 lets expect 96")
+    assert "scrape_seconds is to be that of the job" in told
+    root.logged.clear()
+    root.write(given)
+    root.run(day(3))
+    assert not warned(root, "scrape_seconds")
 
 
 # A day asks for what its own lines need.
