@@ -523,7 +523,7 @@ def _came(
     if most > expected + 1 + expected // 20:
         work.warn(
             f"{question.name}: {most} samples of a day came where scrape_seconds {scrape_seconds} lets expect"
-            f" {expected}: whether any are missing cannot be told; scrape_seconds is to be that of the job in Prometheus"
+            f" {expected}: whether any are missing cannot be told; it is to be that of the job in Prometheus"
         )
     return cost_model.came(question, samples, counts.fewest, scrape_seconds), counts.totals
 

@@ -702,7 +702,7 @@ def test_more_samples_than_scrape_seconds_says_are_told(url: str, tmp_path: Path
     root = Root(tmp_path, {**given, "metrics": metrics(url, scrape_seconds="900")})
     root.run(day(2))
     [told] = warned(root, "storage: 288 samples of a day came where scrape_seconds 900 lets expect 96")
-    assert "scrape_seconds is to be that of the job" in told
+    assert "it is to be that of the job in Prometheus" in told
     root.logged.clear()
     root.write(given)
     root.run(day(3))
