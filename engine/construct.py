@@ -36,7 +36,9 @@ from engine.cost_days import (
     told_lost,
     told_removed,
     told_span,
+    told_unknown,
     told_without_rules,
+    unknown,
     variables,
     window,
     without_rules,
@@ -54,6 +56,7 @@ from engine.text import counted
 from engine.work import (
     Summary,
     Work,
+    check_variables,
     clock_of,
     known_days,
     publish_billing,
@@ -73,6 +76,7 @@ run; and so many questions, before it is tried whether the server answers a ligh
 def gather(work: Work, tenant: CostModelTenant, summary: Summary) -> Summary:
     """Ask what has not been answered yet, and make the days that are made of something else than before."""
     days = _days(*window(tenant, work.now().date()))
+    check_variables(work, variables(tenant))
     _ask_cluster(work, tenant)
     _adopt(work, tenant)
     known = _recalled(work, tenant, days)
@@ -720,9 +724,11 @@ def _settle(work: Work, tenant: CostModelTenant, known: Known, days: Sequence[st
     told = {one.charge_date for one in flags if not one.gathered or one.charge_date in touched}
     for text in told_incomplete(incomplete(tenant, known.day_metrics, told - kept)):
         work.warn(text)
+    only_there = unknown(work.root, work.store, tenant.id)
     for text in (
         *told_kept(known, days),
-        *told_lost(lost(work.root, work.store, tenant.id)),
+        *told_unknown(day for day in only_there if not known.is_in_window(day)),
+        *told_lost(lost(work.root, work.store, tenant.id) - only_there),
         *told_without_rules(without_rules(work.root, work.store, tenant)),
     ):
         work.warn(text)

@@ -457,6 +457,28 @@ def test_days_that_are_lost_and_cannot_be_had_again_are_told_and_keep_their_char
     assert billed(root) == charged(root) == 6 * WHOLE
 
 
+def test_days_that_a_lost_state_does_not_know_are_told_and_made_again_once_they_are_reached(
+    url: str, tmp_path: Path
+) -> None:
+    root = Root(tmp_path, eu(url, days=3))
+    for number in (3, 4, 5):
+        root.run(day(number))
+    before = lake(root)
+    (root.root / "state.db").unlink()
+    for _ in range(2):
+        root.logged.clear()
+        assert root.run(day(5)).exit_code == 0
+        [told] = warned(root, "not known to state.db")
+        assert f"2 days ({day(0)} to {day(1)})" in told
+        assert not warned(root, "lost from the lake")
+    [told] = [line for line in prorata(tmp_path, "check").stdout.splitlines() if "not known to state.db" in line]
+    assert "a run with a lookback_days that reaches them makes them again" in told
+    root.write(eu(url, days=5))
+    root.logged.clear()
+    assert (root.run(day(5)).exit_code, lake(root), warned(root)) == (0, before, [])
+    assert prorata(tmp_path, "check").returncode == 0
+
+
 @pytest.mark.parametrize("how", ["empty", "refused"])
 def test_a_cost_type_that_is_renamed_keeps_its_line(between: Between, tmp_path: Path, how: str) -> None:
     by_size = {"allocation": "usage_ratio", "allocation_query": "pg_size", "allocation_label": "datname"}
