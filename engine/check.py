@@ -112,6 +112,7 @@ def _samples(root: Path, tenant: CostModelTenant) -> Iterator[Finding]:
     with state.open_state(root, write=False) as store:
         known = cost_days.Known(root, store, tenant, (date.min, date.max))
         ruleless = cost_days.without_rules(root, store, tenant)
+        only_there = cost_days.unknown(root, store, tenant.id)
         held = pipeline.held_back(root, store, tenant)
     found = cost_days.incomplete(tenant, known.day_metrics)
     for text in cost_days.told_incomplete(found):
@@ -124,7 +125,8 @@ def _samples(root: Path, tenant: CostModelTenant) -> Iterator[Finding]:
     kept = {day: gone for day, gone in ruleless.items() if not (known.has_changed(day) and known.can_be_made(day))}
     for text in (*cost_days.told_without_rules(kept), *cost_days.told_never_asked(held)):
         yield _warning(tenant, f"cost model: {text}")
-    for text in cost_days.told_lost(day for day in known.lost if not known.can_be_made(day)):
+    lost = {day for day in known.lost if not known.can_be_made(day)} - only_there
+    for text in (*cost_days.told_unknown(only_there), *cost_days.told_lost(lost)):
         yield _warning(tenant, text)
     given_up = cost_days.made_without(tenant, known.day_metrics, known.made)
     for text in cost_days.told_given_up(given_up):

@@ -36,7 +36,9 @@ from engine.cost_days import (
     told_lost,
     told_removed,
     told_span,
+    told_unknown,
     told_without_rules,
+    unknown,
     variables,
     window,
     without_rules,
@@ -54,6 +56,7 @@ from engine.text import counted
 from engine.work import (
     Summary,
     Work,
+    check_variables,
     clock_of,
     known_days,
     publish_billing,
@@ -73,6 +76,7 @@ run; and so many questions, before it is tried whether the server answers a ligh
 def gather(work: Work, tenant: CostModelTenant, summary: Summary) -> Summary:
     """Ask what has not been answered yet, and make the days that are made of something else than before."""
     days = _days(*window(tenant, work.now().date()))
+    check_variables(work, variables(tenant))
     _ask_cluster(work, tenant)
     _adopt(work, tenant)
     known = _recalled(work, tenant, days)
@@ -437,10 +441,16 @@ def _land(
         left = one.charge_date in less and question.use not in QUANTITIES and before.rows > 0
         return left or is_less(one, before)
 
-    worse = {one.charge_date for one in rows if takes_away(one)}
+    by_day = {one.charge_date: one for one in rows}
+    worse = {day for day, one in by_day.items() if takes_away(one)}
     stay = sorted(day for day in worse if known.is_kept(known.metric(day, question.name)))
     if stay and question.use != "resources":
         work.warn(f"{question.name}: less came than before for {told_span(stay)}, and is not used")
+    if nobody := sorted(day for day in worse - {*stay} if _is_no_answer(known, question, by_day[day])):
+        work.warn(
+            f"{question.name}: nobody is in the samples of {told_span(nobody)}, which were given up: they stay so,"
+            " since they may be forgotten; `prorata run --force` with --from and --to takes it for the truth"
+        )
     kept = [one for one in rows if one.charge_date not in worse]
     # Of samples that came whole, who is in them was answered before, if now fewer are: that is asked no more.
     if question.use not in QUANTITIES:
@@ -512,6 +522,13 @@ def _came(
     days = _span(fetch)
     landing = _landing(work, tenant, fetch.fetch_id)
     counts = cost_model.parse_counts(question, landing.read(prometheus.landed_name(landed.counts, days)), days)
+    expected, most = question.expected(scrape_seconds), max(counts.fewest.values(), default=0)
+    # A scrape more than there is room for comes by chance, and a few after a restart.
+    if most > expected + 1 + expected // 20:
+        work.warn(
+            f"{question.name}: {most} samples of a day came where scrape_seconds {scrape_seconds} lets expect"
+            f" {expected}: whether any are missing cannot be told; it is to be that of the job in Prometheus"
+        )
     return cost_model.came(question, samples, counts.fewest, scrape_seconds), counts.totals
 
 
@@ -707,9 +724,11 @@ def _settle(work: Work, tenant: CostModelTenant, known: Known, days: Sequence[st
     told = {one.charge_date for one in flags if not one.gathered or one.charge_date in touched}
     for text in told_incomplete(incomplete(tenant, known.day_metrics, told - kept)):
         work.warn(text)
+    only_there = unknown(work.root, work.store, tenant.id)
     for text in (
         *told_kept(known, days),
-        *told_lost(lost(work.root, work.store, tenant.id)),
+        *told_unknown(day for day in only_there if not known.is_in_window(day)),
+        *told_lost(lost(work.root, work.store, tenant.id) - only_there),
         *told_without_rules(without_rules(work.root, work.store, tenant)),
     ):
         work.warn(text)

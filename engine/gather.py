@@ -23,7 +23,7 @@ import polars as pl
 
 from engine import decide, entities, gather_state, lake, state
 from engine.config import ConfluentCloud, ConfluentTenant, Credentials
-from engine.errors import ConfigError, ContractError, ProrataError, SourceError, StoppedError, StoreError, fault
+from engine.errors import ContractError, ProrataError, SourceError, StoppedError, StoreError, fault
 from engine.frames import BILLING, IDENTITIES, RESOURCES, USAGE, empty
 from engine.sources import confluent, confluent_inventory
 from engine.sources.confluent import Window
@@ -48,6 +48,7 @@ from engine.work import (
     Summary,
     Work,
     as_time,
+    check_variables,
     clock_of,
     known_days,
     publish_billing,
@@ -76,7 +77,8 @@ def gather(work: Work, tenant: ConfluentTenant, summary: Summary) -> Summary:
             return summary
         work.log(reason)
         gather_state.clear_failures(work.store, tenant.id)
-    _check_variables(work, tenant)
+    # Those of the metrics, too.
+    check_variables(work, variables(tenant))
     source = tenant.source
     where = f"tenant {tenant.id}: source"
     others = secrets_of(work, variables(tenant))
@@ -91,18 +93,6 @@ def gather(work: Work, tenant: ConfluentTenant, summary: Summary) -> Summary:
         work.problems.append(error)
         _count_failure(work, tenant, "; ".join(error.faults))
         return summary
-
-
-def _check_variables(work: Work, tenant: ConfluentTenant) -> None:
-    """ConfigError with every variable that cannot be used, those of the metrics too: nothing is asked for in vain."""
-    faults = list[str]()
-    for variable, where, key in variables(tenant):
-        try:
-            secret(variable, work.hooks.environment, where, key)
-        except ConfigError as error:
-            faults += error.faults
-    if faults:
-        raise ConfigError(faults)
 
 
 def _count_failure(work: Work, tenant: ConfluentTenant, error: str) -> None:

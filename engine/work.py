@@ -161,6 +161,18 @@ def secret(variable: str, environment: Mapping[str, str], where: str, key: str) 
     return SecretStr(value)
 
 
+def check_variables(work: Work, variables: Iterable[tuple[str, str, str]]) -> None:
+    """ConfigError with every variable, as (variable, where, key), that cannot be used: nothing is asked for in vain."""
+    faults = list[str]()
+    for variable, where, key in variables:
+        try:
+            secret(variable, work.hooks.environment, where, key)
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(faults)
+
+
 def secrets_of(work: Work, variables: Iterable[tuple[str, str, str]]) -> tuple[SecretStr, ...]:
     """What (variable, where, key) stand for that are secrets, as far as they are set: none may be in any answer."""
     names = (variable.removeprefix("${").removesuffix("}") for variable, _, key in variables if key in _SECRETS)

@@ -391,6 +391,9 @@ def test_what_failed_and_is_forgotten_is_not_missing(between: Between, tmp_path:
             assert (root.run(day(6), lift=lift).requests > 1) == lift
             assert lake(root) == before
             assert root.plan(day(6))[str(day(5))].calculate_reason == "given_up"
+            said = warned(root, "nobody is in the samples", str(day(5)), "--force` with --from and --to")
+            assert bool(said) == lift
+            root.logged.clear()
         root.run(day(6), lift=True, first=day(5), end=day(6))
     assert {payer for _, payer, _ in payers(root, day(5))} == {"ops"}
 
@@ -452,6 +455,28 @@ def test_days_that_are_lost_and_cannot_be_had_again_are_told_and_keep_their_char
     assert root.run(day(6)).exit_code == 0
     assert not warned(root, "lost from the lake")
     assert billed(root) == charged(root) == 6 * WHOLE
+
+
+def test_days_that_a_lost_state_does_not_know_are_told_and_made_again_once_they_are_reached(
+    url: str, tmp_path: Path
+) -> None:
+    root = Root(tmp_path, eu(url, days=3))
+    for number in (3, 4, 5):
+        root.run(day(number))
+    before = lake(root)
+    (root.root / "state.db").unlink()
+    for _ in range(2):
+        root.logged.clear()
+        assert root.run(day(5)).exit_code == 0
+        [told] = warned(root, "not known to state.db")
+        assert f"2 days ({day(0)} to {day(1)})" in told
+        assert not warned(root, "lost from the lake")
+    [told] = [line for line in prorata(tmp_path, "check").stdout.splitlines() if "not known to state.db" in line]
+    assert "a run with a lookback_days that reaches them makes them again" in told
+    root.write(eu(url, days=5))
+    root.logged.clear()
+    assert (root.run(day(5)).exit_code, lake(root), warned(root)) == (0, before, [])
+    assert prorata(tmp_path, "check").returncode == 0
 
 
 @pytest.mark.parametrize("how", ["empty", "refused"])
@@ -691,6 +716,19 @@ def test_scrape_seconds_that_are_mended_end_what_is_missing(url: str, tmp_path: 
     root.write({**minutely, "source": {**minutely["source"], "rates": {**RATES, "compute_hourly_rate": "0.2"}}})
     summary = root.run(day(5))
     assert (summary.days_calculated, summary.days_pending) == (4, 0)
+
+
+def test_more_samples_than_scrape_seconds_says_are_told(url: str, tmp_path: Path) -> None:
+    """They would hide that others are missing."""
+    given = eu(url, days=2)
+    root = Root(tmp_path, {**given, "metrics": metrics(url, scrape_seconds="900")})
+    root.run(day(2))
+    [told] = warned(root, "storage: 288 samples of a day came where scrape_seconds 900 lets expect 96")
+    assert "it is to be that of the job in Prometheus" in told
+    root.logged.clear()
+    root.write(given)
+    root.run(day(3))
+    assert not warned(root, "scrape_seconds")
 
 
 # A day asks for what its own lines need.

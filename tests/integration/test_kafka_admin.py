@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from confluent_kafka import Producer
 from pydantic import SecretStr
 
 from engine.config import KafkaAdmin
-from engine.errors import ContractError, SourceError
+from engine.errors import ConfigError, ContractError, SourceError
 from engine.sources import kafka_admin
 from engine.sources.answers import Answer
 from engine.sources.landing import Landing
@@ -99,3 +100,14 @@ def test_a_password_is_neither_landed_nor_said(
     assert landing.names() == []
     kafka_admin.fetch(given | {"bootstrap.servers": servers[0], "sasl.password": "another"}, landing, "k", 5)
     assert landing.names() == [kafka_admin.NAME]
+
+
+def test_a_variable_that_cannot_be_used_is_told_before_the_cluster_is_asked(tmp_path: Path) -> None:
+    root = tenant(["127.0.0.1:9"], tmp_path, timeout="0.5")
+    [made] = yaml.safe_load(root.file.read_text())["tenants"]
+    root.write(made | {"metrics": {"url": "http://127.0.0.1:9", "username": "${WHO}", "password": "${WHAT}"}})
+    with pytest.raises(ConfigError) as error:
+        root.run(FIRST, environment={"WHO": "reader", "WHAT": "short"})
+    [told] = error.value.faults
+    assert told.startswith("tenant k: metrics: password: environment variable WHAT has fewer than 8 letters")
+    assert not (root.root / "raw").exists()
