@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import date, datetime, timedelta
 from functools import partial
@@ -863,13 +863,23 @@ def _replay_inventories(work: Work, tenant: ConfluentTenant) -> None:
         for one in new:
             as_it_is = partial(gather_state.update_gather, status=one.status, ended_at=one.ended_at, error=one.error)
             as_it_is(work.store, one, requests=0, folded=1, inventory_errors=one.inventory_errors)
-        for day in sorted({one.started_at[:10] for one in new}):
-            usage = _with_landed_running(work, tenant, day, usage_left(work, day))
-            gather_state.save_usage_days(work.store, tenant.id, *_published_usage(work, day, usage))
+        _publish_late(work, tenant, {one.started_at[:10] for one in new})
         if new and new[-1] is seen[-1] and not new[-1].inventory_errors:
             # Days may wait for the inventory that could not be read.
             last = new[-1]
             gather_state.set_resources_gathered(work.store, tenant.id, last.first_day, last.end_day, whole=True)
+
+
+def _publish_late(work: Work, tenant: ConfluentTenant, days: Collection[str]) -> None:
+    """What gathers saw run on days, of which one is folded only now -> their usage.
+
+    What is left of lost usage is not recorded, or it would pass for all of it: it stays lost until it is whole.
+    """
+    lost = lost_usage(work.root, work.store, tenant.id) | irreplaceable(work.root, work.store, tenant.id)
+    for day in sorted(days):
+        done = _published_usage(work, day, _with_landed_running(work, tenant, day, usage_left(work, day)))
+        if day not in lost:
+            gather_state.save_usage_days(work.store, tenant.id, *done)
 
 
 _UNKNOWN = "state.db does not know all gathers that landed some, as it was lost or is an older one"
