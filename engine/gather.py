@@ -301,11 +301,12 @@ def _know_again(work: Work, tenant: ConfluentTenant) -> None:
     stored = Known(resources, identities, dict.fromkeys(types, 0) | known.zero_counts)
     seen, seen_before = _last_seen(stored), _last_seen(known)
     if seen is not None and (seen_before is None or seen > seen_before):
-        _store_known(work, tenant, stored)
-        if not _last_landed(work.root, tenant):
-            # Nor are the gathers kept that saw it: a replay begins with it.
-            base = gather_state.Base(0, frozenset(types), *_entities_of(stored))
-            gather_state.save_base(work.store, tenant.id, base)
+        with work.store.transaction():
+            _store_known(work, tenant, stored)
+            if not _last_landed(work.root, tenant):
+                # Nor are the gathers kept that saw it: a replay begins with it.
+                base = gather_state.Base(0, frozenset(types), *_entities_of(stored))
+                gather_state.save_base(work.store, tenant.id, base)
         work.log(f"what existed when is known again as the lake has it, up to {seen}")
     elif seen is None and _last_landed(work.root, tenant):
         work.warn("the lake does not say what existed when, and state.db does not know all gathers: changes are lost")

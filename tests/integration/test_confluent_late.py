@@ -6,6 +6,7 @@ Neither the usage of their days, if that is lost, nor what gathers said that are
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from datetime import date, timedelta
 
@@ -183,12 +184,22 @@ def test_where_nobody_knows_what_there_was_a_replay_reads_what_is_gathered_from_
     assert ran_on(tenant, day(10)) == ran_on(tenant, day(6))
 
 
-def test_a_replay_begins_with_what_the_lake_has_where_all_else_is_lost(tenant: Tenant, server: Server) -> None:
+@pytest.mark.parametrize("table", ["identities", "bases"])
+def test_a_replay_begins_with_what_the_lake_has_where_all_else_is_lost(
+    tenant: Tenant, server: Server, table: str
+) -> None:
     tenant.run(day(3))
     server.organization.change_owner("ksqldbs", "lksqlc-prod1", "u-bob")
     tenant.run(TODAY)
     lose_state(tenant)
     shutil.rmtree(tenant.root / "raw")
+    # All of it is known again, or nothing: a run that dies meanwhile leaves it to the next one.
+    with open_state(tenant.root) as store, store.transaction() as connection:
+        connection.execute(f"CREATE TRIGGER dies BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'dies here'); END")
+    with pytest.raises(sqlite3.IntegrityError, match="dies here"):
+        tenant.run(TODAY)
+    with open_state(tenant.root) as store, store.transaction() as connection:
+        connection.execute("DROP TRIGGER dies")
     assert tenant.run(TODAY, hour=1).exit_code == 0
     before = known(tenant)
     assert replay(tenant) == (0, ())
