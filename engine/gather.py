@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import date, datetime, timedelta
 from functools import partial
@@ -291,7 +291,12 @@ def _know_again(work: Work, tenant: ConfluentTenant) -> None:
     stored = Known(resources, identities, dict.fromkeys(types, 0) | known.zero_counts)
     seen, seen_before = _last_seen(stored), _last_seen(known)
     if seen is not None and (seen_before is None or seen > seen_before):
-        _store_known(work, tenant, stored)
+        with work.store.transaction():
+            _store_known(work, tenant, stored)
+            if not _last_landed(work.root, tenant):
+                # Nor are the gathers kept that saw it: a replay begins with it.
+                base = gather_state.Base(0, frozenset(types), *_entities_of(stored))
+                gather_state.save_base(work.store, tenant.id, base)
         work.log(f"what existed when is known again as the lake has it, up to {seen}")
     elif seen is None and _last_landed(work.root, tenant):
         work.warn("the lake does not say what existed when, and state.db does not know all gathers: changes are lost")
@@ -532,7 +537,7 @@ def _complete(
         work.warn(text)
     known = _known(work, tenant)
     earlier = (before for before in gather_state.gathers(work.store, tenant.id) if before.gather_id < one.gather_id)
-    seen_before = _told_of(*(before for before in earlier if before.folded))
+    seen_before = gather_state.base_types(work.store, tenant.id) | _told_of(*earlier)
     after = folded(tenant, known, inventory, one.started_at, seen_before)
     _tell_changes(work, after)
     touched = _touched(work, known, after) if failed else []
@@ -577,9 +582,11 @@ def _known(work: Work, tenant: ConfluentTenant) -> Known:
 
 
 def _told_of(*gathers: gather_state.Gather) -> frozenset[str]:
-    """The types of entities that gathers were told of; without a region's key a kind is, and yet is not whole."""
+    """The types of entities that gathers which are folded were told of; of a kind not whole, too (a region's key)."""
     kinds = confluent_inventory.KINDS.items()
-    return frozenset(kind.type for one in gathers for name, kind in kinds if name not in one.inventory_errors)
+    return frozenset(
+        kind.type for one in gathers if one.folded for name, kind in kinds if name not in one.inventory_errors
+    )
 
 
 def folded(
@@ -689,17 +696,45 @@ def _with_landed_running(work: Work, tenant: ConfluentTenant, day: str, usage: p
 
 
 def _forget_old(work: Work, tenant: ConfluentTenant) -> None:
-    """Remove raw answers that need not be kept any more."""
+    """Remove raw answers that need not be kept any more, once it is recorded what is known by their inventories.
+
+    In this order: of a run that dies in between, the next one does the rest, and a replay folds none of them twice.
+    """
     limit = str(work.now().date() - timedelta(days=tenant.retention_days))
     folder = raw_folder(work.root, tenant)
-    old = [one.gather_id for one in gather_state.gathers(work.store, tenant.id)[:-1] if one.started_at < limit]
+    gathers = gather_state.gathers(work.store, tenant.id)
+    old = [one for one in gathers[:-1] if one.started_at < limit]
+    if old:
+        _move_base(work, tenant, gathers, old)
     fetches = gather_state.metric_fetches(work.store, tenant.id).values()
+    old_gathers = [one.gather_id for one in old]
     old_fetches = [one.fetch_id for one in fetches if one.fetched_at < limit]
-    for kind, numbers in (("gathers", old), ("metrics", old_fetches)):
+    for kind, numbers in (("gathers", old_gathers), ("metrics", old_fetches)):
         for number in numbers:
             _remove(folder / kind / f"{number:06}")
-    gather_state.forget_gathers(work.store, tenant.id, old)
+    gather_state.forget_gathers(work.store, tenant.id, old_gathers)
     gather_state.forget_fetches(work.store, tenant.id, old_fetches)
+
+
+def _move_base(
+    work: Work, tenant: ConfluentTenant, gathers: Sequence[gather_state.Gather], old: Sequence[gather_state.Gather]
+) -> None:
+    """Fold the inventories of old gathers, as a replay would, into what a replay begins with from now on.
+
+    Where nobody can know that, it begins with what is known now, after the last gather that is folded.
+    """
+    base = _base(work, tenant, gathers)
+    ahead = [one for one in old if one.gather_id > base.gather_id]
+    end = base.gather_id + len(ahead)
+    try:
+        if ahead and ahead[-1].gather_id != end:
+            raise StoreError([_UNKNOWN])
+        again = _folded_again(work, tenant, base, ahead)
+        base = gather_state.Base(end, again.types, *_entities_of(again.known))
+    except (StoreError, ContractError) as error:
+        base = _base_of_now(work, tenant, gathers)
+        work.warn(f"no replay will read inventories again that are gathered by now: {'; '.join(error.faults)}")
+    gather_state.save_base(work.store, tenant.id, base)
 
 
 def _remove(folder: Path) -> None:
@@ -818,19 +853,95 @@ def _holder(
 
 
 def _replay_inventories(work: Work, tenant: ConfluentTenant) -> None:
-    """Fold the inventories of all gathers again, if all are still there: intervals are made of the whole sequence.
+    """Fold the inventories of all gathers that are kept again, onto what was known by those that are not.
 
-    So are those that could not be read at the time, and can be now; what ran on their days is known then, too.
+    So are those that could not be read at the time, and can be now; what ran on their days is known then, too. That
+    depends on no other inventory, and is known of those as well that come too late for the entities.
     """
     gathers = gather_state.gathers(work.store, tenant.id)
     unknown = {*_landed_numbers(work.root, tenant)} - {one.gather_id for one in gathers}
-    if unknown or not gathers or gathers[0].gather_id > 1:
-        work.warn(f"inventories are not read again: {_UNKNOWN if unknown else 'the first ones are no longer kept'}")
+    why = _UNKNOWN if unknown else "the first ones are no longer kept"
+    base = _base(work, tenant, gathers) if gathers else None
+    if base is None or any(number > base.gather_id for number in unknown):
+        work.warn(f"inventories are not read again: {why}")
         return
-    known = Known(empty(RESOURCES), empty(IDENTITIES), {})
-    seen, new = list[gather_state.Gather](), list[gather_state.Gather]()
-    # One that is open goes on, or is taken in.
-    for one in (one for one in gathers if one.status != "open"):
+    late = [one for one in gathers if one.gather_id <= base.gather_id]
+    if late:
+        work.warn(f"inventories up to {late[-1].started_at} are not read again: {why}")
+    try:
+        again = _folded_again(work, tenant, base, gathers[len(late) :])
+    except (StoreError, ContractError) as error:
+        work.problems.append(error)
+        work.warn("inventories are not read again: one of them cannot be read")
+        return
+    late = [one for one, _ in _inventories_again(work, tenant, [one for one in late if not one.folded])]
+    with work.store.transaction():
+        _store_known(work, tenant, again.known)
+        for one in (*late, *again.new):
+            as_it_is = partial(gather_state.update_gather, status=one.status, ended_at=one.ended_at, error=one.error)
+            as_it_is(work.store, one, requests=0, folded=1, inventory_errors=one.inventory_errors)
+        _publish_late(work, tenant, {one.started_at[:10] for one in (*late, *again.new)})
+        if again.new and again.new[-1] is again.last and not again.last.inventory_errors:
+            # Days may wait for the inventory that could not be read.
+            first, end = again.last.first_day, again.last.end_day
+            gather_state.set_resources_gathered(work.store, tenant.id, first, end, whole=True)
+
+
+def _base(work: Work, tenant: ConfluentTenant, gathers: Sequence[gather_state.Gather]) -> gather_state.Base:
+    """What a replay begins with: nothing if all gathers are kept, what is known now if nobody knows it any better."""
+    stored = gather_state.base(work.store, tenant.id)
+    if stored is not None:
+        return stored
+    if gathers[0].gather_id == 1:
+        return gather_state.Base(0, frozenset(), {}, empty(RESOURCES), empty(IDENTITIES))
+    return _base_of_now(work, tenant, gathers)
+
+
+def _base_of_now(work: Work, tenant: ConfluentTenant, gathers: Sequence[gather_state.Gather]) -> gather_state.Base:
+    last = max((one.gather_id for one in gathers if one.folded), default=gathers[0].gather_id - 1)
+    types = gather_state.base_types(work.store, tenant.id) | _told_of(*gathers)
+    return gather_state.Base(last, types, *_entities_of(_known(work, tenant)))
+
+
+def _entities_of(known: Known) -> tuple[dict[str, int], pl.DataFrame, pl.DataFrame]:
+    return known.zero_counts, known.resources, known.identities
+
+
+class _Again(NamedTuple):
+    """What is known once inventories were folded again, and by types that they were told of.
+
+    `new`: the gathers of those that were not folded before, with what they lack; `last`: that of the last inventory.
+    """
+
+    known: Known
+    types: frozenset[str]
+    new: list[gather_state.Gather]
+    last: gather_state.Gather | None
+
+
+def _folded_again(
+    work: Work, tenant: ConfluentTenant, base: gather_state.Base, gathers: Iterable[gather_state.Gather]
+) -> _Again:
+    """What was known before some gathers, and what they landed -> what is known after them."""
+    again = _Again(Known(base.resources, base.identities, base.zero_counts), base.types, [], None)
+    for one, inventory in _inventories_again(work, tenant, gathers):
+        known = folded(tenant, again.known, inventory, one.started_at, again.types)
+        new = again.new if one.folded else [*again.new, one]
+        again = _Again(known, again.types | _told_of(one._replace(folded=1)), new, one)
+    return again
+
+
+def _inventories_again(
+    work: Work, tenant: ConfluentTenant, gathers: Iterable[gather_state.Gather]
+) -> Iterator[tuple[gather_state.Gather, Inventory]]:
+    """Gathers, with what they lack, and their inventories, one after the other; those that cannot be read are left out.
+
+    StoreError or ContractError if that is one that was folded.
+    """
+    for one in gathers:
+        # One that is open goes on, or is taken in.
+        if one.status == "open":
+            continue
         landing = landing_of(work.root, tenant, one.gather_id)
         lacking = one.inventory_errors if one.folded else _lacking(landing)
         if len(lacking) == len(confluent_inventory.KINDS) and not one.folded:
@@ -838,28 +949,23 @@ def _replay_inventories(work: Work, tenant: ConfluentTenant) -> None:
         try:
             inventory = confluent_inventory.parse_inventory(confluent_inventory.read_inventory(landing, lacking))
         except (StoreError, ContractError) as error:
-            if not one.folded:
-                _leave_out(work, one, error)
-                continue
-            work.problems.append(error)
-            work.warn("inventories are not read again: one of them cannot be read")
-            return
-        known = folded(tenant, known, inventory, one.started_at, _told_of(*seen))
-        seen.append(one._replace(inventory_errors=dict(lacking)))
-        if not one.folded:
-            new.append(seen[-1])
-    with work.store.transaction():
-        _store_known(work, tenant, known)
-        for one in new:
-            as_it_is = partial(gather_state.update_gather, status=one.status, ended_at=one.ended_at, error=one.error)
-            as_it_is(work.store, one, requests=0, folded=1, inventory_errors=one.inventory_errors)
-        for day in sorted({one.started_at[:10] for one in new}):
-            usage = _with_landed_running(work, tenant, day, usage_left(work, day))
-            gather_state.save_usage_days(work.store, tenant.id, *_published_usage(work, day, usage))
-        if new and new[-1] is seen[-1] and not new[-1].inventory_errors:
-            # Days may wait for the inventory that could not be read.
-            last = new[-1]
-            gather_state.set_resources_gathered(work.store, tenant.id, last.first_day, last.end_day, whole=True)
+            if one.folded:
+                raise
+            _leave_out(work, one, error)
+            continue
+        yield one._replace(inventory_errors=dict(lacking)), inventory
+
+
+def _publish_late(work: Work, tenant: ConfluentTenant, days: Collection[str]) -> None:
+    """What gathers saw run on days, of which one is folded only now -> their usage.
+
+    What is left of lost usage is not recorded, or it would pass for all of it: it stays lost until it is whole.
+    """
+    lost = lost_usage(work.root, work.store, tenant.id) | irreplaceable(work.root, work.store, tenant.id)
+    for day in sorted(days):
+        done = _published_usage(work, day, _with_landed_running(work, tenant, day, usage_left(work, day)))
+        if day not in lost:
+            gather_state.save_usage_days(work.store, tenant.id, *done)
 
 
 _UNKNOWN = "state.db does not know all gathers that landed some, as it was lost or is an older one"

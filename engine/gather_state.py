@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import polars as pl
 
 from engine.database import Database
-from engine.frames import Table
+from engine.frames import IDENTITIES, RESOURCES, Table
 
 Status = Literal["fetched", "failed", "given_up"]
 
@@ -21,7 +21,8 @@ Status = Literal["fetched", "failed", "given_up"]
 class Gather(NamedTuple):
     """One pass over the API, over the days from `first_day` to before `end_day`.
 
-    `inventory_errors`: kind -> error. `folded`: the inventory, as far as it was landed, is in the entities.
+    `inventory_errors`: kind -> error. `folded`: the inventory, as far as it was landed, is in the entities, or came too
+    late for that; what ran is in the usage of its day.
     `run_ended`: its run ended, well or with an error; one that was killed or stopped goes on.
     """
 
@@ -507,11 +508,11 @@ def save_constructed_days(state: Database, tenant_id: str, days: Iterable[Constr
 # Entities
 
 
-def entities(state: Database, table: Table, tenant_id: str) -> pl.DataFrame:
-    """A tenant's rows of RESOURCES or IDENTITIES, in the order of the key."""
+def entities(state: Database, table: Table, tenant_id: str, prefix: str = "") -> pl.DataFrame:
+    """A tenant's rows of RESOURCES or IDENTITIES, in the order of the key; with a prefix, those of its base."""
     columns = ", ".join(table.schema)
     found = state.rows(
-        f"SELECT {columns} FROM {table.name} WHERE tenant_id = ? ORDER BY id, valid_from",  # noqa: S608  # our names
+        f"SELECT {columns} FROM {prefix}{table.name} WHERE tenant_id = ? ORDER BY id, valid_from",  # noqa: S608  # our names
         (tenant_id,),
     )
     texts = pl.DataFrame(found, schema=dict.fromkeys(table.schema, pl.String()), orient="row")
@@ -528,8 +529,9 @@ def entities(state: Database, table: Table, tenant_id: str) -> pl.DataFrame:
     ).select(table.columns)
 
 
-def replace_entities(state: Database, table: Table, tenant_id: str, frame: pl.DataFrame) -> None:
+def replace_entities(state: Database, table: Table, tenant_id: str, frame: pl.DataFrame, prefix: str = "") -> None:
     """Record in one transaction a tenant's rows of RESOURCES or IDENTITIES, in the place of those that were known."""
+    name = f"{prefix}{table.name}"
     texts = frame.with_columns(
         pl.col("valid_from", "valid_to").dt.strftime("%Y-%m-%d").fill_null(""),
         *(
@@ -540,9 +542,9 @@ def replace_entities(state: Database, table: Table, tenant_id: str, frame: pl.Da
     )
     marks = ", ".join("?" * len(table.schema))
     with state.transaction() as connection:
-        connection.execute(f"DELETE FROM {table.name} WHERE tenant_id = ?", (tenant_id,))  # noqa: S608  # our names
+        connection.execute(f"DELETE FROM {name} WHERE tenant_id = ?", (tenant_id,))  # noqa: S608  # our names
         connection.executemany(
-            f"INSERT INTO {table.name} ({', '.join(table.schema)}) VALUES ({marks})",  # noqa: S608  # our names
+            f"INSERT INTO {name} ({', '.join(table.schema)}) VALUES ({marks})",  # noqa: S608  # our names
             texts.select(table.columns).rows(),
         )
 
@@ -565,6 +567,51 @@ def replace_zero_counts(state: Database, tenant_id: str, counts: Mapping[str, in
             "INSERT INTO zero_gathers (tenant_id, type, count) VALUES (?, ?, ?)",
             [(tenant_id, name, count) for name, count in sorted(counts.items())],
         )
+
+
+class Base(NamedTuple):
+    """What was known of entities once all gathers up to `gather_id` were folded.
+
+    `resources` and `identities` are RESOURCES and IDENTITIES, `zero_counts` as the function, `types` those that the
+    gathers were told of, whole or not.
+    """
+
+    gather_id: int
+    types: frozenset[str]
+    zero_counts: dict[str, int]
+    resources: pl.DataFrame
+    identities: pl.DataFrame
+
+
+_BASE = "base_"
+"""Before the names of the tables of entities, of those in which they are as of a base."""
+
+
+def base(state: Database, tenant_id: str) -> Base | None:
+    """What a replay of a tenant's inventories begins with; None if no gather was forgotten yet."""
+    found = state.rows("SELECT gather_id, types, zero_counts FROM bases WHERE tenant_id = ?", (tenant_id,))
+    if not found:
+        return None
+    (gather_id, types, counted) = found[0]
+    frames = (entities(state, table, tenant_id, _BASE) for table in (RESOURCES, IDENTITIES))
+    return Base(gather_id, frozenset(json.loads(types)), json.loads(counted), *frames)
+
+
+def base_types(state: Database, tenant_id: str) -> frozenset[str]:
+    """The types of entities that the gathers of the base were told of."""
+    found = state.rows("SELECT types FROM bases WHERE tenant_id = ?", (tenant_id,))
+    return frozenset(json.loads(found[0][0]) if found else ())
+
+
+def save_base(state: Database, tenant_id: str, base: Base) -> None:
+    """Record in one transaction what a replay begins with, in the place of what it began with before."""
+    with state.transaction() as connection:
+        connection.execute(
+            "INSERT OR REPLACE INTO bases (tenant_id, gather_id, types, zero_counts) VALUES (?, ?, ?, ?)",
+            (tenant_id, base.gather_id, _json(sorted(base.types)), _json(dict(sorted(base.zero_counts.items())))),
+        )
+        replace_entities(state, RESOURCES, tenant_id, base.resources, _BASE)
+        replace_entities(state, IDENTITIES, tenant_id, base.identities, _BASE)
 
 
 def _json(value: Sequence[str] | Mapping[str, Any]) -> str:

@@ -231,11 +231,10 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
         return gather.gather(work, tenant, summary)
 
     def read_again(work: Work) -> None:
-        from engine import gather, metered  # noqa: PLC0415  # see above
+        from engine import metered  # noqa: PLC0415  # see above
 
         metered.drop_torn(work, tenant)
-        gather.restore_usage(work, tenant)
-        metered.restore(work, tenant)
+        _restore_usage(work, tenant)
 
     def settle(work: Work, summary: Summary) -> Summary:
         from engine import metered  # noqa: PLC0415  # see above
@@ -250,8 +249,10 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
     def replay(work: Work, summary: Summary) -> Summary:
         from engine import gather, metered  # noqa: PLC0415  # see above
 
+        # First, as what is torn is lost, and to add to it would hide that.
+        metered.drop_torn(work, tenant)
         summary = gather.replay(work, tenant, summary)
-        read_again(work)
+        _restore_usage(work, tenant)
         metered.replay(work, tenant)
         return settle(work, summary)
 
@@ -277,6 +278,13 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
         decisions=decisions,
         entities=lambda work, summary: _entities_of_products(work, tenant, summary),
     )
+
+
+def _restore_usage(work: Work, tenant: ConfluentTenant) -> None:
+    from engine import gather, metered  # noqa: PLC0415  # as in `_of_products`
+
+    gather.restore_usage(work, tenant)
+    metered.restore(work, tenant)
 
 
 def _of_cost_model(tenant: CostModelTenant) -> _Recipe:

@@ -4,6 +4,8 @@ Real: the answers of the double, their landing and parsing, entities, metrics' s
 state. Left out for speed: HTTP (the double is asked directly), SQL checks and emitters, which other tests run. Both
 roots see the same inventories, as what was seen when is the history itself; the fresh one sees costs only at the end.
 A day of each history is charged once more by the reference, from the bill and the intervals of the lake.
+
+And a replay makes the same of the inventories that are kept, with what was known by those that are not, as of all.
 """
 
 from __future__ import annotations
@@ -21,12 +23,13 @@ from typing import NamedTuple
 import polars as pl
 import pytest
 
-from engine import gather, lake, metered, pipeline, rules, state, wanted
+from engine import gather, gather_state, lake, metered, pipeline, rules, state, wanted
 from engine.config import ConfluentTenant
 from engine.decide import Inputs
-from engine.frames import USAGE, empty
+from engine.frames import IDENTITIES, RESOURCES, USAGE, empty
 from engine.sources import confluent, confluent_inventory
 from engine.sources.answers import Answer
+from engine.sources.confluent_inventory import KINDS
 from engine.sources.landing import Landing
 from engine.work import Hooks, Request, Summary, Work
 from tests.doubles.bundled import bundled
@@ -218,3 +221,134 @@ def test_every_history_has_every_kind_of_change() -> None:
         back = [entity.id for _, entity in middle.organization.removed]
         assert any(one in ids for ids in last.organization.inventory.values() for one in back)
         assert first.today < middle.today < last.today == FIRST + timedelta(days=DAYS)
+
+
+# With inventories that are no longer kept
+
+
+INVENTORIES, SEEDS = 8, 24
+KEPT_DAYS = 2
+FAULTS = ("", "", "lacks a part", "refused", "refused for a while", "stopped", "without an id")
+
+
+class Fault(NamedTuple):
+    """What is wrong with an inventory.
+
+    Some kinds of it did not come, it cannot be understood, its run was stopped, or one of a kind has no id, so that
+    nobody knows whether all came.
+    """
+
+    name: str
+    lacking: dict[str, str]
+
+
+def fault_of(random: Random) -> Fault:
+    name, lacking = random.choice(FAULTS), dict[str, str]()
+    if name in {"lacks a part", "stopped"}:
+        for kind in random.sample(list(KINDS), random.randint(1, 3)):
+            lacking |= {one: "refused" for one, of in KINDS.items() if one == kind or kind in of.needs}
+    return Fault(name, lacking)
+
+
+def faults_of(seed: int, random: Random) -> list[Fault]:
+    """What is wrong with each inventory of a history: nothing with the first and the last, but in one history."""
+    good, between = Fault("", {}), INVENTORIES - 2
+    if not seed:
+        # What is told of accounts, and never whole, before it is told of no more, is forgotten meanwhile.
+        return [Fault("without an id", {}), *[Fault("lacks a part", {"service_accounts": "refused"})] * between, good]
+    return [good, *(fault_of(random) for _ in range(between)), good]
+
+
+def drifted(organization: Organization, random: Random) -> Organization:
+    """The organization a day later, with lists that come empty now and then."""
+    for change in random.choices(["owner", "disappearance", "reappearance", "known late"], k=4):
+        organization.drift(random, change)
+    organization.hidden = set(random.sample(["connectors", "ksqldbs", "users", "api_keys"], random.randint(0, 1)))
+    return organization.copy()
+
+
+class Inventories:
+    """A tenant whose inventories are gathered day by day."""
+
+    def __init__(self, root: Root, server: Server, tenant_id: str, **settings: int) -> None:
+        given = root.tenants["h0"].model_copy(update={"id": tenant_id, **settings})
+        assert isinstance(given, ConfluentTenant)
+        self.tenant, self.server, self.store, self.root = given, server, root.store, root.config.root
+        self.warnings = list[str]()
+        lake.create(self.root, given.id)
+
+    def work(self, today: date, command: str = "run") -> Work:
+        hooks = Hooks(lambda: f"{today}T12:00:00Z", lambda _: None, lambda *_: None, threading.Event())
+        asked = Request(command, replay=command != "run")
+        return Work(self.root, self.tenant, asked, hooks, self.store, 1, self.warnings, [], [], set())
+
+    def gathers(self, today: date, organization: Organization, fault: Fault) -> None:
+        """One gather, with what is wrong with it."""
+        work = self.work(today)
+        self.server.organization = replace(organization, costs={})
+        one = gather.open_gather(work, self.tenant, wanted.window(self.tenant, today))
+        landing = gather.landing_of(work.root, self.tenant, one.gather_id)
+        assert landed(landing, Direct(self.server), one.first_day, one.end_day) == {}
+        for name in fault.lacking:
+            landing.drop(name)
+        if fault.name.startswith("refused"):
+            landing.write("refused", landing.read("users"))
+            landing.write("users", [Answer("u", 200, "[1]")])
+        if fault.name == "without an id":
+            nobody = Answer("u", 200, '{"data": [{"display_name": "nobody"}]}')
+            landing.write("service_accounts", [*landing.read("service_accounts"), nobody])
+        if fault.name != "stopped":
+            gather.absorb(work, self.tenant, one, landing, gather.Lacking({}, fault.lacking), Summary(self.tenant.id))
+
+    def understood(self, number: int) -> None:
+        """What a gather landed is understood from now on."""
+        landing = gather.landing_of(self.root, self.tenant, number)
+        landing.write("users", landing.read("refused"))
+
+    def replayed(self, today: date) -> dict[str, list[tuple[object, ...]]]:
+        """What is known of entities, and of what ran on the days whose answers are kept, by a replay."""
+        work = self.work(today, "recalculate")
+        gather.replay(work, self.tenant, Summary(self.tenant.id))
+        assert work.problems == []
+        return self.known(today)
+
+    def known(self, today: date) -> dict[str, list[tuple[object, ...]]]:
+        tables = {
+            table.name: gather_state.entities(self.store, table, self.tenant.id).drop("tenant_id").rows()
+            for table in (RESOURCES, IDENTITIES)
+        }
+        first = today - timedelta(days=KEPT_DAYS)
+        files = sorted((self.root / f"lake/usage/tenant_id={self.tenant.id}").glob("**/*.parquet"))
+        ran = [pl.read_parquet(file).drop("tenant_id").rows() for file in files if file.stem >= str(first)]
+        return {**tables, "zero": [*gather_state.zero_counts(self.store, self.tenant.id).items()], "ran": ran}
+
+    def kept(self) -> list[int]:
+        return [one.gather_id for one in gather_state.gathers(self.store, self.tenant.id)]
+
+
+def test_a_replay_of_the_inventories_that_are_kept_is_that_of_all(folder: Path, server: Server) -> None:
+    root = Root(folder, server, [0])
+    for seed in range(SEEDS):
+        random, organization = Random(f"inventories {seed}"), small(seed)
+        threshold = random.randint(1, 2)
+        every, few = (
+            Inventories(
+                root, server, f"{name}{seed}", retention_days=days, zero_gather_deletion_threshold=threshold
+            )
+            for name, days in (("every", 1000), ("few", KEPT_DAYS))
+        )  # fmt: skip
+        faults = faults_of(seed, random)
+        for number in range(INVENTORIES):
+            today = FIRST + timedelta(days=1 + number)
+            if number >= 2 and faults[number - 2].name == "refused for a while":
+                every.understood(number - 1)
+                few.understood(number - 1)
+            now = drifted(organization, random)
+            for tenant in (every, few):
+                tenant.gathers(today, now, faults[number])
+            assert few.known(today) == every.known(today), f"seed {seed}, gather {number + 1}"
+            if random.random() < 0.2:
+                assert few.replayed(today) == every.replayed(today), f"seed {seed}, gather {number + 1}"
+        assert few.replayed(today) == every.replayed(today), f"seed {seed}, {faults}"
+        assert (len(every.kept()), len(few.kept())) == (INVENTORIES, KEPT_DAYS + 1)
+        assert not [text for text in few.warnings if "read" in text and "again" in text]

@@ -277,3 +277,46 @@ def test_killed_at_random_instants(start: Start, forks: Forks, tmp_path: Path, b
             wrong[f"killed after {instant:.3f} of the run"] = found
         shutil.rmtree(made.tenant.folder)
     assert wrong == {}
+
+
+def forgetting(folder: Path, server: Server) -> Case:
+    """A tenant whose answers are kept for a day."""
+    tenant = Tenant(folder, server, lookback_days="5", cutoff_days="0", retention_days="1")
+    (folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in VARIABLES.items()))
+    return Case(tenant)
+
+
+ENTITIES = {
+    name: f"SELECT * FROM {name} ORDER BY 1, 2, 3"
+    for name in ("resources", "identities", "bases", "base_resources", "base_identities")
+}
+
+
+@pytest.mark.parametrize("at", ["before it", "its answers are there", "its answers are gone"])
+def test_killed_while_it_forgets_old_gathers(forks: Forks, tmp_path: Path, at: str) -> None:
+    with served(small()) as server:
+        made, whole = (forgetting(tmp_path / name, server) for name in ("made", "whole"))
+        for number, owner in enumerate(("sa-ksql", "u-bob", "u-alice")):
+            server.organization.change_owner("ksqldbs", "lksqlc-prod1", owner)
+            assert made.tenant.run(BEFORE - timedelta(days=number < 2), hour=number).exit_code == 0
+        gathers = made.root / "raw/confluent_cloud/conf/gathers"
+        shutil.copytree(made.root, whole.root)
+        shutil.copytree(gathers, tmp_path / "before")
+        assert forks.run(whole.tenant.file, whole.root, TODAY)[0] == 0
+        expected = queried(whole.root / "state.db", **ENTITIES)
+        events = whole.tenant.file.with_suffix(".events").read_text().splitlines()
+        fatal_event = r"commit state.db .* base_resources.*" if at == "before it" else r"commit state.db DELETE gathers"
+        [place] = [number for number, event in enumerate(events, start=1) if re.fullmatch(fatal_event, event)]
+        assert forks.run(made.tenant.file, made.root, TODAY, before_event=place)[0] == SIGKILL
+        if at == "its answers are there":
+            shutil.copytree(tmp_path / "before", gathers, dirs_exist_ok=True)
+        for command in ("recalculate", "run"):
+            done = made.tenant.run(TODAY, command, replay=command == "recalculate")
+            # Costs that are gone and not forgotten are told.
+            told = command == "recalculate" and at == "its answers are gone"
+            assert (command, done.exit_code, len(done.faults)) == (command, 14 * told, int(told))
+            found = queried(made.root / "state.db", **ENTITIES)
+            names = ["resources", "identities"] if (command, at) == ("recalculate", "before it") else ENTITIES
+            assert [name for name in names if found[name] != expected[name]] == []
+        assert sorted(folder.name for folder in gathers.iterdir()) == ["000003", "000004"]
+        assert queried(made.root / "state.db", gathers="SELECT gather_id FROM gathers")["gathers"] == [(3,), (4,)]

@@ -112,6 +112,9 @@ def test_a_new_state_has_the_newest_schema_and_is_durable(tmp_path: Path) -> Non
         )
     assert dict(tables) == dict.fromkeys(
         [
+            "base_identities",
+            "base_resources",
+            "bases",
             "claims",
             "custom_tags",
             "day_metrics",
