@@ -985,6 +985,64 @@ def test_what_no_rule_looks_at_hides_no_rule_of_its_own_tenant(folder: Folder) -
     ]
 
 
+@pytest.mark.parametrize(
+    ("owner", "operator", "wrong"),
+    [
+        ("5", "ops", ["owner"]),
+        ("[team]", "ops", ["owner"]),
+        ("", "ops", ["owner"]),
+        ("{}", "ops", ["owner.tags"]),
+        ("{tags: {a: b}}", "ops", ["owner.tags"]),
+        ("{tags: [team], identities: 5x, aliases: [a]}", "ops", ["owner.identities", "owner.aliases"]),
+        ("{tags: [[team], ''], aliases: {a: [b], c: }}", "ops",
+         ["owner.tags[0]", "owner.tags[1]", "owner.aliases.a", "owner.aliases.c"]),
+        ("{tags: [team]}", "[x]", ["operator"]),
+        ("{tags: [team]}", "{x: y}", ["operator"]),
+        ("{tags: [team]}", "' '", ["operator"]),
+        ("team", "[x]", ["operator", "owner"]),
+    ],
+)  # fmt: skip
+def test_an_owner_or_operator_of_another_type_hides_no_rule(
+    folder: Folder, owner: str, operator: str, wrong: list[str]
+) -> None:
+    """And no fault is told that there is only because they could not be read: of `basis: operator`, say."""
+    pools = (
+        "[{name: p, match: {service: A}, ladder: [{basis: usage, key: gb}, {basis: operator}]},"
+        " {name: q, match: {service: B}, ladder: [{basis: fixed, percentages: {ants: 60, bugs: 30}}, {basis: operator}]}]"
+    )
+    base = BASE.replace("{tags: [team]}", owner)
+    faults = folder.faults(base + f"    operator: {operator}\n    pools: {pools}\n")
+    assert [line.split(" ")[1] for line in faults] == [
+        *(f"tenants[0].{name}:" for name in wrong),
+        "tenants[0].pools[0].ladder[0]:",
+        "tenants[0].pools[1].ladder[0].percentages:",
+    ]
+
+
+def test_what_can_be_read_of_an_owner_is_still_looked_at(folder: Folder) -> None:
+    """Each of tags, identities and aliases by itself; without aliases, names that they make one are not told apart."""
+    owner = "{tags: 5x, tagz: [], identities: [[ants]], aliases: {Bugs: ants, ants: bees}}"
+    shares = "{ants: 50, bugs: 50}"
+    pool = f"{{name: p, match: {{}}, ladder: [{{basis: fixed, percentages: {shares}}}, {{basis: unallocated}}]}}"
+    faults = folder.faults(BASE.replace("{tags: [team]}", owner) + f"    pools: [{pool}]\n")
+    assert [line.split(" ")[1] for line in faults] == [
+        f"tenants[0].{name}:" for name in ("owner.identities[0]", "owner.tagz", "owner.aliases.Bugs")
+    ]
+    owner = "{tags: [team], identities: ants, aliases: {Bugs: [ants]}}"
+    found = folder.faults(BASE.replace("{tags: [team]}", owner) + f"    pools: [{pool}]\n")
+    assert [line.split(" ")[1] for line in found] == ["tenants[0].owner.identities:", "tenants[0].owner.aliases.Bugs:"]
+
+
+@pytest.mark.parametrize("operator", ["[x]", "''"])
+def test_an_operator_of_another_type_hides_no_rule_of_products(folder: Folder, operator: str) -> None:
+    products = "{SUPPORT: {ladder: [{basis: usage}, {basis: operator}]}}"
+    faults = folder.faults(f"{API}    operator: {operator}\n    products: {products}\n")
+    assert [line.split(" ")[1] for line in faults] == [
+        "tenants[0].operator:",
+        "tenants[0].products.SUPPORT.ladder[0]:",
+    ]
+
+
 # ------------------------------------------------------------------------------------------------ the rulebook
 
 
