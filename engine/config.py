@@ -895,9 +895,16 @@ def _replace(value: Any, path: Path_) -> None:
 
 
 def _drop(value: Any, path: Path_) -> None:
+    """Take out an unknown key. In a pool's match a condition takes its place that no other pool has or covers.
+
+    Without any the pool would match more lines than its author wanted, and take them from later pools.
+    """
     for step in path[:-1]:
         value = value[step]
     del value[path[-1]]
+    match path:
+        case (*_, "pools", int(number), "match", _) if isinstance(tags := value.setdefault("tag", {}), dict):
+            tags["\0"] = f"\0{number}"
 
 
 def load(file: Path) -> tuple[Config | None, Document, list[str]]:

@@ -1033,6 +1033,18 @@ def test_what_can_be_read_of_an_owner_is_still_looked_at(folder: Folder) -> None
     assert [line.split(" ")[1] for line in found] == ["tenants[0].owner.identities:", "tenants[0].owner.aliases.Bugs:"]
 
 
+def test_a_condition_with_a_name_that_there_is_not_takes_no_lines_of_other_pools(folder: Folder) -> None:
+    """Without it the pool would take all lines of the later ones. Of what an earlier one takes, it has none whatever."""
+    matches = ("{servcie: A}", "{servcie: B, tag: {a: x}}", "{region: C}", "{region: C, servcie: A}")
+    pools = (f"{{name: p{n}, match: {match}, ladder: tax_default}}" for n, match in enumerate(matches))
+    assert [line.split("; ")[0] for line in folder.faults(with_pools(*pools))] == [
+        "prorata.yaml:8: tenants[0].pools[0].match.servcie: unknown key 'servcie'",
+        "prorata.yaml:9: tenants[0].pools[1].match.servcie: unknown key 'servcie'",
+        "prorata.yaml:11: tenants[0].pools[3].match.servcie: unknown key 'servcie'",
+        "prorata.yaml:11: tenants[0].pools[3].match: pool 'p3' can never match, pool 'p2' takes all its lines",
+    ]
+
+
 @pytest.mark.parametrize("operator", ["[x]", "''"])
 def test_an_operator_of_another_type_hides_no_rule_of_products(folder: Folder, operator: str) -> None:
     products = "{SUPPORT: {ladder: [{basis: usage}, {basis: operator}]}}"
