@@ -52,7 +52,7 @@ MEASURED = ("KAFKA_NETWORK_WRITE", "lkc-test1")
 """A product and a cluster whose every row is expected, on the days on which all its principals are measured."""
 MEASURED_DAYS = 3
 KEY = ["what", "day", "identity_id"]
-SCHEMA = {"what": pl.String, "day": pl.String, "identity_id": pl.String, "amount": AMOUNT}
+SCHEMA = {"what": pl.String(), "day": pl.String(), "identity_id": pl.String(), "amount": AMOUNT}
 
 
 def prepare(folder: Path, name: SizeName) -> None:

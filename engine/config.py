@@ -809,9 +809,9 @@ def _tag(model: type[BaseModel]) -> str | None:
 def _checked(document: Document, model: type[Model]) -> tuple[Model | None, list[str]]:
     """The model, if nothing but unknown keys, ladders and tenants are wrong with the document, and all faults.
 
-    Unknown keys are set aside, ladders that cannot be read replaced by one that has no fault, as is what no rule looks
-    at, and else the tenant in which something is wrong; the rest is read again, so that the rules can be checked in the
-    same go.
+    Unknown keys are set aside, ladders that cannot be read replaced by one that has no fault, as are values for which
+    there is one to which no rule objects, and else the tenant in which something is wrong; the rest is read again, so
+    that the rules can be checked in the same go.
     """
     value: Any = {} if document.value is None else document.value
     faults: list[str] = []
@@ -833,8 +833,10 @@ def _checked(document: Document, model: type[Model]) -> tuple[Model | None, list
     return None, faults
 
 
+_OWNER_STAND_INS: dict[str, Any] = {"tags": ["owner"], "identities": [], "aliases": {}}
+"""Of the parts of an owner. Names that are one without aliases are one with them: no fault comes of their absence."""
 _STAND_INS: dict[str, dict[str, Any]] = {
-    "aws": {"source": {"kind": "aws_cur", "path": "."}, "keys": ["keys.csv"]},
+    "aws": {"source": {"kind": "aws_cur", "path": "."}, "owner": {"tags": ["owner"]}, "keys": ["keys.csv"]},
     "confluent_cloud": {
         "source": {"kind": "confluent_cloud", "api_key": "${KEY}", "api_secret": "${SECRET}"},
         "metrics": None,
@@ -846,21 +848,22 @@ _STAND_INS: dict[str, dict[str, Any]] = {
         "gather_failure_threshold": "1",
     },
 }
-"""Ecosystem -> keys of its tenants at which no rule looks, each with a value to which nobody objects."""
+"""Ecosystem -> keys of its tenants that can be replaced, each with a value to which no rule objects."""
 
 
 def _stand_ins(tenant: Any) -> dict[str, Any]:
-    """What may take the place of those keys of a tenant at which no rule looks."""
+    """What may take the place of those keys of a tenant to whose values no rule then objects."""
     ecosystem = tenant.get("ecosystem") if isinstance(tenant, dict) else None
     own = _STAND_INS.get(ecosystem, {}) if isinstance(ecosystem, str) else {}
-    return {"emitters": [], "teams": {}, **own}
+    # There is an operator, who bears something and who has a name that nobody has.
+    return {"emitters": [], "teams": {}, "operator": "\0", **own}
 
 
 def _replaced_path(path: Path_, value: Any) -> Path_:
     """The path of the smallest part of a tenant that can be replaced, and into which a path leads; () if elsewhere."""
     match path:
-        case ("tenants", int(number), str(key), *_) if key in _stand_ins(value["tenants"][number]):
-            return path[:3]
+        case ("tenants", int(number), str(key), *inner) if key in _stand_ins(value["tenants"][number]):
+            return path[:4] if key == "owner" and inner and inner[0] in _OWNER_STAND_INS else path[:3]
         case ("tenants", int(), "pools", int(), "ladder" | "parts", *_):
             return path[:5]
         case ("tenants", int(), "ladders", str(), *_):
@@ -883,6 +886,8 @@ def _replace(value: Any, path: Path_) -> None:
             value[number] = tenant
         case (_, _, str(key)):
             value[key] = _stand_ins(value)[key]
+        case (_, _, "owner", str(key)):
+            value[key] = _OWNER_STAND_INS[key]
         case (*_, "parts"):
             value["parts"] = [{"share": "1", "ladder": rungs}]
         case (*_, name):
@@ -890,9 +895,16 @@ def _replace(value: Any, path: Path_) -> None:
 
 
 def _drop(value: Any, path: Path_) -> None:
+    """Take out an unknown key. In a pool's match a condition takes its place that no other pool has or covers.
+
+    Without any the pool would match more lines than its author wanted, and take them from later pools.
+    """
     for step in path[:-1]:
         value = value[step]
     del value[path[-1]]
+    match path:
+        case (*_, "pools", int(number), "match", _) if isinstance(tags := value.setdefault("tag", {}), dict):
+            tags["\0"] = f"\0{number}"
 
 
 def load(file: Path) -> tuple[Config | None, Document, list[str]]:

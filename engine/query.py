@@ -53,15 +53,14 @@ def write_query(root: Path, query: Query, form: str, target: TextIO) -> bool:
     made of it.
     """
     with warehouse.open_lake(root) as lake, _one_line_errors(query):
-        _check_statements(lake, query.sql)
-        return FORMS[form](_rows(lake.execute(query.sql, dict(query.parameters))), target)
+        last = _prepared(lake, query.sql)
+        return FORMS[form](_rows(lake.execute(last, dict(query.parameters))), target)
 
 
 def write_parquet(root: Path, query: Query, output: Path) -> None:
     """Run a query over the views and write its rows as a Parquet file; errors as in `write_query`."""
     with warehouse.open_lake(root) as lake, _one_line_errors(query), replaced(output) as part:
-        _check_statements(lake, query.sql)
-        relation = lake.sql(query.sql, params=dict(query.parameters))
+        relation = lake.sql(_prepared(lake, query.sql), params=dict(query.parameters))
         if relation is None:
             raise UsageError(_NO_ROWS)
         relation.write_parquet(str(part))
@@ -79,17 +78,35 @@ def report(name: str, tenant_id: str | None, first: date | None, end: date | Non
 _NO_ROWS = fault("query", "a statement without rows", "a query, such as SELECT count(*) FROM chargeback")
 
 
-_WITH_ROWS = {duckdb.StatementType.SELECT, duckdb.StatementType.MULTI, duckdb.StatementType.EXPLAIN}
-"""Statements that only ask; MULTI is one PIVOT, of which DuckDB makes several."""
+_TOLD = {("Success", "BOOLEAN"), ("Count", "BIGINT")}
+"""Name and type of the one column in which DuckDB tells of a statement that has no rows."""
+_MAY_HAVE_NONE = {duckdb.StatementType.PRAGMA, duckdb.StatementType.CALL, duckdb.StatementType.EXECUTE}
+"""Kinds of statements of which DuckDB says, before it runs them, that they have rows, although some have none."""
 
 
-def _check_statements(lake: duckdb.DuckDBPyConnection, sql: str) -> None:
-    """UsageError if a statement before the last has rows, which nobody would see: DuckDB gives those of the last."""
+def _prepared(lake: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
+    """Run all statements but the last, which is returned.
+
+    UsageError if one of them has rows: DuckDB gives those of the last, so nobody would see them. Where that is known
+    without running it, nothing is run.
+    """
     statements = lake.extract_statements(sql)
-    for number, one in enumerate(statements[:-1], start=1):
-        if one.type in _WITH_ROWS:
-            seen = f"statement {number} of {len(statements)} has rows, too"
-            raise UsageError(fault("query", seen, "one query, the last, and before it only what prepares it"))
+    if not statements:
+        raise UsageError(_NO_ROWS)
+    *before, last = statements
+    for number, one in enumerate(before, start=1):
+        if one.expected_result_type == [duckdb.ExpectedResultType.QUERY_RESULT] and one.type not in _MAY_HAVE_NONE:
+            raise _has_rows(number, len(statements))
+    for number, one in enumerate(before, start=1):
+        columns = lake.execute(one).description or []
+        if not _TOLD.issuperset((name, str(kind)) for name, kind, *_ in columns):
+            raise _has_rows(number, len(statements))
+    return last
+
+
+def _has_rows(number: int, count: int) -> UsageError:
+    seen = f"statement {number} of {count} has rows, too"
+    return UsageError(fault("query", seen, "one query, the last, and before it only what prepares it"))
 
 
 @contextmanager

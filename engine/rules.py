@@ -716,14 +716,13 @@ class _PoolRules(_TenantRules):
                 where = self.where("pools", number, "match", "tag", key)
                 yield fault(where, f"tag {shown(key)} is {shown(spelled[tag_key(key)])} again", "every tag once")
         yield from self._share_faults(("pools", number), pool)
-        for earlier in self.tenant.pools[:number]:
-            if _match_covers(earlier.match, pool.match):
-                yield fault(
-                    self.where("pools", number, "match"),
-                    f"pool {shown(pool.name)} can never match, pool {shown(earlier.name)} takes all its lines",
-                    "a condition that an earlier pool leaves open, or another order",
-                )
-                break
+        if takers := [shown(one.name) for one in _takers(self.tenant.pools[:number], pool)]:
+            they = f"pool {takers[0]} takes" if len(takers) == 1 else f"pools {', '.join(takers)} take"
+            yield fault(
+                self.where("pools", number, "match"),
+                f"pool {shown(pool.name)} can never match, {they} all its lines",
+                "a condition that an earlier pool leaves open, or another order",
+            )
 
     def _rung_faults(self, path: tuple[str | int, ...], rung: Rung, *, last: bool) -> Iterator[str]:
         where = self.where(*path)
@@ -762,12 +761,57 @@ class _PoolRules(_TenantRules):
             spelled[key] = identity
 
 
-def _match_covers(earlier: Match, later: Match) -> bool:
-    """Whether every line that `later` matches is matched by `earlier` too."""
+_Conditions = dict[str, list[str]]
+"""Column or tag -> patterns of which one must fit. A column that is not in it may have any text."""
+
+
+def _conditions(match: Match) -> Iterator[tuple[str, list[str]]]:
     for field in MATCH_COLUMNS:
-        if not globs.patterns_cover(getattr(earlier, field), getattr(later, field)):
-            return False
-    later_tags = {tag_key(key): patterns for key, patterns in (later.tag or {}).items()}
-    return all(
-        globs.patterns_cover(patterns, later_tags.get(tag_key(key))) for key, patterns in (earlier.tag or {}).items()
-    )
+        if patterns := getattr(match, field):
+            yield field, patterns
+    for key, patterns in (match.tag or {}).items():
+        yield f"tag {tag_key(key)}", patterns
+
+
+_CONDITIONS_MAX = 100
+"""How many conditions what is left of a pool's lines may take to be told; there may be pools by the hundred."""
+
+
+def _takers(earlier: Sequence[Pool], pool: Pool) -> list[Pool]:
+    """The first of the earlier pools that takes all lines of a pool, else those that together do; [] if none do.
+
+    Decided pattern by pattern: one of the pool's is taken where an earlier pool has one that covers it. So a pool that
+    is refused can never match, and one that can never match is refused unless its conditions have globs that only
+    several together cover (`?*` and '' cover `*`), or what earlier pools leave of it takes too many conditions to tell.
+    """
+    whole = dict(_conditions(pool.match))
+    for one in earlier:
+        if not _without(whole, one.match):
+            return [one]
+    left, takers = [whole], []
+    for one in earlier:
+        rest = [conditions for before in left for conditions in _without(before, one.match)]
+        if rest != left:
+            takers.append(one)
+        if not rest:
+            return takers
+        if len(rest) > _CONDITIONS_MAX:
+            break
+        left = rest
+    return []
+
+
+def _without(lines: _Conditions, taken: Match) -> list[_Conditions]:
+    """What a match leaves of the lines for which all conditions hold: lines for which all of one of these hold."""
+    left: list[_Conditions] = []
+    within = lines
+    for name, patterns in _conditions(taken):
+        # A line may have any text in a column, and not have a tag at all.
+        given = lines.get(name, [] if name.startswith("tag ") else ["*"])
+        inside = [pattern for pattern in given if globs.any_covers(patterns, pattern)]
+        if not inside:
+            return [lines]
+        if len(inside) < len(given):
+            left.append({**within, name: [pattern for pattern in given if pattern not in inside]})
+        within = {**within, name: inside}
+    return left

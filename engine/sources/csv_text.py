@@ -91,11 +91,16 @@ def collect(frame: pl.LazyFrame, path: Path, width: int) -> pl.DataFrame:
 
 
 def check_width(path: Path, width: int, records: int) -> None:
-    """Raise ContractError if not every one of `records` records has `width` fields.
+    """Raise ContractError if `records` records do not have `width` fields each, as far as their sum tells.
 
     Counting the commas outside quotes costs a tenth of parsing all fields, which would be the other way to know. Only
     if the sum is wrong are the records looked at one by one. (A file whose last field is empty and that ends without
     a line break has one comma more than are counted: it comes out clean there.)
+
+    What is seen: any record that is too long if all columns are read, by `collect`, and so all that are too short, by
+    the sum. If not, any file with too many fields in all, or too few. Not seen are records that lack as many fields as
+    others in the same file have too many: from where one is missing or too many, their fields stand in the wrong
+    columns, and it is for the values to be of the wrong kind there.
     """
     if _commas(path, width) != (records + 1) * (width - 1) and (faults := limited(_width_faults(path, width))):
         raise ContractError(faults)

@@ -7,6 +7,7 @@ lines of the last month's end in this month's bill, pools of every basis and nam
 from __future__ import annotations
 
 import random
+from itertools import product
 from typing import Any, NamedTuple
 
 from tests.reference.allocation import glob
@@ -210,6 +211,14 @@ def covers(earlier: Row, later: Row) -> bool:
     )
 
 
+def is_taken(match: Row, earlier: list[Row]) -> bool:
+    """Whether earlier pools together may take all lines of a match: one of them those of each choice of patterns."""
+    patterns = {field: [[one] for one in given] for field, given in match.items() if field != "tag"}
+    tag = {"tag": match["tag"]} if "tag" in match else {}
+    chosen = (dict(zip(patterns, choice, strict=True)) for choice in product(*patterns.values()))
+    return all(any(covers(other, {**one, **tag}) for other in earlier) for one in chosen)
+
+
 def match_drawn(random_: random.Random, earlier: list[Row]) -> Row:
     """Conditions that no earlier pool covers."""
     while True:
@@ -217,7 +226,7 @@ def match_drawn(random_: random.Random, earlier: list[Row]) -> Row:
         match: Row = {field: random_.choice(CONDITIONS[field]) for field in fields}
         if random_.random() < 0.15:
             match["tag"] = random_.choice(TAG_CONDITIONS)
-        if not any(covers(other, match) for other in earlier):
+        if not is_taken(match, earlier):
             return match
 
 
@@ -256,7 +265,7 @@ def tenant_drawn(random_: random.Random, owner_tags: tuple[str, str]) -> Row:
     if random_.random() < 0.2:
         # A pool of the tenant's own takes the place of the one that comes with prorata.
         free = {"line_item_type": ["Tax"]}
-        if not any(covers(other, free) for other in matches):
+        if not is_taken(free, matches):
             pools.append({"name": "tax", "match": free, "ladder": ladder_drawn(random_, operator)})
     return {
         "id": "acme",

@@ -136,6 +136,15 @@ def test_a_query_may_come_on_stdin(folder: Path) -> None:
         ),
         ("SET threads = 1; DESCRIBE billing; SELECT 1;", "statement 2 of 3 has rows, too"),
         ("SELECT 1; SET threads = 1", "statement 1 of 2 has rows, too"),
+        ("PRAGMA show_tables; SELECT 1", "statement 1 of 2 has rows, too"),
+        ("CALL pragma_version(); SELECT 1", "statement 1 of 2 has rows, too"),
+        ("PREPARE mine AS SELECT 1; EXECUTE mine; SELECT 1", "statement 2 of 3 has rows, too"),
+        ("EXPLAIN SELECT 1; SELECT 1", "statement 1 of 2 has rows, too"),
+        ("PRAGMA threads = 1; PIVOT identities ON type; SELECT 1", "statement 2 of 3 has rows, too"),
+        (
+            "CREATE TEMP TABLE mine (one INTEGER); INSERT INTO mine VALUES (1) RETURNING one; SELECT 1",
+            "statement 2 of 3 has rows, too",
+        ),
         ("SELECT TIMESTAMPTZ '2025-10-01 00:00:00+00' AS late", "column 'late': a time with a time zone"),
     ],
 )
@@ -152,11 +161,34 @@ def test_what_prepares_a_query_may_stand_before_it(folder: Path) -> None:
     assert asked(folder, f"SET threads = 1; CREATE TEMP VIEW mine AS {sums}; SELECT * FROM mine;") == [
         {"currency": "USD", "amount": "8.500000000000"}
     ]
+    prepares = [
+        "PRAGMA threads = 1",
+        "PRAGMA disable_progress_bar",
+        "SET VARIABLE least = 8",
+        "ATTACH ':memory:' AS other",
+        f"CREATE TABLE other.mine AS PIVOT ({sums}) ON currency USING sum(amount)",
+        "USE other",
+        "PREPARE add AS INSERT INTO mine VALUES ($1)",
+        "EXECUTE add(9)",
+        "CREATE MACRO twice(a) AS 2 * a",
+        "CHECKPOINT",
+        "BEGIN",
+        "COMMIT",
+    ]
+    query = "SELECT count(*) AS rows FROM mine WHERE twice(USD) > getvariable('least')"
+    assert asked(folder, "; ".join([*prepares, query])) == [{"rows": 2}]
     # DuckDB makes two statements of it, of which the user wrote one.
     assert asked(folder, f"PIVOT ({sums}) ON currency USING sum(amount)") == [{"USD": "8.500000000000"}]
-    done = prorata(folder, "sql", "--format", "parquet", "-o", "two.parquet", "SELECT 1 AS one; SELECT 2 AS two")
-    assert (done.returncode, "statement 1 of 2 has rows, too" in done.stderr) == (2, True)
-    assert not (folder / "two.parquet").exists()
+    for one in ("SELECT 1 AS one", "PRAGMA show_tables"):
+        done = prorata(folder, "sql", "--format", "parquet", "-o", "two.parquet", f"{one}; SELECT 2 AS two")
+        assert (done.returncode, "statement 1 of 2 has rows, too" in done.stderr) == (2, True)
+        assert not (folder / "two.parquet").exists()
+
+
+def test_nothing_is_written_before_a_statement_is_refused(folder: Path) -> None:
+    done = prorata(folder, "sql", "COPY (SELECT 1) TO 'copy.csv'; SELECT 1; SELECT 2")
+    assert (done.returncode, "statement 2 of 3 has rows, too" in done.stderr) == (2, True)
+    assert not (folder / "copy.csv").exists()
 
 
 def test_a_long_table_ends_with_a_word_about_the_rest(folder: Path) -> None:

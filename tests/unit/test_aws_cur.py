@@ -1020,6 +1020,58 @@ def test_a_comma_that_should_be_in_quotes(tmp_path: Path) -> None:
     assert ":2: 25 fields; expected 24" in said
 
 
+AWS_ORDER = {
+    "identity/LineItemId": "x1", "identity/TimeInterval": "2025-10-01T00:00:00Z/2025-10-01T01:00:00Z",
+    "bill/InvoiceId": "inv-1", "bill/BillingEntity": "AWS", "bill/BillType": "Anniversary",
+    "bill/PayerAccountId": "999999999999", "bill/BillingPeriodStartDate": "2025-10-01T00:00:00Z",
+    "bill/BillingPeriodEndDate": "2025-11-01T00:00:00Z", ACCOUNT: "111111111111", TYPE: "Usage",
+    START: "2025-10-01T00:00:00Z", "lineItem/UsageEndDate": "2025-10-01T01:00:00Z",
+    "lineItem/ProductCode": "AmazonEC2", "lineItem/UsageType": "BoxUsage:m5.large",
+    "lineItem/Operation": "RunInstances", "lineItem/AvailabilityZone": "us-east-1a", "lineItem/ResourceId": "i-1",
+    AMOUNT: "1", "lineItem/NormalizationFactor": "4", "lineItem/NormalizedUsageAmount": "4", CURRENCY: "USD",
+    "lineItem/UnblendedRate": "0.2", COST: "0.1", "lineItem/BlendedRate": "0.3", "lineItem/BlendedCost": "0.4",
+    "lineItem/LineItemDescription": "$0.1 per hour", "lineItem/TaxType": "", "lineItem/LegalEntity": "Amazon",
+    "product/region": "us-east-1", UNIT: "Hrs", APP: "shop", TEAM: "payments", "resourceTags/user:version": "",
+}  # fmt: skip
+"""The columns in the order in which AWS writes them."""
+
+
+def misread(folder: Path, *lines: Sequence[str]) -> Load | None:
+    """A report of a whole line and lines of these fields, which have as many too few as too many; None if refused."""
+    whole = list(AWS_ORDER.values())
+    assert sum(len(fields) for fields in lines) == len(lines) * len(whole)
+    write_report(folder, "\n".join(",".join(fields) for fields in (AWS_ORDER, whole, *lines)) + "\n", suffix=".csv")
+    try:
+        return loaded(folder)
+    except ContractError:
+        return None
+
+
+def test_a_field_too_few_here_and_one_too_many_there(tmp_path: Path) -> None:
+    """Where it is seen is what `check_width` says: in AWS's order everywhere before the cost but for the rate.
+
+    What stands behind it is then in the wrong columns; of three lines of 0.1, amounts are wrong if a rate is a cost.
+    """
+    lost, gained = dict[str, Decimal](), dict[str, Decimal]()
+    whole = list(AWS_ORDER.values())
+    for place, name in enumerate(AWS_ORDER):
+        fewer, more = [*whole[:place], *whole[place + 1 :]], [*whole[:place], "x", *whole[place:]]
+        for found, one, other in ((lost, fewer, [*whole, "x"]), (gained, more, whole[:-1])):
+            if (load_ := misread(tmp_path, one, other)) is not None:
+                found[name] = load_.amounts["USD"]
+                labels = load_.billing.select("charge_date", "sub_account_id", "product_category", "product_type")
+                assert labels.unique().rows() == [(date(2025, 10, 1), "111111111111", "AmazonEC2", "BoxUsage:m5.large")]
+    names = list(AWS_ORDER)
+    behind = dict.fromkeys(names[names.index(COST) + 1 :], Decimal("0.3"))
+    assert lost == {"lineItem/UnblendedRate": Decimal("0.5"), COST: Decimal("0.5"), **behind}
+    assert gained == {"lineItem/UnblendedRate": Decimal("0.4"), **behind}
+
+
+def test_a_line_break_in_another_place_is_always_seen(tmp_path: Path) -> None:
+    whole = list(AWS_ORDER.values())
+    assert all(misread(tmp_path, whole[:place], [*whole[place:], *whole]) is None for place in range(1, len(whole)))
+
+
 @pytest.mark.parametrize("tail", ["111111111111,Usage", "", "\n"])
 def test_lines_that_are_too_short(tmp_path: Path, tail: str) -> None:
     month = write_report(tmp_path, csv_text([line(), line()]) + tail + "\n", suffix=".csv")

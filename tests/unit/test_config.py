@@ -563,8 +563,7 @@ tenants:
       - {name: p, match: {Service: a}, ladder: [{basis: unallocated, ky: 1}], wndow: day}
       - {name: q, match: {service: a}, parts: [{share: 1, ladder: own, lader: x}]}
 """
-    form = [line for line in folder.faults(text) if "can never match" not in line]
-    assert sorted(form, key=lambda line: int(line.split(":")[1])) == [
+    assert sorted(folder.faults(text), key=lambda line: int(line.split(":")[1])) == [
         (
             "prorata.yaml:2: zzz: unknown key 'zzz'; expected one of"
             " root, max_parallel_days, max_parallel_tenants, tenants"
@@ -981,6 +980,77 @@ def test_what_no_rule_looks_at_hides_no_rule_of_its_own_tenant(folder: Folder) -
     assert found == [
         *(f"tenants[0].{name}:" for name in ("teams", "source.api_secret", "metrics", "lookback_days")),
         "tenants[0].products.SUPPORT.ladder[0]:",
+        "tenants[0].products.SUPPORT.ladder[0]:",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("owner", "operator", "wrong"),
+    [
+        ("5", "ops", ["owner"]),
+        ("[team]", "ops", ["owner"]),
+        ("", "ops", ["owner"]),
+        ("{}", "ops", ["owner.tags"]),
+        ("{tags: {a: b}}", "ops", ["owner.tags"]),
+        ("{tags: [team], identities: 5x, aliases: [a]}", "ops", ["owner.identities", "owner.aliases"]),
+        ("{tags: [[team], ''], aliases: {a: [b], c: }}", "ops",
+         ["owner.tags[0]", "owner.tags[1]", "owner.aliases.a", "owner.aliases.c"]),
+        ("{tags: [team]}", "[x]", ["operator"]),
+        ("{tags: [team]}", "{x: y}", ["operator"]),
+        ("{tags: [team]}", "' '", ["operator"]),
+        ("team", "[x]", ["operator", "owner"]),
+    ],
+)  # fmt: skip
+def test_an_owner_or_operator_of_another_type_hides_no_rule(
+    folder: Folder, owner: str, operator: str, wrong: list[str]
+) -> None:
+    """And no fault is told that there is only because they could not be read: of `basis: operator`, say."""
+    pools = (
+        "[{name: p, match: {service: A}, ladder: [{basis: usage, key: gb}, {basis: operator}]},"
+        " {name: q, match: {service: B},"
+        " ladder: [{basis: fixed, percentages: {ants: 60, bugs: 30}}, {basis: operator}]}]"
+    )
+    base = BASE.replace("{tags: [team]}", owner)
+    faults = folder.faults(base + f"    operator: {operator}\n    pools: {pools}\n")
+    assert [line.split(" ")[1] for line in faults] == [
+        *(f"tenants[0].{name}:" for name in wrong),
+        "tenants[0].pools[0].ladder[0]:",
+        "tenants[0].pools[1].ladder[0].percentages:",
+    ]
+
+
+def test_what_can_be_read_of_an_owner_is_still_looked_at(folder: Folder) -> None:
+    """Each of tags, identities and aliases by itself; without aliases, names that they make one are two."""
+    owner = "{tags: 5x, tagz: [], identities: [[ants]], aliases: {Bugs: ants, ants: bees}}"
+    shares = "{ants: 50, bugs: 50}"
+    pool = f"{{name: p, match: {{}}, ladder: [{{basis: fixed, percentages: {shares}}}, {{basis: unallocated}}]}}"
+    faults = folder.faults(BASE.replace("{tags: [team]}", owner) + f"    pools: [{pool}]\n")
+    assert [line.split(" ")[1] for line in faults] == [
+        f"tenants[0].{name}:" for name in ("owner.identities[0]", "owner.tagz", "owner.aliases.Bugs")
+    ]
+    owner = "{tags: [team], identities: ants, aliases: {Bugs: [ants]}}"
+    found = folder.faults(BASE.replace("{tags: [team]}", owner) + f"    pools: [{pool}]\n")
+    assert [line.split(" ")[1] for line in found] == ["tenants[0].owner.identities:", "tenants[0].owner.aliases.Bugs:"]
+
+
+def test_a_condition_with_a_name_that_there_is_not_takes_no_lines_of_other_pools(folder: Folder) -> None:
+    """Without it the pool would take all lines of the later ones. Of what an earlier one takes, it has none anyway."""
+    matches = ("{servcie: A}", "{servcie: B, tag: {a: x}}", "{region: C}", "{region: C, servcie: A}")
+    pools = (f"{{name: p{n}, match: {match}, ladder: tax_default}}" for n, match in enumerate(matches))
+    assert [line.split("; ")[0] for line in folder.faults(with_pools(*pools))] == [
+        "prorata.yaml:8: tenants[0].pools[0].match.servcie: unknown key 'servcie'",
+        "prorata.yaml:9: tenants[0].pools[1].match.servcie: unknown key 'servcie'",
+        "prorata.yaml:11: tenants[0].pools[3].match.servcie: unknown key 'servcie'",
+        "prorata.yaml:11: tenants[0].pools[3].match: pool 'p3' can never match, pool 'p2' takes all its lines",
+    ]
+
+
+@pytest.mark.parametrize("operator", ["[x]", "''"])
+def test_an_operator_of_another_type_hides_no_rule_of_products(folder: Folder, operator: str) -> None:
+    products = "{SUPPORT: {ladder: [{basis: usage}, {basis: operator}]}}"
+    faults = folder.faults(f"{API}    operator: {operator}\n    products: {products}\n")
+    assert [line.split(" ")[1] for line in faults] == [
+        "tenants[0].operator:",
         "tenants[0].products.SUPPORT.ladder[0]:",
     ]
 
