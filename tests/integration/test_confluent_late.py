@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
 from datetime import date, timedelta
 
 import polars as pl
@@ -16,7 +15,6 @@ import pytest
 from engine.errors import StoppedError
 from engine.state import open_state
 from tests.doubles.confluent_cloud import Server
-from tests.doubles.prometheus import Row, prometheus
 from tests.integration.confluent import Tenant, day
 from tests.integration.measured import TODAY
 from tests.integration.test_confluent_replay import ALL_LANDED, landing, owners, ran_on, replay, spoil
@@ -24,13 +22,6 @@ from tests.integration.test_confluent_usage import file_of, lose_state, tear
 
 LATE = day(7)
 """The day whose inventory is folded late."""
-
-
-@pytest.fixture(scope="module")
-def expired(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a Prometheus that has forgotten all of it, and answers well."""
-    with prometheus([Row("other", {}, 0, 1)], tmp_path_factory.mktemp("expired")) as url:
-        yield url
 
 
 def left_out(tenant: Tenant, number: int = 2, when: date = LATE) -> str:

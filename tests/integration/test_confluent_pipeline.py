@@ -99,8 +99,8 @@ def test_few_questions_are_asked_of_the_metrics(tenant: Tenant, server: Server) 
     assert done.requests - server.counted() == 1 + 3 + 2 + 1
 
 
+@pytest.mark.usefixtures("ran")
 def test_a_sample_that_is_no_number_is_dropped_and_the_others_of_its_day_are_not(tenant: Tenant) -> None:
-    tenant.run(TODAY)
     spoilt = tenant.query("SELECT charge_date, metric, dropped FROM day_metrics WHERE dropped > 0")
     assert spoilt == [(str(day(2)), "bytes_in", 1)]
     rows = tenant.table("usage").filter(window=str(day(2)), metric="bytes_in", principal="u-alice")
@@ -111,8 +111,8 @@ def test_a_sample_that_is_no_number_is_dropped_and_the_others_of_its_day_are_not
     assert tenant.files() == before
 
 
+@pytest.mark.usefixtures("ran")
 def test_a_day_without_any_sample_lacks_all_of_them(tenant: Tenant) -> None:
-    tenant.run(TODAY)
     found = tenant.query("SELECT charge_date, ids, gaps FROM day_metrics WHERE metric = 'bytes_in'")
     there = {(str(one.day), one.resource_id) for one in METRICS.used()}
     assert {name: gaps for name, _, gaps in found} == {
@@ -147,8 +147,8 @@ def test_what_prometheus_warns_of_is_told_once_a_query(tmp_path: Path, server: S
     assert done.exit_code == 0
 
 
+@pytest.mark.usefixtures("ran")
 def test_nothing_new_is_one_pass_over_the_costs_and_no_calculation(tenant: Tenant, server: Server) -> None:
-    tenant.run(TODAY)
     before = tenant.files()
     server.forget()
     done = tenant.run(TODAY)
@@ -158,8 +158,8 @@ def test_nothing_new_is_one_pass_over_the_costs_and_no_calculation(tenant: Tenan
     assert tenant.files() == before
 
 
+@pytest.mark.usefixtures("ran")
 def test_a_revised_line_recalculates_its_day_and_no_other(tenant: Tenant, server: Server) -> None:
-    tenant.run(TODAY)
     before = outputs(tenant)
     record = server.organization.find(day(3), "KAFKA_STORAGE", "lkc-prod1")[0]
     server.organization.revise(record["id"], amount=Decimal("77.123456789012"))
@@ -169,8 +169,8 @@ def test_a_revised_line_recalculates_its_day_and_no_other(tenant: Tenant, server
     assert tenant.total() == server.organization.total()
 
 
+@pytest.mark.usefixtures("ran")
 def test_withdrawn_lines_and_emptied_days_disappear_and_days_outside_stay(tenant: Tenant, server: Server) -> None:
-    tenant.run(TODAY)
     organization = server.organization
     organization.empty_day(day(5))
     organization.withdraw(*(one["id"] for one in organization.find(day(4), "KAFKA_STORAGE", "lkc-prod1")))
@@ -354,8 +354,8 @@ def test_a_kind_that_fails_holds_back_what_is_not_calculated_and_deletes_nothing
     assert tenant.query(gone.format("identities")) == [("sa-idle",)]
 
 
+@pytest.mark.usefixtures("ran")
 def test_an_inventory_gathered_in_part_recalculates_no_day_until_it_is_whole(tenant: Tenant, server: Server) -> None:
-    tenant.run(TODAY)
     before, organization = outputs(tenant), server.organization
     since = f"{day(3)}T00:00:00Z"
     account = {"id": "sa-new", "display_name": "new", "metadata": {"created_at": since}}
@@ -702,8 +702,8 @@ def test_a_replay_after_a_partial_inventory_calculates_no_day_that_is_new(tmp_pa
     assert (done.exit_code, done.days_gathered, done.days_calculated, flags(tenant)) == (0, DAYS, 0, [0] * DAYS)
 
 
+@pytest.mark.usefixtures("ran")
 def test_a_replay_leaves_days_waiting_that_a_partial_inventory_touched(tenant: Tenant, server: Server) -> None:
-    tenant.run(TODAY)
     body = {"id": "sa-new", "display_name": "new", "metadata": {"created_at": f"{day(3)}T00:00:00Z"}}
     server.organization.add("service_accounts", Entity("sa-new", (), body))
     server.organization.denied["api_keys"] = 500
@@ -715,8 +715,8 @@ def test_a_replay_leaves_days_waiting_that_a_partial_inventory_touched(tenant: T
     assert flags(tenant) == [1] * 3 + [0] * 5
 
 
+@pytest.mark.usefixtures("ran")
 def test_failures_in_a_row_suspend_the_tenant_until_it_is_forced(tenant: Tenant, server: Server) -> None:
-    tenant.run(TODAY)
     # Two windows a run; a gather of which a part failed counts once.
     server.script(COSTS, faults.status(500), times=4)
     for _ in range(2):
@@ -836,8 +836,8 @@ def test_answers_of_gathers_that_the_state_does_not_know_do_not_pass_for_those_o
 # Without the network
 
 
+@pytest.mark.usefixtures("ran")
 def test_a_recalculation_asks_nobody_and_gives_the_same_files(tenant: Tenant, server: Server) -> None:
-    tenant.run(TODAY)
     before = tenant.files()
     server.forget()
     tenant.write(metrics=NOWHERE)
@@ -890,8 +890,8 @@ def test_answers_are_kept_for_as_long_as_they_may_be_needed(tenant: Tenant) -> N
     assert tenant.query("SELECT gather_id FROM gathers") == [(3,)]
 
 
+@pytest.mark.usefixtures("ran")
 def test_principals_that_only_metrics_name_are_shown_as_such(tenant: Tenant) -> None:
-    tenant.run(TODAY)
     found = dict(tenant.table("identities").select("id", "type").rows())
     assert (found["sa-stranger"], found["sa-orders"], found["UNALLOCATED"]) == (
         "principal",

@@ -50,10 +50,10 @@ def put_back(older: Path, tenant: Tenant) -> None:
 
 @pytest.mark.parametrize("products", [WRITING, ALL], ids=["one metric", "all metrics"])
 @pytest.mark.parametrize("answers", ["kept", "gone"])
+@pytest.mark.usefixtures("ran")
 def test_rules_that_are_changed_back_find_all_usage_again(
     tenant: Tenant, products: dict[str, Any], answers: str
 ) -> None:
-    tenant.run(TODAY)
     files = tenant.files()
     if answers == "gone":
         forget_answers(tenant)
@@ -69,10 +69,10 @@ def test_rules_that_are_changed_back_find_all_usage_again(
 
 @pytest.mark.parametrize("products", [WRITING, ALL], ids=["one metric", "all metrics"])
 @pytest.mark.parametrize("replay", [False, True])
+@pytest.mark.usefixtures("ran")
 def test_usage_that_nobody_asks_for_counts_for_nothing(
     tenant: Tenant, server: Server, measured: str, products: dict[str, Any], replay: bool
 ) -> None:
-    tenant.run(TODAY)
     forget_answers(tenant)
     other_rules(tenant, products)
     assert seen(tenant.run(TODAY, hour=1)) == (0, DAYS, 0)
@@ -84,10 +84,10 @@ def test_usage_that_nobody_asks_for_counts_for_nothing(
 
 
 @pytest.mark.parametrize("answers", ["kept", "gone"])
+@pytest.mark.usefixtures("ran")
 def test_killed_as_rules_leave_usage_out_every_day_is_charged_by_them(
     tenant: Tenant, tmp_path: Path, answers: str
 ) -> None:
-    tenant.run(TODAY)
     files = tenant.files()
     if answers == "gone":
         forget_answers(tenant)
@@ -104,10 +104,10 @@ def test_killed_as_rules_leave_usage_out_every_day_is_charged_by_them(
 
 @pytest.mark.parametrize("killed", [False, True])
 @pytest.mark.parametrize("answers", ["kept", "gone"])
+@pytest.mark.usefixtures("ran")
 def test_a_cluster_that_is_not_billed_for_a_while_keeps_what_was_metered_of_it(
     tenant: Tenant, server: Server, tmp_path: Path, answers: str, killed: bool
 ) -> None:
-    tenant.run(TODAY)
     files, before = tenant.files(), outputs(tenant)
     if answers == "gone":
         forget_answers(tenant)
@@ -127,8 +127,8 @@ def test_a_cluster_that_is_not_billed_for_a_while_keeps_what_was_metered_of_it(
     assert (changed(before, tenant), tenant.files() == files) == ([], True)
 
 
+@pytest.mark.usefixtures("ran")
 def test_of_a_lost_file_only_what_is_there_is_known_without_being_asked_for(tenant: Tenant, measured: str) -> None:
-    tenant.run(TODAY)
     files = tenant.files()
     forget_answers(tenant)
     other_rules(tenant, WRITING)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -22,13 +21,6 @@ from tests.integration.confluent import Tenant, day
 from tests.integration.measured import DAYS, METRICS, NOWHERE, TODAY
 
 LOST = day(2)
-
-
-@pytest.fixture(scope="module")
-def expired(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a Prometheus that has forgotten all of it, and answers well."""
-    with prometheus([Row("other", {}, 0, 1)], tmp_path_factory.mktemp("expired")) as url:
-        yield url
 
 
 def ask(tenant: Tenant, url: str) -> None:
@@ -107,10 +99,10 @@ def seen(done: Summary) -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize("again", ["run", "recalculate", "replay"])
+@pytest.mark.usefixtures("ran")
 def test_lost_usage_is_read_from_landed_answers_and_nobody_is_asked(
     tenant: Tenant, server: Server, expired: str, again: str
 ) -> None:
-    tenant.run(TODAY)
     before = tenant.files()
     lose_usage(tenant)
     ask(tenant, expired)
@@ -125,8 +117,8 @@ def test_lost_usage_is_read_from_landed_answers_and_nobody_is_asked(
     )
 
 
+@pytest.mark.usefixtures("ran")
 def test_lost_usage_whose_answers_are_gone_is_fetched_again(tenant: Tenant, server: Server) -> None:
-    tenant.run(TODAY)
     before = tenant.files()
     lose_usage(tenant, answers=True)
     server.forget()
@@ -201,10 +193,10 @@ def test_a_late_line_whose_metrics_are_given_up_takes_no_other_with_it(
     assert split(tenant, "lkc-test1") == {"usage_ratio_allocation"}
 
 
+@pytest.mark.usefixtures("ran")
 def test_a_resource_that_is_billed_again_is_what_was_answered_once(
     tenant: Tenant, server: Server, expired: str
 ) -> None:
-    tenant.run(TODAY)
     files, organization = tenant.files(), server.organization
     records = [one for one in organization.records(day(6), day(7)) if one.get("resource", {}).get("id") == "lkc-prod1"]
     organization.withdraw(*(one["id"] for one in records))
@@ -246,8 +238,8 @@ def test_a_lost_state_loses_no_usage(tenant: Tenant, expired: str, kept: str) ->
     assert (done.exit_code, tenant.files(["usage"]) == files, split_by_detail(tenant)) == (0, True, by_detail)
 
 
+@pytest.mark.usefixtures("ran")
 def test_a_lost_state_loses_no_usage_if_prometheus_is_down_either(tenant: Tenant, measured: str) -> None:
-    tenant.run(TODAY)
     files, by_detail, used = tenant.files(["usage"]), split_by_detail(tenant), tenant.table("usage")
     known = set(used.filter(metric="bytes_in").select("window", "resource_id").rows())
     lose_state(tenant)
@@ -289,8 +281,8 @@ def split_by_detail(tenant: Tenant) -> dict[str, Decimal]:
     return dict(rows.rows())
 
 
+@pytest.mark.usefixtures("ran")
 def test_landed_answers_that_nobody_knows_and_that_are_torn_are_told_once(tenant: Tenant) -> None:
-    tenant.run(TODAY)
     folder = tenant.root / "raw/confluent_cloud/conf/metrics"
     shutil.copytree(folder / "000001", folder / "000050")
     for file in (folder / "000050").iterdir():
@@ -303,10 +295,10 @@ def test_landed_answers_that_nobody_knows_and_that_are_torn_are_told_once(tenant
 
 
 @pytest.mark.parametrize("again", ["run", "replay"])
+@pytest.mark.usefixtures("ran")
 def test_a_torn_usage_file_of_the_same_size_is_read_from_landed_answers(
     tenant: Tenant, expired: str, again: str
 ) -> None:
-    tenant.run(TODAY)
     files = tenant.files()
     tear(file_of(tenant, "usage", 2))
     ask(tenant, expired)
@@ -348,8 +340,8 @@ def test_a_lost_billing_file_takes_no_usage_with_it_and_holds_up_no_other_day(
 # Usage is lost, with what it was read from
 
 
+@pytest.mark.usefixtures("ran")
 def test_less_than_was_known_replaces_nothing_and_is_told(tenant: Tenant, expired: str, measured: str) -> None:
-    tenant.run(TODAY)
     before, files = outputs(tenant), tenant.files()
     lose_usage(tenant, answers=True)
     ask(tenant, expired)
@@ -384,10 +376,10 @@ def test_the_answers_that_are_left_of_a_lost_day_are_not_all_that_was_known_of_i
     assert (tenant.run(TODAY, hour=4).exit_code, tenant.files() == files) == (0, True)
 
 
+@pytest.mark.usefixtures("ran")
 def test_a_day_that_lost_its_usage_waits_for_a_prometheus_that_fails_and_keeps_what_was_charged(
     tenant: Tenant, measured: str
 ) -> None:
-    tenant.run(TODAY)
     before, files = outputs(tenant), tenant.files()
     lose_usage(tenant, answers=True)
     tenant.write(metrics=NOWHERE)
@@ -401,10 +393,10 @@ def test_a_day_that_lost_its_usage_waits_for_a_prometheus_that_fails_and_keeps_w
 
 
 @pytest.mark.parametrize("prometheus_is", ["silent", "expired"])
+@pytest.mark.usefixtures("ran")
 def test_a_day_that_lost_its_usage_and_has_another_bill_fails_until_it_is_charged(
     tenant: Tenant, server: Server, expired: str, measured: str, prometheus_is: str
 ) -> None:
-    tenant.run(TODAY)
     lose_usage(tenant, answers=True)
     ask(tenant, expired if prometheus_is == "expired" else NOWHERE["url"])
     tenant.run(TODAY, hour=2)
@@ -424,10 +416,10 @@ def test_a_day_that_lost_its_usage_and_has_another_bill_fails_until_it_is_charge
     assert (tenant.total(), split(tenant, when=2)) == (server.organization.total(), {"usage_ratio_allocation"})
 
 
+@pytest.mark.usefixtures("ran")
 def test_a_revised_bill_of_a_day_that_lost_its_usage_is_charged_by_the_landed_answers(
     tenant: Tenant, server: Server
 ) -> None:
-    tenant.run(TODAY)
     lose_usage(tenant)
     tenant.write(metrics=NOWHERE)
     revise(server)
@@ -468,10 +460,10 @@ def test_another_bill_is_charged_without_statements_of_which_nobody_knows_any_mo
 
 
 @pytest.mark.parametrize("prometheus_is", ["silent", "expired"])
+@pytest.mark.usefixtures("ran")
 def test_a_day_that_lost_its_usage_and_its_chargeback_fails_until_it_is_charged(
     tenant: Tenant, server: Server, expired: str, prometheus_is: str
 ) -> None:
-    tenant.run(TODAY)
     lose_usage(tenant, answers=True)
     (tenant.root / f"lake/chargeback/tenant_id=conf/month=2025-09/{LOST}.parquet").unlink()
     ask(tenant, expired if prometheus_is == "expired" else NOWHERE["url"])
@@ -496,10 +488,10 @@ def test_a_day_that_lost_what_ran_and_its_chargeback_is_charged_without_it(tenan
 
 
 @pytest.mark.parametrize("before_is", ["well", "silent", "expired"])
+@pytest.mark.usefixtures("ran")
 def test_a_lost_day_whose_bill_lost_a_resource_is_charged_by_what_prometheus_has(
     tenant: Tenant, server: Server, measured: str, expired: str, before_is: str
 ) -> None:
-    tenant.run(TODAY)
     lose_usage(tenant, answers=True)
     records = server.organization.records(day(2), day(3))
     gone = [one["id"] for one in records if one.get("resource", {}).get("id") == "lkc-prod1"]
@@ -514,10 +506,10 @@ def test_a_lost_day_whose_bill_lost_a_resource_is_charged_by_what_prometheus_has
     assert seen(tenant.run(TODAY, hour=4)) == (0, 0, 0)
 
 
+@pytest.mark.usefixtures("ran")
 def test_a_forced_day_that_lost_its_usage_is_charged_by_what_there_is(
     tenant: Tenant, server: Server, expired: str
 ) -> None:
-    tenant.run(TODAY)
     before = outputs(tenant)
     landed = "SELECT fetch_id, metric, first_day, end_day, ids FROM metric_fetches"
     known = tenant.query(landed)
@@ -710,8 +702,8 @@ def test_answers_without_values_and_with_gaps_are_asked_for_again_when_forced(
     assert (seen(tenant.run(TODAY, hour=4, lift=True)), tenant.files(["usage"])) == ((0, 0, 0), files)
 
 
+@pytest.mark.usefixtures("ran")
 def test_a_forced_day_keeps_what_landed_answers_say_of_its_lost_usage(tenant: Tenant, expired: str) -> None:
-    tenant.run(TODAY)
     for (number,) in tenant.query("SELECT fetch_id FROM metric_fetches WHERE metric = 'flink_cfu'"):
         shutil.rmtree(tenant.root / f"raw/confluent_cloud/conf/metrics/{number:06}")
     lose_usage(tenant)
@@ -759,8 +751,8 @@ def test_an_answer_that_cannot_be_understood_is_a_failure_each_time_and_then_giv
         assert (seen(done), done.warnings) == ((0, 0, 0), ())
 
 
+@pytest.mark.usefixtures("ran")
 def test_the_plan_says_that_usage_is_lost(tenant: Tenant) -> None:
-    tenant.run(TODAY)
     lose_usage(tenant)
     config = pipeline.configured(tenant.file)
     [found] = plan.plan(config, config.tenants, TODAY)
