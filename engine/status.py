@@ -147,7 +147,9 @@ def _gathers(store: state.State, tenant: ProductTenant, days: dict[state.DayKey,
     last = gather_state.last_gather(store, tenant.id)
     windows = gather_state.windows(store, tenant.id, last.gather_id) if last else []
     known = gather_state.day_metrics(store, tenant.id)
-    fetched = known.values() if isinstance(tenant, ConfluentTenant) else cost_days.asked_now(tenant, known)
+    # Of some metrics usage is kept that nobody asks for any more.
+    asked = [one for one in known.values() if one.ids]
+    fetched = asked if isinstance(tenant, ConfluentTenant) else cost_days.asked_now(tenant, known)
     open_ = [one for one in fetched if one.status != "fetched"] if tenant.metrics is not None else []
     residues = [window.rounding_residue for window in windows]
     residues += [one.rounding_residue for one in gather_state.constructed_days(store, tenant.id).values()]
