@@ -37,6 +37,7 @@ from engine.wanted import (
     needs,
     statements_lost,
     unasked,
+    window,
 )
 from engine.work import Work, publish_usage, raw_folder, usage_key, usage_left, usage_of
 
@@ -241,18 +242,12 @@ def _less_known(found: pl.DataFrame, stored: pl.DataFrame) -> list[str]:
 
 def _with_answers(need: Need, before: DayMetric | None, rows: int, fetches: Mapping[str, int]) -> DayMetric:
     """What is known of a metric when some resources more are answered."""
-    known = _still_known(before.fetches if before else {}, need.ids)
-    merged = dict(sorted({**known, **fetches}.items()))
+    merged = dict(sorted({**(before.fetches if before else {}), **fetches}.items()))
     last = max(merged.values())
     if set(need.ids) <= merged.keys():
         return DayMetric(*need[:2], "fetched", *need[2:], last, rows, fetches=merged)
     left = before or DayMetric(*need[:2], "failed", *need[2:])
     return left._replace(fetch_id=last, rows=rows, fetches=merged)
-
-
-def _still_known(fetches: Mapping[str, int], asked: Collection[str]) -> dict[str, int]:
-    """The answers for what is asked for, and those that the lake alone has."""
-    return {name: number for name, number in fetches.items() if name in asked or number == AS_STORED}
 
 
 def _record(work: Work, tenant: ConfluentTenant, one: Answered) -> None:
@@ -542,8 +537,8 @@ def _narrowed(work: Work, tenant: ConfluentTenant, wanted: Mapping[Key, Need]) -
     lost = lost_usage(work.root, work.store, tenant.id)
     # Who has no metrics any more cannot tell what a day lacks.
     asked = {key: wanted[key].ids if key in wanted else () for key in known} if has_metrics else {}
-    only_here = _only_here(work, tenant, [known[key] for key in asked], asked, lost)
-    after = {key: _fewer(known[key], ids, only_here.get(key, ())) for key, ids in asked.items()}
+    stays = _staying(work, tenant, [known[key] for key in asked], asked, lost)
+    after = {key: _fewer(known[key], ids, stays.get(key, {})) for key, ids in asked.items()}
     gone = [key for key, one in after.items() if key not in wanted and not one.fetches]
     fewer = {key: one for key, one in after.items() if key not in gone and one != known[key]}
     waiting = {need.charge_date for key, need in wanted.items() if need.open_ids(after.get(key))}
@@ -551,17 +546,17 @@ def _narrowed(work: Work, tenant: ConfluentTenant, wanted: Mapping[Key, Need]) -
     settled = lost - (waiting if has_metrics else charged_of_lost(work.root, work.store, tenant.id) - forced)
     if not gone and not fewer and not settled:
         return known
-    stays = dict[str, dict[str, list[str]]]()
+    kept = dict[str, dict[str, list[str]]]()
     for (day, metric), ids in [
         *((key, need.ids) for key, need in wanted.items()),
         *((key, unasked(one)) for key, one in after.items()),
     ]:
-        stays.setdefault(day, {}).setdefault(metric, []).extend(ids)
+        kept.setdefault(day, {}).setdefault(metric, []).extend(ids)
     published, withdrawn, rows = list[gather_state.UsageDay](), list[str](), list[DayMetric]()
     for day in sorted(({day for day, _ in (*gone, *fewer)} - lost) | settled):
         usage = usage_left(work, day)
         if has_metrics:
-            usage = _only_of(usage, stays.get(day, {}))
+            usage = _only_of(usage, kept.get(day, {}))
         rows += [one._replace(rows=_rows_of(one, usage)) for key, one in fewer.items() if key[0] == day]
         done = publish_usage(work, day, usage)
         published += [done] if done else []
@@ -574,46 +569,59 @@ def _narrowed(work: Work, tenant: ConfluentTenant, wanted: Mapping[Key, Need]) -
     return gather_state.day_metrics(work.store, tenant.id)
 
 
-def _only_here(
+def _staying(
     work: Work,
     tenant: ConfluentTenant,
     known: Iterable[DayMetric],
     asked: Mapping[Key, Collection[str]],
     lost: Collection[str],
-) -> dict[Key, set[str]]:
-    """The resources that are not asked for any more, and stay known: no landed answer says of them what the lake does.
+) -> dict[Key, dict[str, int]]:
+    """The resources that are not asked for any more, and stay known, with the numbers of their answers.
 
-    Or they were answered without values, which leaves nothing to take out. Of a day whose usage is lost, those count of
-    which the lake has something.
+    On days of the window, those of which no landed answer says what the lake does: from now on the lake alone has it.
+    Before it, all: their bill is not revised, and answers that are kept today may not be tomorrow (nor are those of the
+    window, if they are not kept for longer than it is). What was answered without values leaves nothing to take out. Of
+    a day whose usage is lost, those stay of which the lake has something.
     """
-    left_out, found = list[DayMetric](), dict[Key, set[str]]()
+    outlive = tenant.retention_days > tenant.lookback_days
+    first = str(window(tenant, work.now().date())[0] if outlive else date.max)
+    unsure, found = list[DayMetric](), dict[Key, dict[str, int]]()
     for one in known:
         ids = asked[one.charge_date, one.metric]
-        fetches = {name: number for name, number in one.fetches.items() if name not in ids and number != AS_STORED}
-        left_out += [one._replace(fetches=fetches)] if fetches else []
-    for day, of_day in _landed_usage(work, tenant, left_out) if left_out else ():
+        fetches = {name: number for name, number in one.fetches.items() if name not in ids}
+        is_sure = one.charge_date < first and one.charge_date not in lost
+        found[one.charge_date, one.metric] = {
+            name: number for name, number in fetches.items() if is_sure or number == AS_STORED
+        }
+        left = {name: number for name, number in fetches.items() if not is_sure and number != AS_STORED}
+        unsure += [one._replace(fetches=left)] if left else []
+    for day, of_day in _landed_usage(work, tenant, unsure) if unsure else ():
         usage = usage_left(work, day)
         for one, by_resource in of_day:
             stored = usage.filter(pl.col("metric") == one.metric, pl.col("resource_id").is_in(list(one.fetches)))
             landed, _ = _reread(empty(USAGE), one, by_resource)
             there = set(stored["resource_id"])
             names = (there - by_resource.keys()) | set(_less_known(landed, stored))
-            found[day, one.metric] = names if day in lost else names | (one.fetches.keys() - there)
+            if day < first:
+                names = there
+            elif day not in lost:
+                names |= one.fetches.keys() - there
+            found[day, one.metric].update(dict.fromkeys(names, AS_STORED))
     return found
 
 
-def _fewer(one: DayMetric, asked: tuple[str, ...], only_here: Collection[str]) -> DayMetric:
+def _fewer(one: DayMetric, asked: tuple[str, ...], stays: Mapping[str, int]) -> DayMetric:
     """What is known of a metric of which no more is asked for; all of it may be answered then."""
-    fetches = _still_known(one.fetches, asked) | dict.fromkeys(only_here, AS_STORED)
+    fetches = {name: number for name, number in one.fetches.items() if name in asked} | dict(stays)
     if set(asked) <= fetches.keys():
         return one._replace(status="fetched", ids=asked, fetches=fetches, attempts=0, error=None)
     return one._replace(fetches=fetches)
 
 
-def _only_of(usage: pl.DataFrame, stays: Mapping[str, Sequence[str]]) -> pl.DataFrame:
+def _only_of(usage: pl.DataFrame, kept: Mapping[str, Sequence[str]]) -> pl.DataFrame:
     """USAGE of a day, of metrics that Prometheus answers only some resources."""
     wanted = pl.DataFrame(
-        [(metric, one) for metric, ids in stays.items() for one in ids],
+        [(metric, one) for metric, ids in kept.items() for one in ids],
         schema={"metric": pl.String, "resource_id": pl.String},
         orient="row",
     )

@@ -78,6 +78,34 @@ def test_rules_that_are_changed_back_find_all_usage_again(
     assert (seen(tenant.run(TODAY, hour=3)), tenant.files() == files, gaps(tenant)) == ((0, DAYS, 0), True, before)
 
 
+@pytest.mark.parametrize(
+    ("days", "retention"), [(DAYS + 5, "11"), (DAYS, "10")], ids=["older than the window", "in it"]
+)
+@pytest.mark.parametrize("killed", [False, True])
+def test_rules_that_are_changed_back_when_answers_are_gone_meanwhile_find_all_usage_again(
+    tenant: Tenant, tmp_path: Path, days: int, retention: str, killed: bool
+) -> None:
+    """Raw answers are kept for little longer than days are in the window, or not even that."""
+    tenant.write(retention_days=retention)
+    tenant.run(TODAY)
+    files = tenant.files()
+    older = Path(shutil.copy(tenant.root / "state.db", tmp_path / "older.db"))
+    other_rules(tenant, ALL)
+    # Ten days are in the window; the first three are not any more.
+    assert tenant.run(day(days), hour=1).exit_code == 0
+    if killed:
+        put_back(older, tenant)
+    tenant.write(products=None)
+    done = tenant.run(day(DAYS + 12), hour=2)
+    assert not any((tenant.root / "raw/confluent_cloud/conf/metrics").iterdir())
+    kept = {name for name in files if days == DAYS or name[-18:-8] in map(str, map(day, range(3)))}
+    after = tenant.files()
+    assert {name for name in kept if after[name] != files[name]} == set()
+    # Of the others nobody can tell, and nobody answers.
+    assert done.exit_code == (0 if days == DAYS else 11)
+    assert "lost" not in str(done.warnings)
+
+
 @pytest.mark.parametrize("products", [WRITING, ALL], ids=["one metric", "all metrics"])
 @pytest.mark.parametrize("replay", [False, True])
 @pytest.mark.usefixtures("ran")
