@@ -168,7 +168,9 @@ def _bills(root: Path, tenant: AwsTenant, matched: set[str]) -> Iterator[Finding
 def _match(tenant: AwsTenant, billing: pl.LazyFrame, matched: set[str]) -> None:
     """Add the rules that lines of this billing fall under."""
     given = decide.Inputs(tenant, rules.resolve(tenant), empty(USAGE))
-    matched.update(decide.matched(billing, given).select(pl.col("rule_id").unique()).collect()["rule_id"])
+    matched.update(
+        decide.matched(billing, given).select(pl.col("rule_id").unique()).collect(engine="streaming")["rule_id"]
+    )
 
 
 def _keys(_root: Path, tenant: AwsTenant, _matched: set[str]) -> Iterator[Finding]:

@@ -217,7 +217,7 @@ def metrics_by_day(billing: pl.LazyFrame, given: Inputs) -> pl.DataFrame:
         .group_by("charge_date", "metric")
         .agg(pl.col("resource_id").unique().sort())
         .sort("charge_date", "metric")
-        .collect()
+        .collect(engine="streaming")
     )
 
 

@@ -375,7 +375,7 @@ def with_principals(known: pl.DataFrame, usage: pl.LazyFrame, tenant_id: str, *,
             pl.col("first_seen_at", "last_seen_at").str.to_datetime("%Y-%m-%d", time_unit="us"),
             type=pl.lit("principal"),
         )
-        .collect()
+        .collect(engine="streaming")
     )
     others = pl.DataFrame(
         [
