@@ -241,7 +241,7 @@ def _stored(root: Path, tenant: Tenant, matched: set[str]) -> Iterator[Finding]:
     calculated = days.keys() - waiting
     # Everything there is, not only what the state knows of: a day file too many lies outside that, maybe.
     span = date.min, date.max
-    with warehouse.open_lake(root) as connection:
+    with warehouse.open_lake(root, views=warehouse.CHECKED) as connection:
         wrong = warehouse.run_checks(connection, tenant.id, ("0000-00", "9999-99"), span, log, waiting)
     for one in wrong:
         text = fault(f"check {one.check}", f"{counted(one.rows, 'row')}, for example {printable(one.example)}", "none")
