@@ -292,11 +292,23 @@ def digest(frame: pl.DataFrame, table: Table | None = None) -> str:
     """The digest of a frame, in the order of its rows; of the columns of a table if one is given, else of all."""
     chosen = table or Table("", dict(frame.schema), (), frozenset(frame.columns))
     rows = frame if frame.columns == chosen.columns else frame.select(chosen.columns)
+    if not rows.height:
+        texts = {name: pl.String() if is_text(dtype) else dtype for name, dtype in rows.schema.items()}
+        return _digest_of_nothing(tuple(texts.items()), chosen.nullable, chosen.varied)
     enums = [name for name, dtype in rows.schema.items() if isinstance(dtype, pl.Enum)]
     # They are mostly what `encoded` made of these rows; if they are not, the digest is that of the text itself.
     if all(categories(rows[name]).is_sorted() for name in enums) and (found := _digest(rows, chosen)):
         return found
     return _digest(rows.with_columns(pl.col(enums).cast(pl.String)), chosen) or ""
+
+
+@cache
+def _digest_of_nothing(
+    columns: tuple[tuple[str, pl.DataType], ...], nullable: frozenset[str], varied: frozenset[str]
+) -> str:
+    """The digest of a frame without rows: most days have no empty keys, say."""
+    schema = dict(columns)
+    return _digest(pl.DataFrame(schema=schema), Table("", schema, (), nullable, varied)) or ""
 
 
 def _digest(rows: pl.DataFrame, table: Table) -> str | None:

@@ -293,8 +293,10 @@ def _resource_usage(asked: pl.DataFrame, usage: pl.DataFrame, statements: pl.Dat
     measured = usage.join(asked, on=["window", "resource_id"], how="semi").with_columns(
         units=pl.max_horizontal(money.to_units(pl.col("value")), pl.lit(0, pl.Int128))
     )
-    if measured.height:
-        money.check_sum_fits("usage", money.largest(measured["units"]), measured.height)
+    if not measured.height:
+        keys = ["window", "resource_id", "metric", "principal", "units"]
+        return measured.select(keys).rename({"principal": "identity_id"})
+    money.check_sum_fits("usage", money.largest(measured["units"]), measured.height)
     of_statement = pl.col("metric").is_in(STATEMENT_METRICS)
     by_statement = pl.coalesce("statement_owner", pl.lit(STATEMENT_OWNER_UNKNOWN))
     # Of statements that bore one name on one day, one after the other, the newest stands for all.
