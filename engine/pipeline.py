@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from datetime import date
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -164,22 +164,29 @@ _Decide: TypeAlias = Callable[[pl.DataFrame, Sequence[state.Day]], _Found]
 """(BILLING of some days, these days) -> what is decided for them, for each as if it were alone."""
 
 
+class _Known(NamedTuple):
+    """What days are calculated from, as it is known at one time.
+
+    `causes`: a digest for each day of everything that its chargeback can depend on, from what is known without reading
+    the lake. `decisions`: what gives, for a billing period, what decides for the billing of its days.
+    """
+
+    causes: dict[state.DayKey, str]
+    decisions: Callable[[Work], Callable[[str], _Decide]]
+
+
 class _Recipe(NamedTuple):
     """What differs between ecosystems.
 
     `gathering` are the stages of a run that come before everything is stored, `again` those of a recalculation,
-    `replaying` those of one that reads landed answers again. `inputs`: what all days are calculated with. `causes`: a
-    digest for each day of everything that its chargeback can depend on, from what is known without reading the lake.
-    `decisions`: what gives, for a billing period, what decides for the billing of its days. `entities`: a stage that
-    brings the lake's identities and resources up to date.
+    `replaying` those of one that reads landed answers again. `known`: what the days of a state are calculated from.
+    `entities`: a stage that brings the lake's identities and resources up to date.
     """
 
     gathering: Sequence[_Stage]
     again: Sequence[_Stage]
     replaying: Sequence[_Stage]
-    inputs: Callable[[], Inputs]
-    causes: Callable[[state.State, dict[state.DayKey, state.Day]], dict[state.DayKey, str]]
-    decisions: Callable[[Work, Inputs], Callable[[str], _Decide]]
+    known: Callable[[state.State, dict[state.DayKey, state.Day]], _Known]
     entities: _Step
 
 
@@ -202,7 +209,9 @@ def _of_bills(tenant: AwsTenant) -> _Recipe:
         if wrong:
             raise together(wrong)
 
-    def decisions(work: Work, given: Inputs) -> Callable[[str], _Decide]:
+    def decisions(work: Work) -> Callable[[str], _Decide]:
+        given = inputs(tenant)
+
         def of_period(billing_period: str) -> _Decide:
             period_cost = (
                 _period_cost(work, tenant, given, billing_period) if "month" in given.rules.windows() else None
@@ -222,9 +231,7 @@ def _of_bills(tenant: AwsTenant) -> _Recipe:
         gathering=(("gather", lambda work, summary: bills.gather(work, tenant, summary, ready)),),
         again=(),
         replaying=(),
-        inputs=lambda: inputs(tenant),
-        causes=lambda _, days: _causes_of_bills(tenant, days),
-        decisions=decisions,
+        known=lambda _, days: _Known(_causes_of_bills(tenant, days), decisions),
         entities=lambda work, summary: _entities_of_bills(work, tenant, summary),
     )
 
@@ -233,6 +240,7 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
     """A tenant whose bill comes from an API, and whose products have ladders."""
     # What asks the network takes long to import, and who only looks does not need it.
 
+    @cache
     def given() -> Inputs:
         return Inputs(tenant, rules.resolve(tenant), empty(USAGE))
 
@@ -272,30 +280,36 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
         metered.replay(work, tenant)
         return settle(work, summary)
 
-    def decisions(work: Work, given: Inputs) -> Callable[[str], _Decide]:
-        facts = _facts(work.store, tenant)
-        failed = wanted.given_up(tenant, gather_state.day_metrics(work.store, tenant.id))
+    return _Recipe(
+        gathering=(("gather", pass_over), ("metrics", fetch)),
+        again=(("metrics", restore),),
+        replaying=(("replay", replay),),
+        known=lambda store, days: _known_of_products(tenant, given(), store, days),
+        entities=lambda work, summary: _entities_of_products(work, tenant, summary),
+    )
 
+
+def _known_of_products(
+    tenant: ConfluentTenant, given: Inputs, store: state.State, days: dict[state.DayKey, state.Day]
+) -> _Known:
+    facts = _facts(store, tenant)
+    failed = wanted.given_up(tenant, gather_state.day_metrics(store, tenant.id))
+
+    def decisions(work: Work) -> Callable[[str], _Decide]:
         def decided(billing: pl.DataFrame, days: Sequence[state.Day]) -> _Found:
             lacking = {day.charge_date: failed.get(day.charge_date, frozenset()) for day in days}
             return _by_products(work, billing, given, facts, lacking)
 
         return lambda _billing_period: decided
 
-    return _Recipe(
-        gathering=(("gather", pass_over), ("metrics", fetch)),
-        again=(("metrics", restore),),
-        replaying=(("replay", replay),),
-        inputs=given,
-        causes=lambda store, days: _causes_of_products(store, tenant, days),
-        decisions=decisions,
-        entities=lambda work, summary: _entities_of_products(work, tenant, summary),
-    )
+    facts_of = facts_by_day({day: failed.get(day, frozenset()) for _, day in days}, facts)
+    return _Known(_causes_of_days(store, given, days, lambda day: [facts_of[day]]), decisions)
 
 
 def _of_cost_model(tenant: CostModelTenant) -> _Recipe:
     """A tenant without a bill: its days are made from a cost model and from metrics."""
 
+    @cache
     def given() -> Inputs:
         return Inputs(tenant, rules.resolve(tenant), empty(USAGE))
 
@@ -309,31 +323,32 @@ def _of_cost_model(tenant: CostModelTenant) -> _Recipe:
 
         return construct.rebuild(work, tenant, summary, redo=work.request.force)
 
-    def decisions(work: Work, given: Inputs) -> Callable[[str], _Decide]:
-        failed = cost_days.failed_metrics(work.store, tenant)
+    def known(store: state.State, days: dict[state.DayKey, state.Day]) -> _Known:
+        failed = cost_days.failed_metrics(store, tenant)
         # Who there is on a day is said by its usage: what was found on other days changes nothing.
         facts = DayFacts(empty(RESOURCES), empty(IDENTITIES), empty(USAGE), frozenset())
 
-        def decided(billing: pl.DataFrame, days: Sequence[state.Day]) -> _Found:
-            # What fails, fails for the one cluster that there is, under the id that it had when the day was made.
-            clusters = billing["resource_id"].unique()
-            lacking = {
-                day.charge_date: frozenset(
-                    (metric, cluster) for metric in failed.get(day.charge_date, ()) for cluster in clusters
-                )
-                for day in days
-            }
-            return _by_products(work, billing, given, facts, lacking)
+        def decisions(work: Work) -> Callable[[str], _Decide]:
+            def decided(billing: pl.DataFrame, days: Sequence[state.Day]) -> _Found:
+                # What fails, fails for the one cluster that there is, under the id that it had when the day was made.
+                clusters = billing["resource_id"].unique()
+                lacking = {
+                    day.charge_date: frozenset(
+                        (metric, cluster) for metric in failed.get(day.charge_date, ()) for cluster in clusters
+                    )
+                    for day in days
+                }
+                return _by_products(work, billing, given(), facts, lacking)
 
-        return lambda _billing_period: decided
+            return lambda _billing_period: decided
+
+        return _Known(_causes_of_days(store, given(), days, lambda day: sorted(failed.get(day, ()))), decisions)
 
     return _Recipe(
         gathering=(("gather", make),),
         again=(("construct", again),),
         replaying=(("construct", again),),
-        inputs=given,
-        causes=lambda store, days: _causes_of_cost_model(store, tenant, days),
-        decisions=decisions,
+        known=known,
         entities=lambda work, summary: _entities_of_cost_model(work, tenant, summary),
     )
 
@@ -447,7 +462,8 @@ def _log_failure(work: Work, run_id: str, summary: Summary, error: BaseException
 def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
     """Days whose inputs changed -> chargeback in the lake and in the state; days that wait for inputs stay."""
     days = state.days(work.store, work.tenant.id)
-    causes = recipe.causes(work.store, days)
+    known = recipe.known(work.store, days)
+    causes = known.causes
     changed = _changed(work.root, work.tenant, days, causes)
     settled = _settled(work.root, work.store, work.tenant)
     held = _held_back(work.root, work.store, work.tenant, [days[key] for key in changed if work.request.covers(key[1])])
@@ -471,7 +487,7 @@ def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
     summary = summary._replace(days_pending=len(waiting - stays), days_kept=len(stays))
     if not ready:
         return summary
-    decisions = recipe.decisions(work, recipe.inputs())
+    decisions = known.decisions(work)
     for period in sorted({period for period, _ in ready}):
         keys = [key for key in ready if key[0] == period]
         for done in _calculate_days(work, decisions(period), keys, days, causes):
@@ -539,7 +555,7 @@ def _settled(root: Path, store: state.State, tenant: Tenant) -> set[state.DayKey
 def held_back(root: Path, store: state.State, tenant: CostModelTenant) -> dict[str, tuple[str, ...]]:
     """Charge date -> metrics, of days that other rules would change, could they be weighed by these metrics."""
     days = state.days(store, tenant.id)
-    changed = _changed(root, tenant, days, _causes_of_cost_model(store, tenant, days))
+    changed = _changed(root, tenant, days, _recipe(tenant).known(store, days).causes)
     return _held_back(root, store, tenant, [days[key] for key in changed])
 
 
@@ -583,7 +599,7 @@ def days_due(
     """
     if not any(day.chargeback_calculated for day in days.values()):
         return set(days)
-    changed = _changed(root, tenant, days, _recipe(tenant).causes(store, days))
+    changed = _changed(root, tenant, days, _recipe(tenant).known(store, days).causes)
     held = _held_back(root, store, tenant, [days[key] for key in changed])
     return changed - _settled(root, store, tenant) - {(day[:7], day) for day in held}
 
@@ -610,34 +626,19 @@ def _causes_of_bills(tenant: AwsTenant, days: dict[state.DayKey, state.Day]) -> 
     }
 
 
-def _causes_of_products(
-    store: state.State, tenant: ConfluentTenant, days: dict[state.DayKey, state.Day]
+def _causes_of_days(
+    store: state.State,
+    given: Inputs,
+    days: Mapping[state.DayKey, state.Day],
+    facts: Callable[[str], Sequence[str]],
 ) -> dict[state.DayKey, str]:
-    """A day's billing, usage, entities alive on it, and metrics that were given up, under the rules."""
-    common = _common_cause(tenant, rules.resolve(tenant))
-    facts = _facts(store, tenant)
-    usage = gather_state.usage_days(store, tenant.id)
-    failed = wanted.given_up(tenant, gather_state.day_metrics(store, tenant.id))
-    known = facts_by_day({day: failed.get(day, frozenset()) for _, day in days}, facts)
+    """A day's billing, usage and whatever else is known of it (`facts`, by charge date), under the rules."""
+    common = _common_cause(given.tenant, given.rules)
+    usage = gather_state.usage_days(store, given.tenant.id)
     causes = {}
     for key, day in days.items():
         measured = usage[day.charge_date].digest if day.charge_date in usage else ""
-        text = "\n".join([common, day.billing_digest, measured, known[day.charge_date]])
-        causes[key] = hashlib.sha256(text.encode()).hexdigest()
-    return causes
-
-
-def _causes_of_cost_model(
-    store: state.State, tenant: CostModelTenant, days: dict[state.DayKey, state.Day]
-) -> dict[state.DayKey, str]:
-    """A day's billing, usage, and metrics that were given up, under the rules."""
-    common = _common_cause(tenant, rules.resolve(tenant))
-    usage = gather_state.usage_days(store, tenant.id)
-    failed = cost_days.failed_metrics(store, tenant)
-    causes = {}
-    for key, day in days.items():
-        measured = usage[day.charge_date].digest if day.charge_date in usage else ""
-        text = "\n".join([common, day.billing_digest, measured, *sorted(failed.get(day.charge_date, ()))])
+        text = "\n".join([common, day.billing_digest, measured, *facts(day.charge_date)])
         causes[key] = hashlib.sha256(text.encode()).hexdigest()
     return causes
 
@@ -1081,7 +1082,7 @@ def _check(work: Work, summary: Summary) -> Summary:
     lost = [date.fromisoformat(key[1]) for key in unbilled if not work.place(BILLING, key).path(work.root).exists()]
     is_lost = (pl.col("table_name") == "billing") & pl.col("charge_date").is_in(lost)
     log = file_log(work.store, work.tenant.id).filter(~is_lost)
-    with _CHECKING, warehouse.open_lake(work.root) as connection:
+    with _CHECKING, warehouse.open_lake(work.root, views=warehouse.CHECKED) as connection:
         warehouse.check(connection, work.tenant.id, *covered, log, waiting)
     state.mark_checked(work.store, work.tenant.id, keys)
     return summary
