@@ -139,7 +139,9 @@ class _Texts:
 
     def see(self, places: pa.Array) -> None:
         """Add places of values that rows have."""
-        if not self.is_tight():
+        if self.is_one():
+            self._seen.add(0)
+        elif not self.is_tight():
             self._seen.update(places.unique().to_pylist())
 
     def is_one(self) -> bool:
@@ -254,8 +256,7 @@ def as_arrow(chunk: pl.DataFrame) -> pa.Table:
     Enums keep their values and their order; of other text the distinct values are found, in byte order.
     """
     # Arrow has no integers of 16 bytes, but decimals are just that in memory.
-    units = [name for name, dtype in chunk.schema.items() if dtype == pl.Int128]
-    plain = chunk.with_columns(to_amount(pl.col(units))) if units else chunk
+    plain = chunk.with_columns(to_amount(pl.col(pl.Int128)))
     if not plain.height:
         # Of no rows a table would have no chunk, and so no dictionary.
         columns = [column.to_arrow(compat_level=_OLD_ARROW) for column in plain]
