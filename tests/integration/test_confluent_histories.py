@@ -116,6 +116,9 @@ class Root:
         self.given.write_all([f"h{seed}" for seed in seeds])
         self.config = pipeline.configured(self.given.file)
         self.tenants = {tenant.id: tenant for tenant in self.config.tenants}
+        self.recipes = {tenant.id: pipeline._recipe(tenant) for tenant in self.config.tenants}
+        # Rules are the same at each gather.
+        self.inputs = {one.id: Inputs(one, rules.resolve(one), empty(USAGE)) for one in self.config.tenants}
         self.store = state.open_state(self.config.root)
 
     def gathers(
@@ -141,8 +144,8 @@ class Root:
                 landing.path(kind).hardlink_to(landed_there.path(kind))
         assert landed(landing, Direct(server), one.first_day, one.end_day) == {}
         summary = gather.absorb(work, tenant, one, landing, gather.Lacking(), Summary(tenant.id))
-        metered.settle(work, tenant, Inputs(tenant, rules.resolve(tenant), empty(USAGE)))
-        recipe = pipeline._recipe(tenant)
+        metered.settle(work, tenant, self.inputs[tenant.id])
+        recipe = self.recipes[tenant.id]
         summary = pipeline._calculate(work, recipe, summary)
         assert work.problems == []
         return recipe.entities(work, summary) if last else summary
