@@ -255,13 +255,15 @@ def _population(wanted: pl.DataFrame, rungs: Sequence[Asked], known: Candidates)
     owned = [asked for asked in rungs if asked[2].population in ("resource_active", "active")]
     measured = [asked for asked in rungs if asked[2].metrics]
     wide = [asked for asked in rungs if asked[2].population in TENANT_WIDE]
-    found = [
-        _rungs(wanted, owned).join(known.resource_owners, on=_RESOURCE, how="inner"),
-        _metrics(wanted, measured).join(known.resource_usage, on=[*_RESOURCE, "metric"], how="inner"),
-        _rungs(wanted, wide, population=(pl.String(), [[asked[2].population] for asked in wide])).join(
-            known.tenant_owners, on=["window", "population"], how="inner"
-        ),
-    ]
+    found = [_VALUES_EMPTY]
+    if owned:
+        found.append(_rungs(wanted, owned).join(known.resource_owners, on=_RESOURCE, how="inner"))
+    if measured:
+        seen = known.resource_usage
+        found.append(_metrics(wanted, measured).join(seen, on=[*_RESOURCE, "metric"], how="inner"))
+    if wide:
+        populations = _rungs(wanted, wide, population=(pl.String(), [[asked[2].population] for asked in wide]))
+        found.append(populations.join(known.tenant_owners, on=["window", "population"], how="inner"))
     return pl.concat([frame.select(_CANDIDATE) for frame in found]).unique()
 
 
