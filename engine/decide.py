@@ -81,7 +81,7 @@ class DayDecision(NamedTuple):
 def allocate_period(billing: pl.DataFrame, given: Inputs) -> Allocation:
     """BILLING of one billing period -> its CHARGEBACK and EMPTY_KEYS, in memory: all days at once, nothing stored.
 
-    The same stages as a run's, which goes day by day.
+    The same stages as a run's, which stores each day by itself.
     """
     lines = matched(billing.lazy(), given).collect().sort(BILLING.key)
     cost = direct_cost(lines.lazy(), given)

@@ -168,11 +168,13 @@ class _Known(NamedTuple):
     """What days are calculated from, as it is known at one time.
 
     `causes`: a digest for each day of everything that its chargeback can depend on, from what is known without reading
-    the lake. `decisions`: what gives, for a billing period, what decides for the billing of its days.
+    the lake. `decisions`: what gives, for a billing period, what decides for the billing of its days. `entities`: how
+    many are looked at for each day.
     """
 
     causes: dict[state.DayKey, str]
     decisions: Callable[[Work], Callable[[str], _Decide]]
+    entities: int = 0
 
 
 class _Recipe(NamedTuple):
@@ -303,7 +305,8 @@ def _known_of_products(
         return lambda _billing_period: decided
 
     facts_of = facts_by_day({day: failed.get(day, frozenset()) for _, day in days}, facts)
-    return _Known(_causes_of_days(store, given, days, lambda day: [facts_of[day]]), decisions)
+    causes = _causes_of_days(store, given, days, lambda day: [facts_of[day]])
+    return _Known(causes, decisions, facts.resources.height + facts.identities.height)
 
 
 def _of_cost_model(tenant: CostModelTenant) -> _Recipe:
@@ -463,8 +466,7 @@ def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
     """Days whose inputs changed -> chargeback in the lake and in the state; days that wait for inputs stay."""
     days = state.days(work.store, work.tenant.id)
     known = recipe.known(work.store, days)
-    causes = known.causes
-    changed = _changed(work.root, work.tenant, days, causes)
+    changed = _changed(work.root, work.tenant, days, known.causes)
     settled = _settled(work.root, work.store, work.tenant)
     held = _held_back(work.root, work.store, work.tenant, [days[key] for key in changed if work.request.covers(key[1])])
     for text in cost_days.told_never_asked(held):
@@ -490,7 +492,7 @@ def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
     decisions = known.decisions(work)
     for period in sorted({period for period, _ in ready}):
         keys = [key for key in ready if key[0] == period]
-        for done in _calculate_days(work, decisions(period), keys, days, causes):
+        for done in _calculate_days(work, known, decisions(period), keys, days):
             summary = summary._replace(
                 days_calculated=summary.days_calculated + (done.rows is not None),
                 days_unchanged=summary.days_unchanged + (done.rows is None),
@@ -670,22 +672,19 @@ class _Done(NamedTuple):
 
 def _calculate_days(
     work: Work,
+    known: _Known,
     decide_days: _Decide,
     keys: Sequence[state.DayKey],
     days: dict[state.DayKey, state.Day],
-    causes: dict[state.DayKey, str],
 ) -> Iterator[_Done]:
     """Days of one billing period, in any order: a few at a time, and of small ones some in one calculation."""
     waiting = deque(days[key] for key in keys)
     most, seen = -(-len(keys) // work.workers), list[float]()
 
     def handed_out(free: int) -> set[Future[_Ended]]:
-        batches = (
-            _next_days(waiting, most, max(seen, default=_ROWS_A_LINE))
-            for _ in range(min(free, len(waiting)))
-            if waiting
-        )
-        return {pool.submit(_calculate_some, work, decide_days, batch, causes) for batch in batches}
+        rows_per_line = max(seen, default=_ROWS_A_LINE)
+        batches = (_next_days(waiting, most, rows_per_line, known.entities) for _ in range(free) if waiting)
+        return {pool.submit(_calculate_some, work, decide_days, batch, known.causes) for batch in batches}
 
     with ThreadPoolExecutor(work.workers, thread_name_prefix="day") as pool:
         # No more days are handed out than can run, so that a stop waits for those at most.
@@ -716,14 +715,16 @@ _ROWS_A_LINE = 1_000
 """How many rows a line has, as long as nothing is known of a tenant's days: then few lines are calculated in one."""
 
 
-def _next_days(waiting: deque[state.Day], most: int, rows_per_line: float) -> list[state.Day]:
+def _next_days(waiting: deque[state.Day], most: int, rows_per_line: float, entities: int) -> list[state.Day]:
     """The next of the days that wait, taken out of them: one, or as many as are small together.
 
-    A day has as many rows as it had, or, if it was never calculated, so many for each of its lines.
+    A day has as many rows as it had, or, if it was never calculated, so many for each of its lines; and so many
+    entities are looked at for it.
     """
     batch, rows = list[state.Day](), 0.0
     while waiting and len(batch) < most:
-        rows += max(waiting[0].chargeback_rows or waiting[0].billing_rows * rows_per_line, waiting[0].billing_rows)
+        lines = waiting[0].billing_rows
+        rows += max(waiting[0].chargeback_rows or lines * rows_per_line, lines) + entities
         if batch and rows > _ROWS_AT_ONCE:
             break
         batch.append(waiting.popleft())
