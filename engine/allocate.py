@@ -14,6 +14,7 @@ of the key: it is never sorted, and no join and no window function runs over it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from datetime import date
 from typing import NamedTuple
 
 import polars as pl
@@ -111,6 +112,39 @@ def planned(rungs: pl.DataFrame, weights: pl.DataFrame) -> Plan:
     )
     parts = winners.join(groups, on=_GROUP_KEY, how="left", validate="m:1").sort(_PART).select(_PLANNED_PART)
     return Plan(parts, shares.select("_group", "identity_id", "weight", "weight_before"), payers)
+
+
+def by_day(decided: Plan, lines: pl.DataFrame) -> dict[date, Plan]:
+    """The plan of lines of several days -> charge date -> the plan of the day's lines, as if there were no others."""
+    day, rule = "charge_date", ["rule_id", "weight_scope"]
+    parts = (
+        lines.select(day, pl.col(rule).cast(pl.String))
+        .unique()
+        .join(decided.parts, on=rule, how="inner")
+        .sort(day, *_PART)
+        .with_columns(_of_all="_group", _group=_ranked("_group", day))
+    )
+    shares = (
+        parts.select(day, "_group", "_of_all")
+        .unique()
+        .join(decided.shares, left_on="_of_all", right_on="_group", how="inner")
+        .sort(day, "_group", "identity_id")
+    )
+    payers = (
+        shares.with_columns(_first=pl.int_range(pl.len(), dtype=pl.get_index_type()).over(day))
+        .group_by(day, "_group", maintain_order=True)
+        .agg(pl.col("_first").min(), _fan=pl.len())
+    )
+    plans = (frame.select(day, *known.columns) for frame, known in zip((parts, shares, payers), decided, strict=True))
+    of_days = [
+        frame.partition_by(day, maintain_order=True, include_key=False, as_dict=True) for frame in plans
+    ]  # fmt: skip
+    return {found: Plan(*(frames_of[found,] for frames_of in of_days)) for (found,) in of_days[0]}
+
+
+def _ranked(name: str, over: str) -> pl.Expr:
+    """Numbers from 0 on, without gaps, in the order of a column's numbers."""
+    return (pl.col(name).rank("dense").over(over) - 1).cast(pl.get_index_type())
 
 
 def rungs_asked(lines: pl.DataFrame, rules: pl.DataFrame, weights: pl.DataFrame) -> pl.DataFrame:

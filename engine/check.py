@@ -170,7 +170,9 @@ def _bills(root: Path, tenant: AwsTenant, matched: set[str]) -> Iterator[Finding
 def _match(tenant: AwsTenant, billing: pl.LazyFrame, matched: set[str]) -> None:
     """Add the rules that lines of this billing fall under."""
     given = decide.Inputs(tenant, rules.resolve(tenant), empty(USAGE))
-    matched.update(decide.matched(billing, given).select(pl.col("rule_id").unique()).collect()["rule_id"])
+    matched.update(
+        decide.matched(billing, given).select(pl.col("rule_id").unique()).collect(engine="streaming")["rule_id"]
+    )
 
 
 def _keys(_root: Path, tenant: AwsTenant, _matched: set[str]) -> Iterator[Finding]:
@@ -241,7 +243,7 @@ def _stored(root: Path, tenant: Tenant, matched: set[str]) -> Iterator[Finding]:
     calculated = days.keys() - waiting
     # Everything there is, not only what the state knows of: a day file too many lies outside that, maybe.
     span = date.min, date.max
-    with warehouse.open_lake(root) as connection:
+    with warehouse.open_lake(root, views=warehouse.CHECKED) as connection:
         wrong = warehouse.run_checks(connection, tenant.id, ("0000-00", "9999-99"), span, log, waiting)
     for one in wrong:
         text = fault(f"check {one.check}", f"{counted(one.rows, 'row')}, for example {printable(one.example)}", "none")

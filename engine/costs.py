@@ -58,6 +58,10 @@ class Total(NamedTuple):
     reasons: dict[str, int]
 
 
+_VIEWS = ("billing", "chargeback", "identities", "teams", "payers", "chargeback_named", "unallocated")
+"""The views that these reports read, as every run ends with them; see `warehouse.CHECKED`."""
+
+
 class Costs(NamedTuple):
     """The costs of one tenant over the days from `first` to `last`, both included; by identity, by team, or both."""
 
@@ -75,7 +79,7 @@ def costs(root: Path, tenant_id: str, first: date, last: date, by: Sequence[str]
     def report(lake: duckdb.DuckDBPyConnection, name: str) -> pl.DataFrame:
         return _in_units(warehouse.report(lake, name, tenant_id=tenant_id, from_date=first, to_date=end))
 
-    with warehouse.open_lake(root) as lake:
+    with warehouse.open_lake(root, views=_VIEWS) as lake:
         found = {one: _costs(report(lake, f"cost_by_{one}"), _TOLD_BY[one]) for one in by}
         billed = report(lake, "billed_and_allocated").select("currency", "billed", "allocated")
         by_reason = report(lake, "unallocated_by_reason")

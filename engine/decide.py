@@ -81,7 +81,7 @@ class DayDecision(NamedTuple):
 def allocate_period(billing: pl.DataFrame, given: Inputs) -> Allocation:
     """BILLING of one billing period -> its CHARGEBACK and EMPTY_KEYS, in memory: all days at once, nothing stored.
 
-    The same stages as a run's, which goes day by day.
+    The same stages as a run's, which stores each day by itself.
     """
     lines = matched(billing.lazy(), given).collect().sort(BILLING.key)
     cost = direct_cost(lines.lazy(), given)
@@ -145,17 +145,27 @@ def decide_products(billing: pl.DataFrame, given: Inputs, facts: DayFacts) -> Da
 
     ContractError if the lines are of several days, or if a sum might not be exact.
     """
-    day = _one_day(billing)
-    there = identities.alive(facts.resources, day)
+    return decide_product_days(billing, given, facts, {str(_one_day(billing)): facts.failed})
+
+
+def decide_product_days(
+    billing: pl.DataFrame, given: Inputs, facts: DayFacts, failed: Mapping[str, frozenset[tuple[str, str]]]
+) -> DayDecision:
+    """`decide_products` of several days in one: each day by what is known of it, as if it were alone.
+
+    `facts.usage`: USAGE of the days; `failed`: charge date -> what failed on it, for each of the days.
+    """
+    days = [date.fromisoformat(day) for day in sorted(failed)]
+    there = identities.alive_on(facts.resources, days)
     by_product = rules.match_products(decoded(billing.lazy()), given.rules).collect()
-    lives = identities.alive_seconds(there, day)
-    lines = rules.with_derived(by_product, given.rules, lives, facts.failed).sort(BILLING.key)
+    lives = identities.alive_seconds(there)
+    lines = rules.with_derived(by_product, given.rules, lives, failed).sort(BILLING.key)
     todays = rules.derived(given.rules, lines["rule_id"].unique())
     found = identities.candidates(
-        lines["resource_id"],
+        lines,
         there,
-        identities.alive(facts.identities, day),
-        facts.usage.filter(pl.col("window") == str(day)),
+        identities.alive_on(facts.identities, days),
+        facts.usage,
         given.rules.operator,
     )
     wanted = weights.product_groups(lines, todays)
@@ -164,6 +174,25 @@ def decide_products(billing: pl.DataFrame, given: Inputs, facts: DayFacts) -> Da
     lost = allocate.empty_keys(rungs).sort("rule_id", "part", "rung", "weight_scope")
     decided = Decided(allocate.planned(rungs, weighed), lost)
     return DayDecision(lines, todays.frame, decided, _unknown_products(lines))
+
+
+def by_day(lines: pl.DataFrame, decided: Decided) -> dict[date, tuple[pl.DataFrame, Decided]]:
+    """Lines of several days and what is decided for them -> charge date -> the same for its lines, as if alone."""
+    day, rule = "charge_date", ["rule_id", "weight_scope"]
+    plans = allocate.by_day(decided.plan, lines)
+    empty_keys = (
+        lines.select(day, *rule)
+        .unique()
+        .join(decided.empty_keys.with_row_index("_place"), on=rule, how="inner")
+        .sort(day, "_place")
+        .select(day, *decided.empty_keys.columns)
+    )
+    lost = empty_keys.partition_by(day, maintain_order=True, include_key=False, as_dict=True)
+    none = decided.empty_keys.clear()
+    return {
+        found: (of_day, Decided(plans[found], lost.get((found,), none)))
+        for (found,), of_day in lines.partition_by(day, maintain_order=True, as_dict=True).items()
+    }
 
 
 def _one_day(billing: pl.DataFrame) -> date:
@@ -217,7 +246,7 @@ def metrics_by_day(billing: pl.LazyFrame, given: Inputs) -> pl.DataFrame:
         .group_by("charge_date", "metric")
         .agg(pl.col("resource_id").unique().sort())
         .sort("charge_date", "metric")
-        .collect()
+        .collect(engine="streaming")
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple, NoReturn
@@ -79,13 +80,15 @@ class Digest:
 
     def _add(self, name: str, values: pa.Array, placed: Callable[[_Run], _Run] = lambda run: run) -> None:
         """Add values of a column, at least one; `placed` tells in which rows of the chunk their runs begin."""
+        if name in self._nullable and not values.null_count:
+            self._streams[name, "nulls"].update(_Run(_NOT_NULL, _FIRST, len(values)))
         for stream, part in _parts(values, may_be_null=name in self._nullable):
             state = self._streams[name, stream]
             if isinstance(state, _Rows):
                 state.update(part)
                 hashed = part
             else:
-                run = _run(part)
+                run = _run(part, is_one=stream == "values" and name in self._texts and self._texts[name].is_one())
                 state.update(placed(run))
                 hashed = run.values
             if stream == "values" and name in self._texts:
@@ -136,8 +139,14 @@ class _Texts:
 
     def see(self, places: pa.Array) -> None:
         """Add places of values that rows have."""
-        if not self.is_tight():
+        if self.is_one():
+            self._seen.add(0)
+        elif not self.is_tight():
             self._seen.update(places.unique().to_pylist())
+
+    def is_one(self) -> bool:
+        """Whether there is one value, which then is in every row that is not null."""
+        return self._values is not None and len(self._values) == 1
 
     def is_tight(self) -> bool:
         """Whether every value is in a row."""
@@ -195,10 +204,10 @@ class _Runs:
 
 
 def _parts(column: pa.Array, *, may_be_null: bool) -> Iterator[tuple[str, pa.Array]]:
-    """A column -> what goes into which of its streams; none without rows."""
-    if may_be_null:
+    """A column -> what goes into which of its streams; none without rows, and of nulls none if there are none."""
+    if may_be_null and column.null_count:
         yield "nulls", column.is_null().cast(pa.uint8())
-        column = column.drop_null() if column.null_count else column
+        column = column.drop_null()
     if not len(column):
         return
     if not pa.types.is_decimal(column.type):
@@ -212,15 +221,19 @@ def _parts(column: pa.Array, *, may_be_null: bool) -> Iterator[tuple[str, pa.Arr
     yield "high", halves.gather_every(2, 1).to_arrow()
 
 
-def _run(values: pa.Array) -> _Run:
-    """Values of rows, at least one -> their runs."""
+def _run(values: pa.Array, *, is_one: bool) -> _Run:
+    """Values of rows, at least one -> their runs; `is_one`: whether it is known that there is one value in all rows."""
+    if is_one:
+        return _Run(values[:1], _FIRST, len(values))
     found = _compute().run_end_encode(values, run_end_type=pa.int64())
     return _Run(found.values, pa.concat_arrays([_FIRST, found.run_ends[:-1]]), len(values))
 
 
 _FIRST = pa.array([0], pa.int64())
+_NOT_NULL = pa.array([0], pa.uint8())
 
 
+@cache
 def _compute() -> ModuleType:
     """Arrow's functions take long to import, and a run that has nothing to do needs none."""
     return import_module("pyarrow.compute")
@@ -243,8 +256,7 @@ def as_arrow(chunk: pl.DataFrame) -> pa.Table:
     Enums keep their values and their order; of other text the distinct values are found, in byte order.
     """
     # Arrow has no integers of 16 bytes, but decimals are just that in memory.
-    units = [name for name, dtype in chunk.schema.items() if dtype == pl.Int128]
-    plain = chunk.with_columns(to_amount(pl.col(units))) if units else chunk
+    plain = chunk.with_columns(to_amount(pl.col(pl.Int128)))
     if not plain.height:
         # Of no rows a table would have no chunk, and so no dictionary.
         columns = [column.to_arrow(compat_level=_OLD_ARROW) for column in plain]
@@ -261,6 +273,9 @@ _OLD_ARROW = pl.CompatLevel.oldest()
 def _encoded(texts: pa.Array) -> pa.DictionaryArray:
     """Text without nulls as codes of its distinct values, which are in byte order."""
     found = texts.dictionary_encode()
+    if len(found.dictionary) <= 1:
+        # So are most columns of a day.
+        return pa.DictionaryArray.from_arrays(found.indices.cast(_code(1)), found.dictionary, ordered=True, safe=False)
     order = _compute().array_sort_indices(found.dictionary)
     ranks = _compute().array_sort_indices(order)
     code = _code(len(order))
@@ -278,11 +293,23 @@ def digest(frame: pl.DataFrame, table: Table | None = None) -> str:
     """The digest of a frame, in the order of its rows; of the columns of a table if one is given, else of all."""
     chosen = table or Table("", dict(frame.schema), (), frozenset(frame.columns))
     rows = frame if frame.columns == chosen.columns else frame.select(chosen.columns)
+    if not rows.height:
+        texts = {name: pl.String() if is_text(dtype) else dtype for name, dtype in rows.schema.items()}
+        return _digest_of_nothing(tuple(texts.items()), chosen.nullable, chosen.varied)
     enums = [name for name, dtype in rows.schema.items() if isinstance(dtype, pl.Enum)]
     # They are mostly what `encoded` made of these rows; if they are not, the digest is that of the text itself.
     if all(categories(rows[name]).is_sorted() for name in enums) and (found := _digest(rows, chosen)):
         return found
     return _digest(rows.with_columns(pl.col(enums).cast(pl.String)), chosen) or ""
+
+
+@cache
+def _digest_of_nothing(
+    columns: tuple[tuple[str, pl.DataType], ...], nullable: frozenset[str], varied: frozenset[str]
+) -> str:
+    """The digest of a frame without rows: most days have no empty keys, say."""
+    schema = dict(columns)
+    return _digest(pl.DataFrame(schema=schema), Table("", schema, (), nullable, varied)) or ""
 
 
 def _digest(rows: pl.DataFrame, table: Table) -> str | None:

@@ -164,7 +164,9 @@ def _readable(place: Path) -> Iterator[None]:
 def _line(root: Path, tenant: Tenant, wanted: Address) -> pl.DataFrame | None:
     """The line as the one row of a BILLING frame."""
     with _readable(root / "lake" / BILLING.name):
-        found = lake.scan(root, BILLING, tenant.id).filter(pl.col("line_id") == wanted.line_id).collect()
+        found = (
+            lake.scan(root, BILLING, tenant.id).filter(pl.col("line_id") == wanted.line_id).collect(engine="streaming")
+        )
     return found.head(1) if found.height else None
 
 
@@ -178,7 +180,7 @@ def _rows(root: Path, tenant: Tenant, line: pl.DataFrame, wanted: Address) -> pl
         raise UsageError(fault(where, "its day is not calculated from its newest bill", "`prorata run` first"))
     with _readable(place.path(root)):
         stored = pl.scan_parquet(place.path(root), hive_partitioning=False, glob=False)
-        rows = stored.filter(pl.col("line_id") == wanted.line_id).collect()
+        rows = stored.filter(pl.col("line_id") == wanted.line_id).collect(engine="streaming")
     if not rows.height:
         raise LedgerError(fault(where, "a line without rows", "at least one row per line"))
     keys = rows.select("part", "identity_id").rows()

@@ -475,7 +475,7 @@ def _without_stored(work: Work, billing: pl.DataFrame, days: Window) -> pl.DataF
     first = days[0]
     stored = lake.scan(work.root, BILLING, work.tenant.id, str(first)[:7])
     before = stored.filter(pl.col("charge_date") < first, pl.col("resource_id").is_in(found))
-    booked = before.select(pl.col("resource_id").unique()).collect()["resource_id"]
+    booked = before.select(pl.col("resource_id").unique()).collect(engine="streaming")["resource_id"]
     return billing.filter((pl.col("charge_date") != first) | ~pl.col("resource_id").is_in(booked.to_list()))
 
 

@@ -192,22 +192,31 @@ def alive(frame: pl.DataFrame, day: date) -> pl.DataFrame:
     )
 
 
-def alive_seconds(resources: pl.DataFrame, day: date) -> pl.DataFrame:
-    """`alive` RESOURCES -> id and for how many whole seconds of the day each lived (from created_at to deleted_at)."""
-    start = datetime(day.year, day.month, day.day)  # noqa: DTZ001  # as in `alive`
-    end = start + timedelta(days=1)
+def alive_on(frame: pl.DataFrame, days: Iterable[date]) -> pl.DataFrame:
+    """`alive` on each of some days, with the day as `window`."""
+    found = [alive(frame, day).with_columns(window=pl.lit(str(day))) for day in days if frame.height]
+    return pl.concat([frame.clear().with_columns(window=pl.lit("")), *found])
+
+
+def alive_seconds(resources: pl.DataFrame) -> pl.DataFrame:
+    """`alive_on` RESOURCES -> window, id and for how many whole seconds of the day each lived.
+
+    That is from created_at to deleted_at.
+    """
+    start = pl.col("window").str.to_datetime("%Y-%m-%d", time_unit="us")
+    end = start + pl.duration(days=1)
     first = pl.col("created_at").dt.truncate("1s").clip(lower_bound=start, upper_bound=end).fill_null(start)
     last = pl.col("deleted_at").dt.truncate("1s").clip(lower_bound=start, upper_bound=end).fill_null(end)
     seconds = (last - first).dt.total_seconds().clip(lower_bound=0)
-    return resources.select("id", alive_seconds=seconds)
+    return resources.select("window", "id", alive_seconds=seconds)
 
 
 class Candidates(NamedTuple):
-    """Whom the rungs of a day may charge. Keys are unique; whoever may never weigh is in none of them.
+    """Whom the rungs of some days may charge. Keys are unique; whoever may never weigh is in none of them.
 
-    `resource_usage`: resource_id, metric, identity_id, units (of values above 0; 0 where there is no such value).
-    `resource_owners`: resource_id, identity_id of the resources that were asked for.
-    `tenant_owners`: population, identity_id.
+    `resource_usage`: window, resource_id, metric, identity_id, units (of values above 0; 0 where there is no such
+    value). `resource_owners`: window, resource_id, identity_id of the resources that were asked for.
+    `tenant_owners`: window, population, identity_id.
     """
 
     resource_usage: pl.DataFrame
@@ -216,14 +225,15 @@ class Candidates(NamedTuple):
 
 
 def candidates(
-    resource_ids: pl.Series, resources: pl.DataFrame, known: pl.DataFrame, usage: pl.DataFrame, operator: str
+    lines: pl.DataFrame, resources: pl.DataFrame, known: pl.DataFrame, usage: pl.DataFrame, operator: str
 ) -> Candidates:
-    """Who may be charged for some resources on a day.
+    """Who may be charged for some resources on some days, each day by what was there on it.
 
-    `resources` and `known`: RESOURCES and IDENTITIES of the day (`alive`); `usage`: USAGE of the day, principals as the
-    source names them. ContractError if a sum might not be exact.
+    `lines`: window (the day) and resource_id, among others. `resources` and `known`: RESOURCES and IDENTITIES of the
+    days (`alive_on`); `usage`: USAGE of the days, principals as the source names them. ContractError if a sum might
+    not be exact.
     """
-    asked = resource_ids.unique().sort().alias("resource_id").to_frame().filter(pl.col("resource_id") != "")
+    asked = lines.select("window", "resource_id").unique().filter(pl.col("resource_id") != "")
     who = _Who(known, operator)
     statements = _statements(resources)
     return Candidates(
@@ -234,19 +244,20 @@ def candidates(
 
 
 class _Who(NamedTuple):
-    """The identities of a day, and the operator, who never weighs."""
+    """The identities of some days, and the operator, who never weighs."""
 
     known: pl.DataFrame
     operator: str
 
     def keys(self) -> pl.DataFrame:
-        """API keys and their owners: identity_id, key_owner."""
+        """API keys and their owners: window, identity_id, key_owner."""
         keys = self.known.filter(pl.col("type") == "api_key")
-        return keys.select(identity_id="id", key_owner="owner")
+        return keys.select("window", identity_id="id", key_owner="owner")
 
     def resolved(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Rows with API keys in `identity_id` replaced by their owners, without those whose identity may not weigh."""
-        types = self.known.select(identity_id="id", _type="type")
+        key = ["window", "identity_id"]
+        types = self.known.select("window", identity_id="id", _type="type")
         barred = ["", UNALLOCATED, *([self.operator] if self.operator else [])]
         weighs = (
             pl.col("_type").is_null()
@@ -254,20 +265,21 @@ class _Who(NamedTuple):
             | pl.col("identity_id").is_in(sorted(SENTINELS))
         )
         return (
-            frame.join(self.keys(), on="identity_id", how="left", validate="m:1")
+            frame.join(self.keys(), on=key, how="left", validate="m:1")
             .with_columns(identity_id=pl.coalesce("key_owner", "identity_id"))
-            .join(types, on="identity_id", how="left", validate="m:1")
+            .join(types, on=key, how="left", validate="m:1")
             .filter(weighs, ~pl.col("identity_id").is_in(barred))
             .drop("key_owner", "_type")
         )
 
 
 def _statements(resources: pl.DataFrame) -> pl.DataFrame:
-    """Flink statements by name within their pool: resource_id, principal, statement_owner; the newest come last."""
+    """Flink statements by name within their pool: window, resource_id, principal, statement_owner; newest last."""
     return (
         resources.filter(pl.col("type") == "flink_statement")
         .sort("created_at", "id", nulls_last=False)
         .select(
+            "window",
             resource_id="parent",
             principal="display_name",
             statement_owner=pl.when(pl.col("owner") == "")
@@ -278,26 +290,29 @@ def _statements(resources: pl.DataFrame) -> pl.DataFrame:
 
 
 def _resource_usage(asked: pl.DataFrame, usage: pl.DataFrame, statements: pl.DataFrame, who: _Who) -> pl.DataFrame:
-    measured = usage.join(asked, on="resource_id", how="semi").with_columns(
+    measured = usage.join(asked, on=["window", "resource_id"], how="semi").with_columns(
         units=pl.max_horizontal(money.to_units(pl.col("value")), pl.lit(0, pl.Int128))
     )
-    if measured.height:
-        money.check_sum_fits("usage", money.largest(measured["units"]), measured.height)
+    if not measured.height:
+        keys = ["window", "resource_id", "metric", "principal", "units"]
+        return measured.select(keys).rename({"principal": "identity_id"})
+    money.check_sum_fits("usage", money.largest(measured["units"]), measured.height)
     of_statement = pl.col("metric").is_in(STATEMENT_METRICS)
     by_statement = pl.coalesce("statement_owner", pl.lit(STATEMENT_OWNER_UNKNOWN))
     # Of statements that bore one name on one day, one after the other, the newest stands for all.
-    newest = statements.unique(["resource_id", "principal"], keep="last", maintain_order=True)
+    by_name = ["window", "resource_id", "principal"]
+    newest = statements.unique(by_name, keep="last", maintain_order=True)
     owned = (
         measured.filter(of_statement)
-        .join(newest, on=["resource_id", "principal"], how="left", validate="m:1")
+        .join(newest, on=by_name, how="left", validate="m:1")
         .with_columns(principal=by_statement)
     )
-    keys = ["resource_id", "metric", "principal", "units"]
+    keys = ["window", "resource_id", "metric", "principal", "units"]
     named = pl.concat([measured.filter(~of_statement).select(keys), owned.select(keys)])
     # Each name is looked up once, and not for every resource and metric that it was seen in.
-    names = named.select("principal", identity_id="principal").unique()
-    weighing = named.join(who.resolved(names), on="principal", how="inner", validate="m:1")
-    keys = ["resource_id", "metric", "identity_id"]
+    names = named.select("window", "principal", identity_id="principal").unique()
+    weighing = named.join(who.resolved(names), on=["window", "principal"], how="inner", validate="m:1")
+    keys = ["window", "resource_id", "metric", "identity_id"]
     return weighing.group_by(keys).agg(pl.col("units").sum()).sort(keys)
 
 
@@ -308,19 +323,22 @@ def _resource_owners(asked: pl.DataFrame, resources: pl.DataFrame, statements: p
     Registry): the owners of the API keys that are scoped to it.
     """
     there = asked.join(
-        resources.select("type", "owner", resource_id="id"), on="resource_id", how="left", validate="1:1"
+        resources.select("window", "type", "owner", resource_id="id"),
+        on=["window", "resource_id"],
+        how="left",
+        validate="1:1",
     ).with_columns(identity_id=pl.when(pl.col("type").is_null()).then(_gone(pl.col("resource_id"))))
     has_one = pl.col("type").is_in(list(OWNER_UNKNOWN)).fill_null(value=False)
     is_gone = pl.col("identity_id").is_not_null()
-    others = there.filter(~has_one & ~is_gone).select("resource_id")
-    keys = who.known.filter(pl.col("type") == "api_key").select(resource_id="scope", identity_id="owner")
+    others = there.filter(~has_one & ~is_gone).select("window", "resource_id")
+    keys = who.known.filter(pl.col("type") == "api_key").select("window", resource_id="scope", identity_id="owner")
     found = [
         there.filter(is_gone),
         _one_owner(there.filter(has_one), who),
-        others.join(keys, on="resource_id", how="inner"),
-        others.join(statements, on="resource_id", how="inner").rename({"statement_owner": "identity_id"}),
+        others.join(keys, on=["window", "resource_id"], how="inner"),
+        others.join(statements, on=["window", "resource_id"], how="inner").rename({"statement_owner": "identity_id"}),
     ]
-    columns = ["resource_id", "identity_id"]
+    columns = ["window", "resource_id", "identity_id"]
     return who.resolved(pl.concat([frame.select(columns) for frame in found])).unique().sort(columns)
 
 
@@ -339,7 +357,7 @@ def _one_owner(owned: pl.DataFrame, who: _Who) -> pl.DataFrame:
     unknown = pl.col("type").replace_strict(OWNER_UNKNOWN, return_dtype=pl.String)
     return (
         owned.with_columns(_key=key)
-        .join(who.keys(), left_on="_key", right_on="identity_id", how="left", validate="m:1")
+        .join(who.keys(), left_on=["window", "_key"], right_on=["window", "identity_id"], how="left", validate="m:1")
         .with_columns(
             identity_id=pl.when(pl.col("_key").is_not_null())
             .then(pl.coalesce(key_owner, pl.lit(KEY_NOT_FOUND)))
@@ -356,10 +374,10 @@ def _tenant_owners(known: pl.DataFrame, operator: str) -> pl.DataFrame:
     populations = {"period_owners": OWNER_TYPES, "period_accounts": ACCOUNT_TYPES}
     return pl.concat(
         known.filter(pl.col("type").is_in(types), ~pl.col("id").is_in(barred)).select(
-            population=pl.lit(population), identity_id="id"
+            "window", population=pl.lit(population), identity_id="id"
         )
         for population, types in populations.items()
-    ).sort("population", "identity_id")
+    ).sort("window", "population", "identity_id")
 
 
 def with_principals(known: pl.DataFrame, usage: pl.LazyFrame, tenant_id: str, *, operator: str) -> pl.DataFrame:
@@ -375,7 +393,7 @@ def with_principals(known: pl.DataFrame, usage: pl.LazyFrame, tenant_id: str, *,
             pl.col("first_seen_at", "last_seen_at").str.to_datetime("%Y-%m-%d", time_unit="us"),
             type=pl.lit("principal"),
         )
-        .collect()
+        .collect(engine="streaming")
     )
     others = pl.DataFrame(
         [

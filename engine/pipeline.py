@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from datetime import date
-from functools import partial
-from itertools import islice
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -41,8 +41,9 @@ from engine.decide import (
     DayFacts,
     Decided,
     Inputs,
+    by_day,
     decide,
-    decide_products,
+    decide_product_days,
     direct_cost,
     facts_by_day,
     matched,
@@ -146,26 +147,48 @@ def _check_sums(tenant: AwsTenant, tables: Sequence[pl.DataFrame]) -> None:
 
 _Step: TypeAlias = Callable[[Work, Summary], Summary]
 _Stage: TypeAlias = tuple[str, _Step]
-_Decide: TypeAlias = Callable[[pl.DataFrame, state.Day], tuple[pl.DataFrame, Decided]]
-"""(BILLING of a day, the day) -> its lines with their rules and groups, and what is decided for them."""
+
+
+class _Found(NamedTuple):
+    """What is decided for the lines of some days.
+
+    `lines`: BILLING with rule_id and weight_scope, in the order of the key. `unknown_products`: as in `DayDecision`.
+    """
+
+    lines: pl.DataFrame
+    decided: Decided
+    unknown_products: Sequence[pl.DataFrame] = ()
+
+
+_Decide: TypeAlias = Callable[[pl.DataFrame, Sequence[state.Day]], _Found]
+"""(BILLING of some days, these days) -> what is decided for them, for each as if it were alone."""
+
+
+class _Known(NamedTuple):
+    """What days are calculated from, as it is known at one time.
+
+    `causes`: a digest for each day of everything that its chargeback can depend on, from what is known without reading
+    the lake. `decisions`: what gives, for a billing period, what decides for the billing of its days. `entities`: how
+    many are looked at for each day.
+    """
+
+    causes: dict[state.DayKey, str]
+    decisions: Callable[[Work], Callable[[str], _Decide]]
+    entities: int = 0
 
 
 class _Recipe(NamedTuple):
     """What differs between ecosystems.
 
     `gathering` are the stages of a run that come before everything is stored, `again` those of a recalculation,
-    `replaying` those of one that reads landed answers again. `inputs`: what all days are calculated with. `causes`: a
-    digest for each day of everything that its chargeback can depend on, from what is known without reading the lake.
-    `decisions`: for a billing period, what decides for a day's billing. `entities`: a stage that brings the lake's
-    identities and resources up to date.
+    `replaying` those of one that reads landed answers again. `known`: what the days of a state are calculated from.
+    `entities`: a stage that brings the lake's identities and resources up to date.
     """
 
     gathering: Sequence[_Stage]
     again: Sequence[_Stage]
     replaying: Sequence[_Stage]
-    inputs: Callable[[], Inputs]
-    causes: Callable[[state.State, dict[state.DayKey, state.Day]], dict[state.DayKey, str]]
-    decisions: Callable[[Work, Inputs, str], _Decide]
+    known: Callable[[state.State, dict[state.DayKey, state.Day]], _Known]
     entities: _Step
 
 
@@ -188,26 +211,29 @@ def _of_bills(tenant: AwsTenant) -> _Recipe:
         if wrong:
             raise together(wrong)
 
-    def decisions(work: Work, given: Inputs, billing_period: str) -> _Decide:
-        period_cost = (
-            _period_cost(work, tenant, given, billing_period) if "month" in given.rules.windows() else None
-        )  # fmt: skip
+    def decisions(work: Work) -> Callable[[str], _Decide]:
+        given = inputs(tenant)
 
-        def decided(billing: pl.DataFrame, _day: state.Day) -> tuple[pl.DataFrame, Decided]:
-            lines = matched(billing.lazy(), given).collect()
-            work.rules_matched.update(lines["rule_id"].unique())
-            cost = direct_cost(lines.lazy(), given) if period_cost is None else period_cost
-            return lines, decide(lines, cost, given)
+        def of_period(billing_period: str) -> _Decide:
+            period_cost = (
+                _period_cost(work, tenant, given, billing_period) if "month" in given.rules.windows() else None
+            )
 
-        return decided
+            def decided(billing: pl.DataFrame, _days: Sequence[state.Day]) -> _Found:
+                lines = matched(billing.lazy(), given).collect()
+                work.rules_matched.update(lines["rule_id"].unique())
+                cost = direct_cost(lines.lazy(), given) if period_cost is None else period_cost
+                return _Found(lines, decide(lines, cost, given))
+
+            return decided
+
+        return of_period
 
     return _Recipe(
         gathering=(("gather", lambda work, summary: bills.gather(work, tenant, summary, ready)),),
         again=(),
         replaying=(),
-        inputs=lambda: inputs(tenant),
-        causes=lambda _, days: _causes_of_bills(tenant, days),
-        decisions=decisions,
+        known=lambda _, days: _Known(_causes_of_bills(tenant, days), decisions),
         entities=lambda work, summary: _entities_of_bills(work, tenant, summary),
     )
 
@@ -216,6 +242,7 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
     """A tenant whose bill comes from an API, and whose products have ladders."""
     # What asks the network takes long to import, and who only looks does not need it.
 
+    @cache
     def given() -> Inputs:
         return Inputs(tenant, rules.resolve(tenant), empty(USAGE))
 
@@ -256,26 +283,11 @@ def _of_products(tenant: ConfluentTenant) -> _Recipe:
         metered.replay(work, tenant)
         return settle(work, summary)
 
-    def decisions(work: Work, given: Inputs, _billing_period: str) -> _Decide:
-        facts = _facts(work.store, tenant)
-        failed = wanted.given_up(tenant, gather_state.day_metrics(work.store, tenant.id))
-
-        def decided(billing: pl.DataFrame, day: state.Day) -> tuple[pl.DataFrame, Decided]:
-            lacking = failed.get(day.charge_date, frozenset())
-            todays = facts._replace(usage=usage_of(work, day.charge_date), failed=lacking)
-            found = decide_products(billing, given, todays)
-            work.unknown_products.append(found.unknown_products)
-            return found.lines, found.decided
-
-        return decided
-
     return _Recipe(
         gathering=(("gather", pass_over), ("metrics", fetch)),
         again=(("metrics", restore),),
         replaying=(("replay", replay),),
-        inputs=given,
-        causes=lambda store, days: _causes_of_products(store, tenant, days),
-        decisions=decisions,
+        known=lambda store, days: _known_of_products(tenant, given(), store, days),
         entities=lambda work, summary: _entities_of_products(work, tenant, summary),
     )
 
@@ -287,9 +299,28 @@ def _restore_usage(work: Work, tenant: ConfluentTenant) -> None:
     metered.restore(work, tenant)
 
 
+def _known_of_products(
+    tenant: ConfluentTenant, given: Inputs, store: state.State, days: dict[state.DayKey, state.Day]
+) -> _Known:
+    facts = _facts(store, tenant)
+    failed = wanted.given_up(tenant, gather_state.day_metrics(store, tenant.id))
+
+    def decisions(work: Work) -> Callable[[str], _Decide]:
+        def decided(billing: pl.DataFrame, days: Sequence[state.Day]) -> _Found:
+            lacking = {day.charge_date: failed.get(day.charge_date, frozenset()) for day in days}
+            return _by_products(work, billing, given, facts, lacking)
+
+        return lambda _billing_period: decided
+
+    facts_of = facts_by_day({day: failed.get(day, frozenset()) for _, day in days}, facts)
+    causes = _causes_of_days(store, given, days, lambda day: [facts_of[day]])
+    return _Known(causes, decisions, facts.resources.height + facts.identities.height)
+
+
 def _of_cost_model(tenant: CostModelTenant) -> _Recipe:
     """A tenant without a bill: its days are made from a cost model and from metrics."""
 
+    @cache
     def given() -> Inputs:
         return Inputs(tenant, rules.resolve(tenant), empty(USAGE))
 
@@ -303,31 +334,47 @@ def _of_cost_model(tenant: CostModelTenant) -> _Recipe:
 
         return construct.rebuild(work, tenant, summary, redo=work.request.force)
 
-    def decisions(work: Work, given: Inputs, _billing_period: str) -> _Decide:
-        failed = cost_days.failed_metrics(work.store, tenant)
+    def known(store: state.State, days: dict[state.DayKey, state.Day]) -> _Known:
+        failed = cost_days.failed_metrics(store, tenant)
         # Who there is on a day is said by its usage: what was found on other days changes nothing.
         facts = DayFacts(empty(RESOURCES), empty(IDENTITIES), empty(USAGE), frozenset())
 
-        def decided(billing: pl.DataFrame, day: state.Day) -> tuple[pl.DataFrame, Decided]:
-            # What fails, fails for the one cluster that there is, under the id that it had when the day was made.
-            clusters = billing["resource_id"].unique()
-            lacking = frozenset((metric, cluster) for metric in failed.get(day.charge_date, ()) for cluster in clusters)
-            usage = usage_of(work, day.charge_date)
-            found = decide_products(billing, given, facts._replace(usage=usage, failed=lacking))
-            work.unknown_products.append(found.unknown_products)
-            return found.lines, found.decided
+        def decisions(work: Work) -> Callable[[str], _Decide]:
+            def decided(billing: pl.DataFrame, days: Sequence[state.Day]) -> _Found:
+                # What fails, fails for the one cluster that there is, under the id that it had when the day was made.
+                clusters = billing["resource_id"].unique()
+                lacking = {
+                    day.charge_date: frozenset(
+                        (metric, cluster) for metric in failed.get(day.charge_date, ()) for cluster in clusters
+                    )
+                    for day in days
+                }
+                return _by_products(work, billing, given(), facts, lacking)
 
-        return decided
+            return lambda _billing_period: decided
+
+        return _Known(_causes_of_days(store, given(), days, lambda day: sorted(failed.get(day, ()))), decisions)
 
     return _Recipe(
         gathering=(("gather", make),),
         again=(("construct", again),),
         replaying=(("construct", again),),
-        inputs=given,
-        causes=lambda store, days: _causes_of_cost_model(store, tenant, days),
-        decisions=decisions,
+        known=known,
         entities=lambda work, summary: _entities_of_cost_model(work, tenant, summary),
     )
+
+
+def _by_products(
+    work: Work,
+    billing: pl.DataFrame,
+    given: Inputs,
+    facts: DayFacts,
+    failed: Mapping[str, frozenset[tuple[str, str]]],
+) -> _Found:
+    """BILLING of some days, and what failed on each -> what is decided, with the usage of these days."""
+    usage = pl.concat(usage_of(work, day) for day in failed)
+    found = decide_product_days(billing, given, facts._replace(usage=usage), failed)
+    return _Found(found.lines, found.decided, [found.unknown_products])
 
 
 def _facts(store: state.State, tenant: ConfluentTenant) -> DayFacts:
@@ -426,8 +473,8 @@ def _log_failure(work: Work, run_id: str, summary: Summary, error: BaseException
 def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
     """Days whose inputs changed -> chargeback in the lake and in the state; days that wait for inputs stay."""
     days = state.days(work.store, work.tenant.id)
-    causes = recipe.causes(work.store, days)
-    changed = _changed(work.root, work.tenant, days, causes)
+    known = recipe.known(work.store, days)
+    changed = _changed(work.root, work.tenant, days, known.causes)
     settled = _settled(work.root, work.store, work.tenant)
     held = _held_back(work.root, work.store, work.tenant, [days[key] for key in changed if work.request.covers(key[1])])
     for text in cost_days.told_never_asked(held):
@@ -450,11 +497,10 @@ def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
     summary = summary._replace(days_pending=len(waiting - stays), days_kept=len(stays))
     if not ready:
         return summary
-    given = recipe.inputs()
+    decisions = known.decisions(work)
     for period in sorted({period for period, _ in ready}):
         keys = [key for key in ready if key[0] == period]
-        decided = recipe.decisions(work, given, period)
-        for done in _calculate_days(work, decided, keys, days, causes):
+        for done in _calculate_days(work, known, decisions(period), keys, days):
             summary = summary._replace(
                 days_calculated=summary.days_calculated + (done.rows is not None),
                 days_unchanged=summary.days_unchanged + (done.rows is None),
@@ -519,7 +565,7 @@ def _settled(root: Path, store: state.State, tenant: Tenant) -> set[state.DayKey
 def held_back(root: Path, store: state.State, tenant: CostModelTenant) -> dict[str, tuple[str, ...]]:
     """Charge date -> metrics, of days that other rules would change, could they be weighed by these metrics."""
     days = state.days(store, tenant.id)
-    changed = _changed(root, tenant, days, _causes_of_cost_model(store, tenant, days))
+    changed = _changed(root, tenant, days, _recipe(tenant).known(store, days).causes)
     return _held_back(root, store, tenant, [days[key] for key in changed])
 
 
@@ -563,7 +609,7 @@ def days_due(
     """
     if not any(day.chargeback_calculated for day in days.values()):
         return set(days)
-    changed = _changed(root, tenant, days, _recipe(tenant).causes(store, days))
+    changed = _changed(root, tenant, days, _recipe(tenant).known(store, days).causes)
     held = _held_back(root, store, tenant, [days[key] for key in changed])
     return changed - _settled(root, store, tenant) - {(day[:7], day) for day in held}
 
@@ -590,34 +636,19 @@ def _causes_of_bills(tenant: AwsTenant, days: dict[state.DayKey, state.Day]) -> 
     }
 
 
-def _causes_of_products(
-    store: state.State, tenant: ConfluentTenant, days: dict[state.DayKey, state.Day]
+def _causes_of_days(
+    store: state.State,
+    given: Inputs,
+    days: Mapping[state.DayKey, state.Day],
+    facts: Callable[[str], Sequence[str]],
 ) -> dict[state.DayKey, str]:
-    """A day's billing, usage, entities alive on it, and metrics that were given up, under the rules."""
-    common = _common_cause(tenant, rules.resolve(tenant))
-    facts = _facts(store, tenant)
-    usage = gather_state.usage_days(store, tenant.id)
-    failed = wanted.given_up(tenant, gather_state.day_metrics(store, tenant.id))
-    known = facts_by_day({day: failed.get(day, frozenset()) for _, day in days}, facts)
+    """A day's billing, usage and whatever else is known of it (`facts`, by charge date), under the rules."""
+    common = _common_cause(given.tenant, given.rules)
+    usage = gather_state.usage_days(store, given.tenant.id)
     causes = {}
     for key, day in days.items():
         measured = usage[day.charge_date].digest if day.charge_date in usage else ""
-        text = "\n".join([common, day.billing_digest, measured, known[day.charge_date]])
-        causes[key] = hashlib.sha256(text.encode()).hexdigest()
-    return causes
-
-
-def _causes_of_cost_model(
-    store: state.State, tenant: CostModelTenant, days: dict[state.DayKey, state.Day]
-) -> dict[state.DayKey, str]:
-    """A day's billing, usage, and metrics that were given up, under the rules."""
-    common = _common_cause(tenant, rules.resolve(tenant))
-    usage = gather_state.usage_days(store, tenant.id)
-    failed = cost_days.failed_metrics(store, tenant)
-    causes = {}
-    for key, day in days.items():
-        measured = usage[day.charge_date].digest if day.charge_date in usage else ""
-        text = "\n".join([common, day.billing_digest, measured, *sorted(failed.get(day.charge_date, ()))])
+        text = "\n".join([common, day.billing_digest, measured, *facts(day.charge_date)])
         causes[key] = hashlib.sha256(text.encode()).hexdigest()
     return causes
 
@@ -649,34 +680,63 @@ class _Done(NamedTuple):
 
 def _calculate_days(
     work: Work,
-    decide_day: _Decide,
+    known: _Known,
+    decide_days: _Decide,
     keys: Sequence[state.DayKey],
     days: dict[state.DayKey, state.Day],
-    causes: dict[state.DayKey, str],
 ) -> Iterator[_Done]:
-    """Days of one billing period, a few at a time, in any order."""
-    waiting = iter(keys)
+    """Days of one billing period, in any order: a few at a time, and of small ones some in one calculation."""
+    waiting = deque(days[key] for key in keys)
+    most, seen = -(-len(keys) // work.workers), list[float]()
+
+    def handed_out(free: int) -> set[Future[_Ended]]:
+        rows_per_line = max(seen, default=_ROWS_A_LINE)
+        batches = (_next_days(waiting, most, rows_per_line, known.entities) for _ in range(free) if waiting)
+        return {pool.submit(_calculate_some, work, decide_days, batch, known.causes) for batch in batches}
+
     with ThreadPoolExecutor(work.workers, thread_name_prefix="day") as pool:
         # No more days are handed out than can run, so that a stop waits for those at most.
-        running = {
-            pool.submit(_calculate_day, work, decide_day, days[key], causes[key])
-            for key in islice(waiting, work.workers)
-        }
+        running = handed_out(work.workers)
         done = 0
         try:
             while running:
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
-                    yield future.result()
-                    done += 1
-                    work.hooks.progress(f"chargeback {keys[0][0]}", done, len(keys))
+                    ended = future.result()
+                    for one in ended.done:
+                        yield one
+                        done += 1
+                        work.hooks.progress(f"chargeback {keys[0][0]}", done, len(keys))
+                        if one.rows is not None:
+                            seen.append(one.rows / max(days[one.key].billing_rows, 1))
+                    if ended.error is not None:
+                        raise ended.error
                 work.stop_if_asked()
-                running |= {
-                    pool.submit(_calculate_day, work, decide_day, days[key], causes[key])
-                    for key in islice(waiting, work.workers - len(running))
-                }
+                running |= handed_out(work.workers - len(running))
         finally:
             wait(running)
+
+
+_ROWS_AT_ONCE = 50_000
+"""About how many rows small days are to have that are calculated in one. A day alone takes as long as 20,000 rows."""
+_ROWS_A_LINE = 1_000
+"""How many rows a line has, as long as nothing is known of a tenant's days: then few lines are calculated in one."""
+
+
+def _next_days(waiting: deque[state.Day], most: int, rows_per_line: float, entities: int) -> list[state.Day]:
+    """The next of the days that wait, taken out of them: one, or as many as are small together.
+
+    A day has as many rows as it had, or, if it was never calculated, so many for each of its lines; and so many
+    entities are looked at for it.
+    """
+    batch, rows = list[state.Day](), 0.0
+    while waiting and len(batch) < most:
+        lines = waiting[0].billing_rows
+        rows += max(waiting[0].chargeback_rows or lines * rows_per_line, lines) + entities
+        if batch and rows > _ROWS_AT_ONCE:
+            break
+        batch.append(waiting.popleft())
+    return batch
 
 
 def _period_cost(work: Work, tenant: AwsTenant, given: Inputs, billing_period: str) -> pl.DataFrame:
@@ -685,46 +745,140 @@ def _period_cost(work: Work, tenant: AwsTenant, given: Inputs, billing_period: s
         return direct_cost(identities.with_owner(billing, tenant.owner), given)
 
 
-def _calculate_day(work: Work, decide_day: _Decide, day: state.Day, cause: str) -> _Done:
-    """One day, from the lake to the lake. A failure is recorded with the day, whose stored chargeback stays."""
-    try:
-        return _calculated(work, decide_day, day, cause)
-    except ProrataError as error:
-        # A full disk, say, takes no record either; the error itself is what counts.
-        with suppress(StoreError):
-            state.fail_day(work.store, work.tenant.id, (day.billing_period, day.charge_date), str(error))
-        raise
+class _Ended(NamedTuple):
+    """What came of some days: those that are done, and the error with which the next one failed, if one did."""
+
+    done: list[_Done]
+    error: ProrataError | None = None
 
 
-def _calculated(work: Work, decide_day: _Decide, day: state.Day, cause: str) -> _Done:
-    key = (day.billing_period, day.charge_date)
+def _calculate_some(
+    work: Work, decide_days: _Decide, days: Sequence[state.Day], causes: Mapping[state.DayKey, str]
+) -> _Ended:
+    """Days from the lake to the lake, one after the other, though they may be calculated in one.
+
+    A failure is recorded with its day, whose stored chargeback stays.
+    """
+    found = _calculated_together(work, decide_days, days) if len(days) > 1 else None
+    done = list[_Done]()
+    for day in days:
+        if done and work.hooks.stop.is_set():
+            break
+        key = _key(day)
+        try:
+            one = _calculated(work, decide_days, day) if found is None else found[key]
+            done.append(_put(work, day, causes[key], one))
+        except ProrataError as error:
+            # A full disk, say, takes no record either; the error itself is what counts.
+            with suppress(StoreError):
+                state.fail_day(work.store, work.tenant.id, key, str(error))
+            return _Ended(done, error)
+    return _Ended(done)
+
+
+def _key(day: state.Day) -> state.DayKey:
+    return day.billing_period, day.charge_date
+
+
+class _Calculated(NamedTuple):
+    """A day that is calculated and not yet stored.
+
+    `rows`: its CHARGEBACK, in chunks that are made as they are written; None if its inputs had not changed.
+    """
+
+    input_digest: str
+    rows: Iterable[pl.DataFrame | Blocks] | None
+    lines: pl.DataFrame
+    empty_keys: pl.DataFrame
+
+
+def _calculated(work: Work, decide_days: _Decide, day: state.Day) -> _Calculated:
     measures = MEASURES_OF[work.tenant.ecosystem]
-    lines, decided = decide_day(lake.read(work.root, work.place(BILLING, key)), day)
-    codes = encoded(lines)
+    found = decide_days(lake.read(work.root, work.place(BILLING, _key(day))), [day])
+    work.unknown_products.extend(found.unknown_products)
+    codes, decided = encoded(found.lines), found.decided
     input_digest = _input_digest(day.billing_digest, codes, decided)
-    place = work.place(CHARGEBACK, key)
-    if not work.request.force and input_digest == day.input_digest and _is_stored(work, place, day):
+    if _is_done(work, day, input_digest):
+        return _Calculated(input_digest, None, found.lines, decided.empty_keys)
+    split = allocate.split(codes, allocate.encoded(decided.plan, codes), measures=measures)
+    rows = _checked_rows(split, codes, measures, _calculation_id(input_digest))
+    return _Calculated(input_digest, rows, found.lines, decided.empty_keys)
+
+
+def _calculated_together(
+    work: Work, decide_days: _Decide, days: Sequence[state.Day]
+) -> dict[state.DayKey, _Calculated] | None:
+    """Small days of a billing period, each as if it were alone, in about as many queries as one of them takes.
+
+    None if one of them cannot be calculated, which is then to fail alone, or if they are not small.
+    """
+    try:
+        return _together(work, decide_days, days)
+    except ProrataError:
+        return None
+
+
+def _together(work: Work, decide_days: _Decide, days: Sequence[state.Day]) -> dict[state.DayKey, _Calculated] | None:
+    measures = MEASURES_OF[work.tenant.ecosystem]
+    charge_dates = {_key(day): date.fromisoformat(day.charge_date) for day in days}
+    billing = {key: lake.read(work.root, work.place(BILLING, key)) for key in charge_dates}
+    if not all((lines["charge_date"] == charge_dates[key]).all() for key, lines in billing.items()):
+        return None
+    found = decide_days(pl.concat(billing.values()), days)
+    of_days = by_day(found.lines, found.decided)
+    made, due = dict[state.DayKey, _Calculated](), list[state.DayKey]()
+    for day in days:
+        key = _key(day)
+        lines, decided = of_days[charge_dates[key]]
+        input_digest = _input_digest(day.billing_digest, lines, decided)
+        made[key] = _Calculated(input_digest, None, lines, decided.empty_keys)
+        if not _is_done(work, day, input_digest):
+            due.append(key)
+    if due:
+        lines = pl.concat(made[key].lines for key in due)
+        split = allocate.split(lines, found.decided.plan, measures=measures)
+        if split.rows["_fan"].sum() >= lake.ROW_GROUP_ROWS:
+            return None
+        chunks = [chunk.rows for chunk in _checked_rows(split, lines, measures, "")]
+        rows = pl.concat(chunks).partition_by("charge_date", as_dict=True, maintain_order=True)
+        for key in due:
+            calculation_id = pl.lit(_calculation_id(made[key].input_digest))
+            todays = rows[charge_dates[key],].with_columns(calculation_id=calculation_id)
+            made[key] = made[key]._replace(rows=[encoded(todays)])
+    work.unknown_products.extend(found.unknown_products)
+    return made
+
+
+def _calculation_id(input_digest: str) -> str:
+    return input_digest[:16]
+
+
+def _is_done(work: Work, day: state.Day, input_digest: str) -> bool:
+    """Whether the stored chargeback of a day is what would be calculated, and need not be for another reason."""
+    if work.request.force or input_digest != day.input_digest:
+        return False
+    return _is_stored(work, work.place(CHARGEBACK, _key(day)), day)
+
+
+def _put(work: Work, day: state.Day, cause: str, found: _Calculated) -> _Done:
+    """A calculated day -> the lake and the state."""
+    key = _key(day)
+    if found.rows is None:
         state.commit_day(work.store, _as_calculated(day, cause))
         return _Done(key, None)
-    calculation_id = input_digest[:16]
-    split = allocate.split(codes, allocate.encoded(decided.plan, codes), measures=measures)
-    written = lake.write(
-        place.temporary(work.root),
-        CHARGEBACK,
-        _checked_rows(split, codes, measures, calculation_id),
-        calculation_id=calculation_id,
-    )
+    place, calculation_id = work.place(CHARGEBACK, key), _calculation_id(found.input_digest)
+    written = lake.write(place.temporary(work.root), CHARGEBACK, found.rows, calculation_id=calculation_id)
     # From here to the commit the lake and the state may differ, and sizes do not always tell.
     state.begin_day(work.store, work.tenant.id, key)
     lake.publish(work.root, place, written)
-    empty_key_rows = _publish_empty_keys(work, key, lines, decided.empty_keys)
+    empty_key_rows = _publish_empty_keys(work, key, found.lines, found.empty_keys)
     state.commit_day(
         work.store,
         state.CalculatedDay(
             work.tenant.id,
             *key,
             cause,
-            input_digest,
+            found.input_digest,
             written.digest,
             calculation_id,
             written.rows,
@@ -937,7 +1091,7 @@ def _check(work: Work, summary: Summary) -> Summary:
     lost = [date.fromisoformat(key[1]) for key in unbilled if not work.place(BILLING, key).path(work.root).exists()]
     is_lost = (pl.col("table_name") == "billing") & pl.col("charge_date").is_in(lost)
     log = file_log(work.store, work.tenant.id).filter(~is_lost)
-    with _CHECKING, warehouse.open_lake(work.root) as connection:
+    with _CHECKING, warehouse.open_lake(work.root, views=warehouse.CHECKED) as connection:
         warehouse.check(connection, work.tenant.id, *covered, log, waiting)
     state.mark_checked(work.store, work.tenant.id, keys)
     return summary

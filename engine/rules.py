@@ -372,35 +372,39 @@ def metrics_of(rules: Rules) -> dict[str, frozenset[str]]:
 
 
 def with_derived(
-    lines: pl.DataFrame, rules: Rules, lives: pl.DataFrame, failed: frozenset[tuple[str, str]]
+    lines: pl.DataFrame, rules: Rules, lives: pl.DataFrame, failed: Mapping[str, Iterable[tuple[str, str]]]
 ) -> pl.DataFrame:
     """Lines matched by product -> the same with the rules of their day in `rule_id`.
 
-    `lives`: resource id, alive_seconds (of the day). `failed`: (metric, resource id) of what could not be read. A rule
-    that is derived from a product's for one day is named after it and what is different, and not after a resource, so
-    that there are few: `product:X alive=43200 failed=bytes_in`.
+    `lives`: window (a day), resource id, alive_seconds (of the day). `failed`: window -> (metric, resource id) of what
+    could not be read. A rule that is derived from a product's for one day is named after it and what is different, and
+    not after a resource, so that there are few: `product:X alive=43200 failed=bytes_in`.
     """
     partial = [rule_id for rule_id, product in rules.products.items() if product.partial_life == "unallocated"]
     short = lives.filter(pl.col("alive_seconds") < SECONDS_A_DAY).rename({"id": "resource_id"})
     is_short = pl.col("rule_id").is_in(partial) & pl.col("alive_seconds").is_not_null()
     alive = pl.when(is_short).then(pl.concat_str(pl.lit(" alive="), pl.col("alive_seconds"))).otherwise(pl.lit(""))
     without = pl.concat_str(pl.lit(" failed="), pl.col("failed")).fill_null("")
-    key = ["rule_id", "resource_id"]
+    key = ["window", "resource_id"]
     return (
-        lines.join(short, on="resource_id", how="left", validate="m:1", maintain_order="left")
-        .join(_failing(rules, failed), on=key, how="left", validate="m:1", maintain_order="left")
+        lines.join(short, on=key, how="left", validate="m:1", maintain_order="left")
+        .join(_failing(rules, failed), on=[*key, "rule_id"], how="left", validate="m:1", maintain_order="left")
         .with_columns(rule_id=pl.concat_str("rule_id", alive, without))
         .drop("alive_seconds", "failed")
     )
 
 
-def _failing(rules: Rules, failed: frozenset[tuple[str, str]]) -> pl.DataFrame:
-    """rule_id, resource_id, failed: the metrics (sorted, with commas) that a product's rule lacks for a resource."""
+def _failing(rules: Rules, failed: Mapping[str, Iterable[tuple[str, str]]]) -> pl.DataFrame:
+    """window, resource_id, rule_id, failed: the metrics (sorted, with commas) that a rule lacks for a resource."""
     text = pl.String
     used = [(rule_id, metric) for rule_id, metrics in metrics_of(rules).items() for metric in metrics]
     by_rule = pl.DataFrame(used, schema={"rule_id": text, "metric": text}, orient="row")
-    by_resource = pl.DataFrame(sorted(failed), schema={"metric": text, "resource_id": text}, orient="row")
-    found = by_rule.join(by_resource, on="metric", how="inner").group_by("rule_id", "resource_id")
+    by_resource = pl.DataFrame(
+        [(window, *pair) for window, pairs in failed.items() for pair in pairs],
+        schema={"window": text, "metric": text, "resource_id": text},
+        orient="row",
+    )
+    found = by_rule.join(by_resource, on="metric", how="inner").group_by("window", "resource_id", "rule_id")
     return found.agg(failed=pl.col("metric").sort().str.join(","))
 
 

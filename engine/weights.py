@@ -22,6 +22,7 @@ POINTS = 2**60
 _EXACT = pl.Int128
 _CANDIDATE = ["weight_group", "rung", "identity_id"]
 _RUNG_OF_GROUP = ["weight_group", "rung"]
+_RESOURCE = ["window", "resource_id"]
 
 
 _DIRECT_COST_EMPTY = pl.DataFrame(
@@ -38,18 +39,26 @@ _USAGE_EMPTY = pl.DataFrame(
     schema={"window": pl.String, "metric": pl.String, "identity_id": pl.String, "units": pl.Int128}
 )
 _CANDIDATES_EMPTY = Candidates(
-    pl.DataFrame(schema={"resource_id": pl.String, "metric": pl.String, "identity_id": pl.String, "units": pl.Int128}),
-    pl.DataFrame(schema={"resource_id": pl.String, "identity_id": pl.String}),
-    pl.DataFrame(schema={"population": pl.String, "identity_id": pl.String}),
+    pl.DataFrame(
+        schema={
+            "window": pl.String,
+            "resource_id": pl.String,
+            "metric": pl.String,
+            "identity_id": pl.String,
+            "units": pl.Int128,
+        }
+    ),
+    pl.DataFrame(schema={"window": pl.String, "resource_id": pl.String, "identity_id": pl.String}),
+    pl.DataFrame(schema={"window": pl.String, "population": pl.String, "identity_id": pl.String}),
 )
 
 
 class Known(NamedTuple):
-    """What rungs weigh by, for the windows of one day.
+    """What rungs weigh by, for the windows of some days.
 
     `direct_cost`: window, identity_id, sub_account_id, product_category, currency, units; the operator is not in it.
     `usage`: window, metric, identity_id, units; key unique. `candidates`: who may be charged by the ladders of
-    products, on that day.
+    products, on each of the days.
     """
 
     direct_cost: pl.DataFrame = _DIRECT_COST_EMPTY
@@ -246,13 +255,15 @@ def _population(wanted: pl.DataFrame, rungs: Sequence[Asked], known: Candidates)
     owned = [asked for asked in rungs if asked[2].population in ("resource_active", "active")]
     measured = [asked for asked in rungs if asked[2].metrics]
     wide = [asked for asked in rungs if asked[2].population in TENANT_WIDE]
-    found = [
-        _rungs(wanted, owned).join(known.resource_owners, on="resource_id", how="inner"),
-        _metrics(wanted, measured).join(known.resource_usage, on=["resource_id", "metric"], how="inner"),
-        _rungs(wanted, wide, population=(pl.String(), [[asked[2].population] for asked in wide])).join(
-            known.tenant_owners, on="population", how="inner"
-        ),
-    ]
+    found = [_VALUES_EMPTY]
+    if owned:
+        found.append(_rungs(wanted, owned).join(known.resource_owners, on=_RESOURCE, how="inner"))
+    if measured:
+        seen = known.resource_usage
+        found.append(_metrics(wanted, measured).join(seen, on=[*_RESOURCE, "metric"], how="inner"))
+    if wide:
+        populations = _rungs(wanted, wide, population=(pl.String(), [[asked[2].population] for asked in wide]))
+        found.append(populations.join(known.tenant_owners, on=["window", "population"], how="inner"))
     return pl.concat([frame.select(_CANDIDATE) for frame in found]).unique()
 
 
@@ -294,7 +305,7 @@ def _usage(wanted: pl.DataFrame, rungs: Sequence[Asked], known: Known) -> pl.Dat
         found.append(keys.join(known.usage, on=["window", "metric"], how="inner").select(*_CANDIDATE, "units"))
     if measured:
         values = _metrics(wanted, measured).join(
-            known.candidates.resource_usage, on=["resource_id", "metric"], how="inner"
+            known.candidates.resource_usage, on=[*_RESOURCE, "metric"], how="inner"
         )
         found.append(values.group_by(_CANDIDATE).agg(pl.col("units").sum()))
     return pl.concat(found)

@@ -549,7 +549,7 @@ def _billing(pooled: pl.DataFrame, head: _Header, billing_period: str, tenant_id
         )
         .select(BILLING.schema.keys())
         .sort(BILLING.key)
-        .collect()
+        .collect(engine="streaming")
     )
     return check_rows(billing, BILLING, where=f"billing period {billing_period}")
 

@@ -131,6 +131,26 @@ def test_facts_of_equal_digests_give_equal_charges(seed: int) -> None:
 
 @FEW
 @given(seeds)
+def test_days_that_are_decided_in_one_are_as_if_each_were_alone(seed: int) -> None:
+    """Whatever differs between them: lines, rules that are derived for a day, who there is, what failed."""
+    made = frames(organization(seed))
+    billed = [day for day in DAYS if made.billing.filter(pl.col("charge_date") == day).height]
+    failed = {str(day): made.facts.failed if number % 2 else frozenset() for number, day in enumerate(billed)}
+    together = decide.decide_product_days(made.billing, made.given, made.facts, failed)
+    found = decide.by_day(together.lines, together.decided)
+    assert sorted(found) == billed
+    for day in billed:
+        facts = made.facts._replace(failed=failed[str(day)])
+        alone = decide.decide_products(made.billing.filter(pl.col("charge_date") == day), made.given, facts)
+        lines, decided = found[day]
+        assert_frame_equal(lines, alone.lines)
+        for of_day, expected in zip(decided.plan, alone.decided.plan, strict=True):
+            assert_frame_equal(of_day, expected)
+        assert_frame_equal(decided.empty_keys, alone.decided.empty_keys)
+
+
+@FEW
+@given(seeds)
 def test_rows_come_in_the_order_of_the_key_and_are_unique(seed: int) -> None:
     given_ = organization(seed)
     keys = calculated(frames(given_)).chargeback.select(CHARGEBACK.key).rows()

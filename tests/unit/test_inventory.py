@@ -11,7 +11,7 @@ from polars.testing import assert_frame_equal
 
 from engine.errors import ContractError
 from engine.frames import IDENTITIES, RESOURCES, USAGE
-from engine.identities import OWNER_TYPES, SENTINELS, Candidates, alive, alive_seconds, candidates
+from engine.identities import OWNER_TYPES, SENTINELS, Candidates, alive, alive_on, alive_seconds, candidates
 from engine.money import UNITS
 from tests.unit.cases import HOSTILE, rows
 
@@ -56,13 +56,16 @@ def found(
     values: pl.DataFrame | None = None,
     operator: str = "",
 ) -> Candidates:
-    return candidates(
-        pl.Series(asked, dtype=pl.String),
-        resources() if there is None else there,
-        identities() if known is None else known,
+    """Without windows: what is asked is one day."""
+    seen = candidates(
+        pl.DataFrame({"resource_id": asked}, schema={"resource_id": pl.String}).with_columns(window=pl.lit(str(DAY))),
+        alive_on(resources() if there is None else there, [DAY]),
+        alive_on(identities() if known is None else known, [DAY]),
         usage() if values is None else values,
         operator,
     )
+    assert all(frame["window"].is_in([str(DAY)]).all() for frame in seen)
+    return Candidates(*(frame.drop("window") for frame in seen))
 
 
 # ------------------------------------------------------------------------------------------------ alive
@@ -122,7 +125,9 @@ def test_a_day_has_one_interval_of_each() -> None:
     ],
 )
 def test_seconds_of_the_day_count_from_creation_to_deletion(fields: dict[str, Any], seconds: int) -> None:
-    assert alive_seconds(resources(entity(**fields)), DAY).rows() == [("x", seconds)]
+    assert alive_seconds(resources(entity(**fields)).with_columns(window=pl.lit(str(DAY)))).rows() == [
+        (str(DAY), "x", seconds)
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ usage

@@ -283,7 +283,13 @@ def test_no_product_type_from_outside_names_another_rule() -> None:
     assert set(found["rule_id"]) == {"unknown_product"}
 
 
-LIVES = pl.DataFrame({"id": ["lkc-1", "lkc-2", "lkc-3"], "alive_seconds": [1, 86_400, 0]})
+DAY = "2025-09-01"
+LIVES = pl.DataFrame(
+    [(DAY, "lkc-1", 1), (DAY, "lkc-2", 86_400), (DAY, "lkc-3", 0), ("2025-09-02", "lkc-4", 2)],
+    schema=["window", "id", "alive_seconds"],
+    orient="row",
+)
+"""On the second day, of which there is no line, another resource is there for a part."""
 
 
 def test_rules_are_derived_only_where_the_day_is_different() -> None:
@@ -295,7 +301,7 @@ def test_rules_are_derived_only_where_the_day_is_different() -> None:
         {"product_type": "SUPPORT", "resource_id": "lkc-1"},
     )
     by_product = rules.match_products(lines.lazy(), given).collect()
-    assert rules.with_derived(by_product, given, LIVES, frozenset())["rule_id"].to_list() == [
+    assert rules.with_derived(by_product, given, LIVES, {DAY: []})["rule_id"].to_list() == [
         "product:KAFKA_BASE alive=1",
         "product:KAFKA_BASE",
         "product:KAFKA_BASE alive=0",
@@ -305,7 +311,7 @@ def test_rules_are_derived_only_where_the_day_is_different() -> None:
         "product:SUPPORT",
     ]
     failed = {("bytes_out", "lkc-1"), ("flink_cfu", "lkc-1"), ("bytes_out", "lkc-2"), ("bytes_in", "lkc-2")}
-    found = rules.with_derived(by_product, given, LIVES, frozenset(failed))
+    found = rules.with_derived(by_product, given, LIVES, {DAY: failed, "2025-09-02": {("bytes_in", "lkc-4")}})
     assert found.columns == by_product.columns
     assert found["rule_id"].to_list() == [
         "product:KAFKA_BASE alive=1 failed=bytes_out",
