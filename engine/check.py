@@ -112,7 +112,7 @@ def _samples(root: Path, tenant: CostModelTenant) -> Iterator[Finding]:
     with state.open_state(root, write=False) as store:
         known = cost_days.Known(root, store, tenant, (date.min, date.max))
         ruleless = cost_days.without_rules(root, store, tenant)
-        only_there = cost_days.unknown(root, store, tenant.id)
+        only_there = wanted.only_in_lake(root, store, tenant.id)
         held = pipeline.held_back(root, store, tenant)
     found = cost_days.incomplete(tenant, known.day_metrics)
     for text in cost_days.told_incomplete(found):

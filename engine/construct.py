@@ -38,7 +38,6 @@ from engine.cost_days import (
     told_span,
     told_unknown,
     told_without_rules,
-    unknown,
     variables,
     window,
     without_rules,
@@ -53,6 +52,7 @@ from engine.sources.landing import Landing
 from engine.sources.prometheus import Samples
 from engine.sources.promql import Query, Window
 from engine.text import counted
+from engine.wanted import only_in_lake
 from engine.work import (
     Summary,
     Work,
@@ -724,7 +724,7 @@ def _settle(work: Work, tenant: CostModelTenant, known: Known, days: Sequence[st
     told = {one.charge_date for one in flags if not one.gathered or one.charge_date in touched}
     for text in told_incomplete(incomplete(tenant, known.day_metrics, told - kept)):
         work.warn(text)
-    only_there = unknown(work.root, work.store, tenant.id)
+    only_there = only_in_lake(work.root, work.store, tenant.id)
     for text in (
         *told_kept(known, days),
         *told_unknown(day for day in only_there if not known.is_in_window(day)),

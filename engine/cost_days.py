@@ -16,7 +16,7 @@ import polars as pl
 from engine import gather_state, lake, rules, state, wanted
 from engine.config import CostModelTenant, GenericTenant, KafkaTenant
 from engine.errors import shown
-from engine.frames import BILLING, CHARGEBACK, EMPTY_KEYS, RESOURCES, USAGE
+from engine.frames import BILLING, CHARGEBACK, RESOURCES
 from engine.gather_state import ConstructedDay, DayMetric, MadeOf
 from engine.sources import cost_questions, cost_rates
 from engine.sources.cost_questions import Question
@@ -126,14 +126,6 @@ def lost(root: Path, store: state.State, tenant_id: str) -> set[str]:
     sizes = lake.sizes(root, BILLING, tenant_id)
     unread = {key[1] for key, row in state.days(store, tenant_id).items() if sizes.get(key) != row.billing_bytes}
     return unread | wanted.lost_usage(root, store, tenant_id)
-
-
-def unknown(root: Path, store: state.State, tenant_id: str) -> set[str]:
-    """Days of which the lake has a file, and the state nothing: it was lost, or is an older one that was put back."""
-    known = {key[1] for key in state.days(store, tenant_id)} | gather_state.usage_days(store, tenant_id).keys()
-    return {
-        day for table in (BILLING, CHARGEBACK, EMPTY_KEYS, USAGE) for _, day in lake.sizes(root, table, tenant_id)
-    } - known
 
 
 def told_unknown(days: Iterable[str]) -> Iterator[str]:

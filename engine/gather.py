@@ -275,9 +275,9 @@ def _know_again(work: Work, tenant: ConfluentTenant) -> None:
 
     It was lost, or is an older one. What is gathered next would date all changes to today, those of past days, too.
     """
-    last = gather_state.last_gather(work.store, tenant.id)
-    if last is not None and last.gather_id >= _last_landed(work.root, tenant):
-        return
+    last, landed = gather_state.last_gather(work.store, tenant.id), _last_landed(work.root, tenant)
+    # Where raw answers are lost, too, only the lake can say that there were more.
+    knows_all = last is not None and last.gather_id >= landed
     known = _known(work, tenant)
     try:
         resources, identities = (
@@ -285,7 +285,8 @@ def _know_again(work: Work, tenant: ConfluentTenant) -> None:
             for kind in (entities.RESOURCE, entities.IDENTITY)
         )
     except StoreError as error:
-        work.warn(f"what existed when is not known again: {'; '.join(error.faults)}")
+        if not knows_all:
+            work.warn(f"what existed when is not known again: {'; '.join(error.faults)}")
         return
     types = {*resources["type"], *identities["type"]}
     stored = Known(resources, identities, dict.fromkeys(types, 0) | known.zero_counts)
@@ -293,12 +294,12 @@ def _know_again(work: Work, tenant: ConfluentTenant) -> None:
     if seen is not None and (seen_before is None or seen > seen_before):
         with work.store.transaction():
             _store_known(work, tenant, stored)
-            if not _last_landed(work.root, tenant):
+            if not landed:
                 # Nor are the gathers kept that saw it: a replay begins with it.
                 base = gather_state.Base(0, frozenset(types), *_entities_of(stored))
                 gather_state.save_base(work.store, tenant.id, base)
         work.log(f"what existed when is known again as the lake has it, up to {seen}")
-    elif seen is None and _last_landed(work.root, tenant):
+    elif seen is None and landed and not knows_all:
         work.warn("the lake does not say what existed when, and state.db does not know all gathers: changes are lost")
 
 

@@ -35,6 +35,7 @@ from engine.wanted import (
     irreplaceable,
     lost_usage,
     needs,
+    only_in_lake,
     statements_lost,
     unasked,
     window,
@@ -517,7 +518,13 @@ def settle(work: Work, tenant: ConfluentTenant, given: Inputs) -> None:
         attempts = max((one.attempts for one in failed), default=0)
         flags.append(gather_state.MetricsFlag(day, int(not open_), attempts, failed[0].error if failed else None))
     gather_state.set_metrics_gathered(work.store, tenant.id, flags)
-    lost = lost_usage(work.root, work.store, tenant.id)
+    if unknown := sorted(_unknown(work, tenant)):
+        work.warn(
+            f"{counted(len(unknown), 'day')} ({', '.join(unknown)}) in the lake, and not known to state.db, which was"
+            " lost or is an older one: what they charge stays, unchecked; `prorata recalculate --replay` takes in those"
+            " of which costs are landed"
+        )
+    lost = lost_usage(work.root, work.store, tenant.id) - set(unknown)
     if kept := sorted(lost & charged_of_lost(work.root, work.store, tenant.id)):
         work.warn(
             f"usage of {counted(len(kept), 'day')} ({', '.join(kept)}) is lost, and cannot be had now: what was charged"
@@ -534,13 +541,15 @@ def _narrowed(work: Work, tenant: ConfluentTenant, wanted: Mapping[Key, Need]) -
     """
     known = gather_state.day_metrics(work.store, tenant.id)
     has_metrics = tenant.metrics is not None
-    lost = lost_usage(work.root, work.store, tenant.id)
+    # What only the lake knows is as good as any, until the state knows it again.
+    lost = lost_usage(work.root, work.store, tenant.id) - _unknown(work, tenant)
     # Who has no metrics any more cannot tell what a day lacks.
-    asked = {key: wanted[key].ids if key in wanted else () for key in known} if has_metrics else {}
-    stays = _staying(work, tenant, [known[key] for key in asked], asked, lost)
-    after = {key: _fewer(known[key], ids, stays.get(key, {})) for key, ids in asked.items()}
+    found = _with_found(work, known, wanted, lost) if has_metrics else {}
+    asked = {key: wanted[key].ids if key in wanted else () for key in found}
+    stays = _staying(work, tenant, found.values(), asked, lost)
+    after = {key: _fewer(found[key], ids, stays.get(key, {})) for key, ids in asked.items()}
     gone = [key for key, one in after.items() if key not in wanted and not one.fetches]
-    fewer = {key: one for key, one in after.items() if key not in gone and one != known[key]}
+    fewer = {key: one for key, one in after.items() if key not in gone and one != known.get(key)}
     waiting = {need.charge_date for key, need in wanted.items() if need.open_ids(after.get(key))}
     forced = {day for day in lost if work.request.forces(day)}
     settled = lost - (waiting if has_metrics else charged_of_lost(work.root, work.store, tenant.id) - forced)
@@ -567,6 +576,33 @@ def _narrowed(work: Work, tenant: ConfluentTenant, wanted: Mapping[Key, Need]) -
         gather_state.save_usage_days(work.store, tenant.id, published, withdrawn)
         gather_state.save_day_metrics(work.store, tenant.id, rows, gone)
     return gather_state.day_metrics(work.store, tenant.id)
+
+
+def _unknown(work: Work, tenant: ConfluentTenant) -> set[str]:
+    """Days before the window of which only the lake knows; what a run begins of the others is in it at once."""
+    first = str(window(tenant, work.now().date())[0])
+    return {day for day in only_in_lake(work.root, work.store, tenant.id) if day < first}
+
+
+def _with_found(
+    work: Work, known: Mapping[Key, DayMetric], wanted: Mapping[Key, Need], lost: Iterable[str]
+) -> dict[Key, DayMetric]:
+    """What is known, and what files of lost usage have that nobody knows of or asks for: the lake alone has it.
+
+    The state that knew it was lost, or is an older one.
+    """
+    found = dict(known)
+    for day in sorted(lost):
+        usage = usage_left(work, day).filter(pl.col("metric").is_in(list(METRICS)))
+        for metric, name in usage.select("metric", "resource_id").unique().sort("metric", "resource_id").rows():
+            one, need = found.get((day, metric)), wanted.get((day, metric))
+            if name in (need.ids if need is not None else ()) or (one is not None and name in one.fetches):
+                continue
+            one = one or DayMetric(day, metric, "failed", (), need.billing_digest if need is not None else "")
+            found[day, metric] = one._replace(
+                fetch_id=one.fetch_id or AS_STORED, fetches={**one.fetches, name: AS_STORED}
+            )
+    return dict(sorted(found.items()))
 
 
 def _staying(

@@ -166,6 +166,13 @@ def unasked(known: DayMetric) -> list[str]:
     return [name for name in known.fetches if name not in known.ids]
 
 
+def only_in_lake(root: Path, store: state.State, tenant_id: str) -> set[str]:
+    """Days of which the lake has a file, and the state nothing: it was lost, or is an older one that was put back."""
+    known = {key[1] for key in state.days(store, tenant_id)} | gather_state.usage_days(store, tenant_id).keys()
+    tables = (BILLING, CHARGEBACK, EMPTY_KEYS, USAGE)
+    return {day for table in tables for _, day in lake.sizes(root, table, tenant_id)} - known
+
+
 def lost_usage(root: Path, store: state.State, tenant_id: str) -> set[str]:
     """Days whose usage in the lake is not what was published, and can be had again."""
     return _unlike_published(root, store, tenant_id) - irreplaceable(root, store, tenant_id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from datetime import date, timedelta
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -195,3 +196,21 @@ def test_a_replay_begins_with_what_the_lake_has_where_all_else_is_lost(
     before = known(tenant)
     assert replay(tenant) == (0, ())
     assert (known(tenant), owners(tenant)) == (before, [("", "sa-ksql"), (str(TODAY), "u-bob")])
+
+
+@pytest.mark.parametrize("gone", ["nothing", "raw", "raw/confluent_cloud/conf/gathers"])
+def test_an_older_state_learns_from_the_lake_what_existed_when_though_raw_answers_are_gone(
+    tenant: Tenant, server: Server, tmp_path: Path, gone: str
+) -> None:
+    tenant.write(metrics=None)
+    tenant.run(day(3))
+    older = shutil.copy(tenant.root / "state.db", tmp_path / "older.db")
+    server.organization.change_owner("ksqldbs", "lksqlc-prod1", "u-alice")
+    for when in (day(6), TODAY):
+        tenant.run(when)
+    before, charged = owners(tenant), tenant.files(["chargeback"])
+    lose_state(tenant)
+    shutil.copy(older, tenant.root / "state.db")
+    shutil.rmtree(tenant.root / gone, ignore_errors=True)
+    assert tenant.run(TODAY, hour=5).exit_code == 0
+    assert (owners(tenant), tenant.files(["chargeback"]) == charged) == (before, True)

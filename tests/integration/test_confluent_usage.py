@@ -238,6 +238,40 @@ def test_a_lost_state_loses_no_usage(tenant: Tenant, expired: str, kept: str) ->
     assert (done.exit_code, tenant.files(["usage"]) == files, split_by_detail(tenant)) == (0, True, by_detail)
 
 
+@pytest.mark.parametrize("prometheus_is", ["the same", "expired"])
+@pytest.mark.parametrize("state_is", ["lost", "older"])
+def test_a_lost_state_takes_no_usage_from_days_before_the_window(
+    tenant: Tenant, expired: str, tmp_path: Path, prometheus_is: str, state_is: str
+) -> None:
+    tenant.write(lookback_days="4", retention_days="5")
+    for number in range(1, DAYS + 1):
+        assert tenant.run(day(number)).exit_code == 0
+        if number == 2:
+            shutil.copy(tenant.root / "state.db", tmp_path / "older.db")
+    used, charged, by_detail = tenant.files(["usage"]), tenant.files(["chargeback"]), split_by_detail(tenant)
+    lose_state(tenant)
+    if state_is == "older":
+        shutil.copy(tmp_path / "older.db", tenant.root / "state.db")
+    if prometheus_is == "expired":
+        ask(tenant, expired)
+    for hour in (1, 2):
+        done = tenant.run(TODAY, hour=hour)
+        # The bill of the second day came in full after the older state was kept: a replay is what it asks for.
+        assert (done.exit_code, tenant.files(["usage"]) == used) == (14 if state_is == "older" else 0, True)
+        assert all("--replay" in text for text in done.faults)
+        [told] = [text for text in done.warnings if "not known to state.db" in text]
+        # An older state knows the first two, and what ran on its own day.
+        unknown = range(3 if state_is == "older" else 0, 4)
+        assert [str(day(number)) in told for number in range(DAYS)] == [number in unknown for number in range(DAYS)]
+        assert not any("is lost" in text for text in done.warnings)
+    assert tenant.files(["chargeback"]) == charged
+    # Their costs are landed, though what Prometheus said of them is not any more.
+    assert tenant.run(TODAY, "recalculate", {}, hour=3, replay=True).exit_code == 0
+    done = tenant.run(TODAY, hour=4)
+    assert (done.exit_code, tenant.files(["usage"]) == used, split_by_detail(tenant)) == (0, True, by_detail)
+    assert not any("not known to state.db" in text for text in done.warnings)
+
+
 @pytest.mark.usefixtures("ran")
 def test_a_lost_state_loses_no_usage_if_prometheus_is_down_either(tenant: Tenant, measured: str) -> None:
     files, by_detail, used = tenant.files(["usage"]), split_by_detail(tenant), tenant.table("usage")
