@@ -219,6 +219,12 @@ def footer(path: Path) -> tuple[str, str]:
     return metadata.get(_DIGEST_KEY, b"").decode(), metadata.get(_CALCULATION_KEY, b"").decode()
 
 
+def rows_in(path: Path) -> int:
+    """How many rows a file has by its footer; StoreError if it cannot be read."""
+    with _store_errors(path):
+        return int(pq.read_metadata(path).num_rows)
+
+
 def _claims(target: Path, written: Written) -> bool:
     """Whether the file in a place says that it is what was written; a file that cannot be read as Parquet does not."""
     try:

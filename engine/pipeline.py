@@ -73,6 +73,7 @@ from engine.frames import (
     UNALLOCATED,
     USAGE,
     Blocks,
+    Table,
     check_ordered,
     check_rows,
     empty,
@@ -1090,11 +1091,39 @@ def _check(work: Work, summary: Summary) -> Summary:
     waiting = [key for key, day in days.items() if not day.chargeback_calculated or key in unbilled]
     lost = [date.fromisoformat(key[1]) for key in unbilled if not work.place(BILLING, key).path(work.root).exists()]
     is_lost = (pl.col("table_name") == "billing") & pl.col("charge_date").is_in(lost)
-    log = file_log(work.store, work.tenant.id).filter(~is_lost)
+    unlogged = _unlogged(work, days)
+    waiting += [key for _, key in unlogged if key not in days]
+    log = pl.concat([file_log(work.store, work.tenant.id).filter(~is_lost), _as_they_lie(work, unlogged)])
     with _CHECKING, warehouse.open_lake(work.root, views=warehouse.CHECKED) as connection:
         warehouse.check(connection, work.tenant.id, *covered, log, waiting)
     state.mark_checked(work.store, work.tenant.id, keys)
     return summary
+
+
+def _unlogged(work: Work, days: Mapping[state.DayKey, state.Day]) -> list[tuple[Table, state.DayKey]]:
+    """Files of days made from an API's answers, of which the state that knew them was lost, or is an older one.
+
+    They are no fault of what was calculated now: who makes such days tells of them.
+    """
+    if isinstance(work.tenant, AwsTenant):
+        return []
+    billing, chargeback = (lake.sizes(work.root, table, work.tenant.id) for table in (BILLING, CHARGEBACK))
+    return [
+        *((BILLING, key) for key in billing if key not in days),
+        *((CHARGEBACK, key) for key in chargeback if key not in days or days[key].chargeback_rows is None),
+    ]
+
+
+def _as_they_lie(work: Work, files: Iterable[tuple[Table, state.DayKey]]) -> pl.DataFrame:
+    """What `file_log` says of day files, as if the state knew them."""
+    rows = [
+        (table.name, key[0], date.fromisoformat(key[1]), lake.rows_in(work.place(table, key).path(work.root)))
+        for table, key in files
+    ]
+    return pl.DataFrame(rows, schema=_FILE_LOG, orient="row")
+
+
+_FILE_LOG = {"table_name": pl.String, "billing_period": pl.String, "charge_date": pl.Date, "rows": pl.Int64}
 
 
 def file_log(store: state.State, tenant_id: str) -> pl.DataFrame:
@@ -1105,8 +1134,7 @@ def file_log(store: state.State, tenant_id: str) -> pl.DataFrame:
         for table, count in (("billing", day.billing_rows), ("chargeback", day.chargeback_rows))
         if count is not None
     ]
-    schema = {"table_name": pl.String, "billing_period": pl.String, "charge_date": pl.Date, "rows": pl.Int64}
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    return pl.DataFrame(rows, schema=_FILE_LOG, orient="row")
 
 
 def _emit(work: Work, summary: Summary) -> Summary:
