@@ -61,7 +61,8 @@ def _asked(work: Work, tenant: ConfluentTenant, given: Inputs) -> list[Ask]:
 def _maybe_more(work: Work, need: Need, known: DayMetric, warned: Collection[int]) -> tuple[str, ...]:
     """The answered resources of which there may be more: no value came, samples are lacking, or Prometheus warned.
 
-    It may have been another Prometheus, or one that was not filled yet; and nothing that is known can be taken back.
+    Or of which nobody knows whether it did, as the lake alone has their answer. It may have been another Prometheus, or
+    one that was not filled yet; and nothing that is known can be taken back.
     """
     answered = tuple(name for name in need.ids if name in known.fetches)
     if known.gaps:
@@ -69,7 +70,7 @@ def _maybe_more(work: Work, need: Need, known: DayMetric, warned: Collection[int
         return answered
     usage = usage_left(work, need.charge_date)
     there = set(usage.filter(pl.col("metric") == need.metric)["resource_id"])
-    return tuple(name for name in answered if name not in there or known.fetches[name] in warned)
+    return tuple(name for name in answered if name not in there or known.fetches[name] in {metered.AS_STORED, *warned})
 
 
 def endpoint(work: Work, tenant: ConfluentTenant | CostModelTenant, given: Prometheus) -> Endpoint:

@@ -167,6 +167,20 @@ def test_a_cluster_that_is_not_billed_for_a_while_keeps_what_was_metered_of_it(
 
 
 @pytest.mark.usefixtures("ran")
+def test_forced_it_is_asked_for_again_whatever_the_lake_alone_has(tenant: Tenant, measured: str) -> None:
+    """Whether Prometheus had warned of the answer nobody knows any more."""
+    files = tenant.files()
+    forget_answers(tenant)
+    other_rules(tenant, ALL)
+    assert seen(tenant.run(TODAY, hour=1)) == (0, DAYS, 0)
+    tenant.write(products=None, metrics=tenant.tenant["metrics"] | {"url": measured})
+    assert (seen(tenant.run(TODAY, hour=2)), tenant.files() == files) == ((0, DAYS, 0), True)
+    assert tenant.query("SELECT count(*) FROM day_metrics WHERE fetches ->> '$.lkc-prod1' = 0")[0][0] > 0
+    assert (seen(tenant.run(TODAY, hour=3, lift=True)), tenant.files() == files) == ((0, 0, 0), True)
+    assert tenant.query("SELECT count(*) FROM day_metrics WHERE fetches ->> '$.lkc-prod1' = 0")[0][0] == 0
+
+
+@pytest.mark.usefixtures("ran")
 def test_of_a_lost_file_only_what_is_there_is_known_without_being_asked_for(tenant: Tenant, measured: str) -> None:
     files = tenant.files()
     forget_answers(tenant)
