@@ -171,13 +171,13 @@ def test_forced_it_is_asked_for_again_whatever_the_lake_alone_has(tenant: Tenant
     """Whether Prometheus had warned of the answer nobody knows any more."""
     files = tenant.files()
     forget_answers(tenant)
-    other_rules(tenant, ALL)
+    other_rules(tenant, {"FLINK_NUM_CFU": FREE})
     assert seen(tenant.run(TODAY, hour=1)) == (0, DAYS, 0)
     tenant.write(products=None, metrics=tenant.tenant["metrics"] | {"url": measured})
     assert (seen(tenant.run(TODAY, hour=2)), tenant.files() == files) == ((0, DAYS, 0), True)
-    assert tenant.query("SELECT count(*) FROM day_metrics WHERE fetches ->> '$.lkc-prod1' = 0")[0][0] > 0
+    assert tenant.query("SELECT count(*) FROM day_metrics WHERE fetches ->> '$.lfcp-prod1' = 0")[0][0] > 0
     assert (seen(tenant.run(TODAY, hour=3, lift=True)), tenant.files() == files) == ((0, 0, 0), True)
-    assert tenant.query("SELECT count(*) FROM day_metrics WHERE fetches ->> '$.lkc-prod1' = 0")[0][0] == 0
+    assert tenant.query("SELECT count(*) FROM day_metrics WHERE fetches ->> '$.lfcp-prod1' = 0")[0][0] == 0
 
 
 @pytest.mark.usefixtures("ran")
