@@ -42,6 +42,9 @@ for _library in ("httpx", "httpcore"):
 _RETRIED = frozenset({408, 425, 429})
 _BACKOFF_MAX_SECONDS = 60
 _BODY_SHOWN = 200
+_BODY_SEARCHED = 2**16
+"""So much of an error's text is looked through: what is shown lies far before the end of it, where a secret may be cut
+in two."""
 _REASON_SHOWN = 80
 _SECRET_PARAMETER = re.compile(r"token|key|secret|password|signature|auth|credential", re.IGNORECASE)
 _NO_WORD = "credentials that are no common word"
@@ -370,7 +373,11 @@ class Client:
 
     def _shown(self, text: str) -> str:
         """The same, quoted and short."""
-        return shown(self._line(text), limit=_BODY_SHOWN)
+        line = self._line(text[:_BODY_SEARCHED])
+        if len(text) > _BODY_SEARCHED and len(line) < _BODY_SEARCHED // 2:
+            # Most of it is blank, or hidden: its end might be shown.
+            line = self._line(text)
+        return shown(line, limit=_BODY_SHOWN)
 
 
 class _Asked(NamedTuple):

@@ -427,6 +427,14 @@ def test_a_long_run_of_backslashes_is_looked_through_once(secret: str) -> None:
         assert secret not in failure(server.url, bearer=SecretStr(secret))
 
 
+@pytest.mark.parametrize("before", [" ", "x ", f"{SECRET}\n", "\\u0020"])
+def test_a_secret_anywhere_in_a_long_error_is_not_shown_in_part(before: str) -> None:
+    for length in (2**16, 2**16 - 5, 2**16 - len(SECRET), 3 * 2**16):
+        text = (before * length)[: length - length % len(before)]
+        with serving(Reply(400, body=f"{text}{' ' * (length - len(text))}{SECRET}")) as server:
+            assert SECRET[:5] not in failure(server.url, bearer=SecretStr(SECRET))
+
+
 def test_the_phrase_behind_a_status_is_a_text_from_outside() -> None:
     with serving(Reply(401, reason=f"\x1b[31mbad {SECRET} {KEY} " + "x" * 500)) as server:
         said = failure(server.url, key=SecretStr(KEY), secret=SecretStr(SECRET))
