@@ -6,7 +6,6 @@ say our own secrets do not leave this module: errors are without them, and an an
 
 from __future__ import annotations
 
-import base64
 import logging
 import re
 import ssl
@@ -25,7 +24,7 @@ from pydantic import SecretStr
 
 from engine.errors import ConfigError, ContractError, SourceError, StoppedError, fault, shown
 from engine.sources.answers import Answer, TooDeepError, clean
-from engine.sources.secrets import HIDDEN, spellings
+from engine.sources.secrets import HIDDEN, Credential, Secrets, spellings
 from engine.text import printable
 
 __all__ = ["Answer", "Client", "Clock", "Endpoint", "joined"]
@@ -65,7 +64,7 @@ class Endpoint(NamedTuple):
 
     `timeout_seconds` bounds a whole answer, from the connection to its last byte. `attempts` counts the first one.
     Certificates are checked against the system's, or against those of `ca_bundle` alone. Proxies of the environment
-    are used only with `trust_env`. `others`: secrets of other endpoints, which no answer may have in it either.
+    are used only with `trust_env`. `known`: the credentials of other endpoints, which no answer may have in it either.
     """
 
     url: str
@@ -78,7 +77,7 @@ class Endpoint(NamedTuple):
     ca_bundle: Path | None = None
     trust_env: bool = False
     body_bytes_max: int = 256 * 2**20
-    others: tuple[SecretStr, ...] = ()
+    known: Secrets = Secrets()
 
 
 def joined(*segments: str) -> str:
@@ -107,7 +106,7 @@ class Client:
     def __init__(self, endpoint: Endpoint, clock: Clock, stop: threading.Event | None = None) -> None:
         self._endpoint, self._clock = endpoint, clock
         self._stop = stop or threading.Event()
-        self._secrets = spellings(_secrets(endpoint))
+        self._secrets = _secrets(endpoint)
         key = endpoint.key.get_secret_value() if endpoint.key else ""
         self._key = spellings([key] if len(key) >= _KEY_LENGTH_MIN else [])
         self._lock, self._free_at = threading.Lock(), clock.monotonic()
@@ -218,7 +217,7 @@ class Client:
         )
         where = self._asked_where(asked)
         # What was asked is landed along with the answer.
-        if any(map(self._secrets.search, (self._relative(asked), *(asked.form or {}).values()))):
+        if any(map(self._secrets.are_in, (self._relative(asked), *(asked.form or {}).values()))):
             raise SourceError(fault(where, "a question with the credentials in it", _NO_WORD))
         try:
             return retrying(self._attempt, asked, where)
@@ -333,7 +332,7 @@ class Client:
             is_page = answer.text.lstrip().startswith("<")
             what = self._shown(answer.text) if is_page else f"{len(answer.text):,} characters"
             raise _AgainError(f"an answer that is not JSON, or was cut short: {what}") from None
-        if self._secrets.search(answer.text):
+        if self._secrets.are_in(answer.text):
             expected = f"an answer without them, or {_NO_WORD}"
             raise SourceError(fault(where, "an answer that repeats credentials of the configuration", expected))
         return answer
@@ -365,7 +364,7 @@ class Client:
 
     def _cleaned(self, text: str) -> str:
         """A text for people without our own secrets, should a server send them back, however it spells them."""
-        return self._secrets.sub(HIDDEN, text)
+        return self._secrets.hidden(text)
 
     def _line(self, text: str) -> str:
         """A text from outside on one line, and without our key or secrets."""
@@ -394,15 +393,12 @@ class _Asked(NamedTuple):
 _BACKOFF = tenacity.wait_exponential_jitter(initial=1, max=_BACKOFF_MAX_SECONDS, jitter=1)
 
 
-def _secrets(endpoint: Endpoint) -> list[str]:
-    """What must not be in any text: secrets, token, and what HTTP Basic makes of key and secret, filled up or not."""
-    given = (endpoint.secret, endpoint.bearer, *endpoint.others)
-    found = [one.get_secret_value() for one in given if one is not None]
-    if endpoint.key is not None and endpoint.secret is not None:
-        pair = f"{endpoint.key.get_secret_value()}:{endpoint.secret.get_secret_value()}"
-        basic = base64.b64encode(pair.encode()).decode()
-        found += [basic, basic.rstrip("=")]
-    return found
+def _secrets(endpoint: Endpoint) -> Secrets:
+    """What must not be in any text: the endpoint's own credentials, and those of others."""
+    found = endpoint.known
+    if endpoint.secret is not None:
+        found = found.including(Credential(endpoint.secret, endpoint.key))
+    return found if endpoint.bearer is None else found.including(Credential(endpoint.bearer))
 
 
 def _auth(endpoint: Endpoint, where: str) -> httpx.Auth | None:

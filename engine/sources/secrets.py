@@ -2,12 +2,59 @@
 
 from __future__ import annotations
 
+import base64
 import html.entities
 import re
 from collections.abc import Iterable
+from functools import cached_property
+from typing import NamedTuple
+
+from pydantic import SecretStr
 
 HIDDEN = "***"
 """Stands for a secret in what is said."""
+
+
+class Credential(NamedTuple):
+    """What opens an endpoint: a secret and, where HTTP Basic may make one text of both, the key it belongs to."""
+
+    secret: SecretStr
+    key: SecretStr | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """What must not be in any text: the secret, and what HTTP Basic makes of key and secret, filled up or not."""
+        secret = self.secret.get_secret_value()
+        if self.key is None:
+            return [secret]
+        basic = base64.b64encode(f"{self.key.get_secret_value()}:{secret}".encode(errors="surrogateescape")).decode()
+        return [secret, basic, basic.rstrip("=")]
+
+
+class Secrets:
+    """Credentials to look for in texts from outside, all in one search."""
+
+    def __init__(self, credentials: Iterable[Credential] = ()) -> None:
+        self._credentials = frozenset(credentials)
+
+    def __repr__(self) -> str:
+        return f"Secrets of {len(self._credentials)} credentials"
+
+    def including(self, credential: Credential) -> Secrets:
+        """These and another one."""
+        return self if credential in self._credentials else Secrets({*self._credentials, credential})
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return spellings(text for credential in self._credentials for text in credential.texts)
+
+    def are_in(self, text: str) -> bool:
+        """Whether one of them is, however it is spelled."""
+        return self._pattern.search(text) is not None
+
+    def hidden(self, text: str) -> str:
+        """The text with HIDDEN in the place of each."""
+        return self._pattern.sub(HIDDEN, text)
 
 
 def spellings(secrets: Iterable[str]) -> re.Pattern[str]:

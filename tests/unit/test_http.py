@@ -23,6 +23,7 @@ from pydantic import SecretStr
 from engine.errors import ConfigError, ContractError, SourceError, StoppedError
 from engine.sources.answers import NESTED_MAX
 from engine.sources.http import Clock, Endpoint, joined
+from engine.sources.secrets import Credential, Secrets
 from tests.doubles.organization import SPELLINGS
 from tests.unit.scripted import Reply, Time, client, serving
 
@@ -348,10 +349,11 @@ def test_answers_are_not_quoted_unless_they_are_errors(body: str) -> None:
 
 def test_an_answer_with_a_secret_of_ours_is_refused_and_not_changed() -> None:
     credentials = {"key": SecretStr(KEY), "secret": SecretStr(SECRET)}
-    credentials["others"] = (SecretStr(TOKEN),)
-    for secret in (SECRET, BASIC, TOKEN):
+    others = Secrets([Credential(SecretStr(TOKEN)), Credential(SecretStr(f"{SECRET}-2"), SecretStr("reader"))])
+    basic = base64.b64encode(f"reader:{SECRET}-2".encode()).decode().rstrip("=")
+    for secret in (SECRET, BASIC, TOKEN, basic):
         with serving(Reply(body=f'{{"data": ["{secret}"]}}')) as server:
-            said = failure(server.url, **credentials)
+            said = failure(server.url, **credentials, known=others)
             assert len(server.asked) == 1
         assert said.endswith(
             ": an answer that repeats credentials of the configuration; expected an answer without them, or"
