@@ -106,7 +106,7 @@ def _ask_cluster(work: Work, tenant: CostModelTenant) -> None:
     where = f"tenant {tenant.id}: source: admin"
 
     def opened(key: str, variable: str | None) -> SecretStr | None:
-        return secret(Variable(variable, where, key), work.hooks.environment) if variable else None
+        return secret(Variable(variable, where, key, is_header=False), work.hooks.environment) if variable else None
 
     given = kafka_admin.properties(admin, opened("username", admin.username), opened("password", admin.password))
     landing = Landing(raw_folder(work.root, tenant) / "admin")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, SecretStr
 
-from engine.config import AwsTenant, ConfluentTenant, KafkaTenant, Tenant
+from engine.config import AwsTenant, ConfluentTenant, KafkaAdmin, KafkaTenant, Tenant
 from engine.errors import ConfigError, fault
 from engine.sources.secrets import Credential, Secrets
 
@@ -23,11 +23,15 @@ _KEYS = ("api_key", "api_secret", "username", "password", "bearer")
 
 
 class Variable(NamedTuple):
-    """A variable `${NAME}` that a configuration names for a credential, under a key of a place."""
+    """A variable `${NAME}` that a configuration names for a credential, under a key of a place.
+
+    `is_header`: it is sent in a header of HTTP.
+    """
 
     text: str
     where: str
     key: str
+    is_header: bool = True
 
     @property
     def name(self) -> str:
@@ -45,7 +49,8 @@ def _endpoints(tenant: Tenant) -> Iterator[dict[str, Variable]]:
     for place, model in _models(tenant):
         where = f"tenant {tenant.id}: {place}"
         given = ((key, getattr(model, key, None)) for key in _KEYS)
-        yield {key: Variable(variable, where, key) for key, variable in given if variable is not None}
+        is_header = not isinstance(model, KafkaAdmin)
+        yield {key: Variable(variable, where, key, is_header) for key, variable in given if variable is not None}
 
 
 def _models(tenant: Tenant) -> Iterator[tuple[str, BaseModel | None]]:
@@ -62,14 +67,22 @@ def _models(tenant: Tenant) -> Iterator[tuple[str, BaseModel | None]]:
 
 
 def secret(variable: Variable, environment: Mapping[str, str]) -> SecretStr:
-    """What a variable holds; ConfigError, naming it, if it is not set, or too short a secret to be searched for."""
+    """What a variable holds; ConfigError, naming it, if it is not set, or cannot be sent or searched for."""
     value = environment.get(variable.name, "")
     place, seen = f"{variable.where}: {variable.key}", f"environment variable {variable.name}"
     if not value:
         expected = "a value in the environment, or in a file .env beside the configuration"
         raise ConfigError(fault(place, f"{seen} is not set", expected))
-    if variable.key in _NAMES and len(value) < SECRET_LENGTH_MIN:
-        # Nothing of it is told, not even its length.
+    # Of what is wrong nothing is told but its kind, not even how long it is.
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ConfigError(fault(place, f"{seen} is not UTF-8", "text in UTF-8"))
+    if value.endswith("\n"):
+        # As files have one; nobody's secret does.
+        raise ConfigError(fault(place, f"{seen} ends in a line end", "the secret alone, without it"))
+    if variable.is_header and not all("!" <= letter <= "~" for letter in value):
+        seen = f"{seen} has a blank, or another character that cannot be sent"
+        raise ConfigError(fault(place, seen, "visible characters of ASCII"))
+    if variable.key in _NAMES and len(value.strip()) < SECRET_LENGTH_MIN:
         expected = "a longer secret, which can be told from the words of answers that are kept"
         raise ConfigError(fault(place, f"{seen} has fewer than {SECRET_LENGTH_MIN} letters", expected))
     return SecretStr(value)

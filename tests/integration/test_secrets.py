@@ -65,6 +65,34 @@ def test_a_secret_of_the_api_that_cannot_be_told_from_data_is_refused(tenant: Te
     assert (server.counted(), found(tenant.folder, said)) == (0, [])
 
 
+CANNOT_BE_SENT = {
+    "CLOUD_KEY": ("source: api_key", "KEY\udcdfCANARY", "is not UTF-8"),
+    "CLOUD_SECRET": ("source: api_secret", "canary-in-a-file\n", "ends in a line end"),
+    "FLINK_US_SECRET": ("source: flink us-east-1: api_secret", "canary-in-a-file\r\n", "ends in a line end"),
+    "FLINK_EU_SECRET": (
+        "source: flink europe-west1: api_secret",
+        "canary and more",
+        "has a blank, or another character",
+    ),
+    "WHO": ("metrics: username", "canäry", "has a blank, or another character"),
+    "WHAT": ("metrics: password", "canary\ncanary", "has a blank, or another character"),
+}
+"""Variable -> where a tenant names it, what is in it, and what is told of that."""
+
+
+def test_what_cannot_be_sent_is_refused_before_anything_is_asked(tenant: Tenant, server: Server) -> None:
+    tenant.write(metrics=tenant.tenant["metrics"] | BASIC)
+    given = VARIABLES | {name: value for name, (_, value, _) in CANNOT_BE_SENT.items()}
+    for words in (["run", "--json", *ON], ["check"], ["check", "--json"]):
+        said = Said(tenant, *words, **given)
+        told = f"{said.out}{said.err}"
+        assert said.code == 10
+        for name, (where, _, seen) in CANNOT_BE_SENT.items():
+            assert f"{where}: environment variable {name} {seen}" in told
+        assert ("canary" in told.lower(), "every variable is set" in told) == (False, False)
+    assert (server.counted(), found(tenant.folder, [], ["canary", "CANARY"])) == (0, [])
+
+
 def echoing(between: Between, word: str, way: str) -> None:
     """Answers repeat what they were asked with: read out of the header, and in one of these places."""
 
