@@ -368,7 +368,7 @@ class Client:
 
     def _line(self, text: str) -> str:
         """A text from outside on one line, and without our key or secrets."""
-        return printable(" ".join(self._key.sub(HIDDEN, self._cleaned(text)).split()))
+        return printable(self._key.sub(HIDDEN, self._cleaned(" ".join(text.split()))))
 
     def _shown(self, text: str) -> str:
         """The same, quoted and short."""
