@@ -46,6 +46,7 @@ _BODY_SEARCHED = 2**16
 in two."""
 _REASON_SHOWN = 80
 _SECRET_PARAMETER = re.compile(r"token|key|secret|password|signature|auth|credential", re.IGNORECASE)
+_FINAL_URL = "the final URL in the configuration"
 _NO_WORD = "credentials that are no common word"
 _KEY_LENGTH_MIN = 4
 """A shorter key, which is a name and no secret, is left in errors: it would be found everywhere."""
@@ -272,6 +273,9 @@ class Client:
         except httpx.TransportError as error:
             if refused := _certificate_fault(error):
                 raise SourceError(fault(where, refused, "a certificate that the system or ca_bundle trusts")) from None
+            if "location header" in str(error):
+                # The library looks at it, though it follows none; it may quote a password in the place of a port.
+                raise SourceError(fault(where, "a redirect to what is no URL", _FINAL_URL)) from None
             raise _AgainError(f"no answer: {self._shown(str(error)) if str(error) else type(error).__name__}") from None
         except httpx.DecodingError:
             raise _AgainError("an answer that cannot be decompressed") from None
@@ -317,9 +321,20 @@ class Client:
             raise _AgainError(seen, self._asked_wait(response, seen, where))
         if response.is_redirect:
             location = response.headers.get("location", "")
-            target = self._shown(_without_user(location)) if _split(location) else "what is no URL"
-            raise SourceError(fault(where, f"{status}, a redirect to {target}", "the final URL in the configuration"))
+            target = self._target(location)
+            raise SourceError(fault(where, f"{status}, a redirect to {target}", _FINAL_URL))
         raise SourceError(fault(where, seen, "an answer"))
+
+    def _target(self, location: str) -> str:
+        """Where a redirect leads, as it may be said: of another host nothing but its name."""
+        parts = _split(location)
+        own = urlsplit(self._where)
+        if parts is None or (parts.scheme and not parts.hostname) or not _has_port(parts):
+            return "what is no URL"
+        if parts.hostname is None or (parts.hostname, parts.port) == (own.hostname, own.port):
+            return "another path" if "@" in parts.path else self._shown(_without_user(location))
+        scheme = f"{parts.scheme}:" if parts.scheme else ""
+        return self._shown(f"{scheme}//{parts.netloc.rpartition('@')[2]}")
 
     def _read(self, answer: Answer, where: str) -> Answer:
         """The same answer, if it is JSON without our own secrets."""
@@ -453,6 +468,14 @@ def _split(url: str) -> SplitResult | None:
         return urlsplit(url)
     except ValueError:
         return None
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """Whether what stands behind the host's colon is a port, if anything does."""
+    try:
+        return parts.port is None or parts.port >= 0
+    except ValueError:
+        return False
 
 
 def _without_user(url: str) -> str:

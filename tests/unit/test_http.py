@@ -25,7 +25,7 @@ from engine.sources.answers import NESTED_MAX
 from engine.sources.http import Clock, Endpoint, joined
 from engine.sources.secrets import Credential, Secrets
 from tests.doubles.organization import SPELLINGS
-from tests.unit.scripted import Reply, Time, client, serving
+from tests.unit.scripted import Reply, Time, answering, client, serving
 
 OK = Reply(body='{"data": [1.10, 2, 1e-30]}')
 
@@ -161,15 +161,38 @@ def test_a_redirect_is_not_followed() -> None:
     with serving(Reply(302, headers={"Location": "http://user:hidden@elsewhere.example/y?token=hidden"})) as server:
         said = failure(server.url)
         assert len(server.asked) == 1
-    assert "a redirect to 'http://elsewhere.example/y'" in said
+    assert "a redirect to 'http://elsewhere.example'" in said
     assert "hidden" not in said
+
+
+@pytest.mark.parametrize(
+    ("location", "told"),
+    [
+        ("/login?token=hidden#hidden", "'/login'"),
+        ("https://user:hidden@elsewhere.example:8443/hidden;x", "'https://elsewhere.example:8443'"),
+        ("//user:hidden@elsewhere.example/hidden", "'//elsewhere.example'"),
+        ("https:/other:hidden@elsewhere.example/x", "what is no URL"),
+        ("https://other:hidden", "what is no URL"),
+        ("/other:hidden@elsewhere.example", "another path"),
+    ],
+)
+def test_of_a_redirect_to_elsewhere_only_the_host_is_shown(location: str, told: str) -> None:
+    with serving(Reply(302, headers={"Location": location})) as server:
+        said = failure(server.url)
+    assert (f"a redirect to {told}; expected the final URL" in said, "hidden" in said) == (True, False)
+
+
+def test_of_a_redirect_on_the_same_host_the_path_is_shown() -> None:
+    to = "/prom/?token=hidden"
+    with answering(lambda asked: Reply(307, headers={"Location": f"http://{asked.headers['Host']}{to}"})) as server:
+        assert f"a redirect to '{server.url}/prom';" in failure(server.url)
 
 
 @pytest.mark.parametrize("location", ["http://[bad", "//[x", "http://a:b/", "\x01", "http://a:99999/", "http:///", ""])
 def test_a_redirect_to_what_is_no_url_is_an_error_as_well(location: str) -> None:
     with serving(Reply(302, headers={"Location": location})) as server:
         said = failure(server.url)
-    assert any(told in said for told in ("a redirect to", "Invalid URL in location header"))
+    assert "a redirect to" in said
 
 
 def test_a_refused_connection_is_tried_again() -> None:
