@@ -6,6 +6,7 @@ say our own secrets do not leave this module: errors are without them, and an an
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import ssl
@@ -297,19 +298,19 @@ class Client:
             if self._clock.monotonic() > deadline:
                 raise _AgainError(self._too_slow())
             chunks.append(chunk)
+        content = b"".join(chunks)
+        if not response.is_success:
+            return _decoded(content, response.charset_encoding or "")
         try:
-            text = b"".join(chunks).decode()
+            return content.decode()
         except UnicodeDecodeError:
-            if response.is_success:
-                raise _AgainError("an answer that is not UTF-8") from None
-            text = b"".join(chunks).decode(errors="replace")
-        return text
+            raise _AgainError("an answer that is not UTF-8") from None
 
     def _judged(self, response: httpx.Response, text: str, asked: _Asked, where: str) -> Answer:
         """The answer, if its status says that it is one."""
         status, url = response.status_code, self._relative(asked)
         if status == 404 and asked.absent_ok:
-            return Answer(url, status, self._cleaned(text))
+            return Answer(url, status, "")
         if response.is_success:
             return self._read(Answer(url, status, text), where)
         said = [self._line(response.reason_phrase)[:_REASON_SHOWN], self._shown(text) if text.strip() else ""]
@@ -383,7 +384,9 @@ class Client:
 
     def _line(self, text: str) -> str:
         """A text from outside on one line, and without our key or secrets."""
-        return printable(self._key.sub(HIDDEN, self._cleaned(" ".join(text.split()))))
+        # What is left of UTF-16 that is not told as such would stand between the letters of a secret.
+        line = " ".join(text.replace("\0", "").split())
+        return printable(self._key.sub(HIDDEN, self._cleaned(line)))
 
     def _shown(self, text: str) -> str:
         """The same, quoted and short."""
@@ -462,6 +465,17 @@ def _certificate_fault(error: BaseException) -> str | None:
     return None
 
 
+def _decoded(content: bytes, charset: str) -> str:
+    """The text of a page for people, as its first bytes or its charset say, whatever is wrong with it."""
+    found: str = json.detect_encoding(content)
+    if found == "utf-8" and _CHARSET.fullmatch(charset):
+        found = charset
+    try:
+        return content.decode(found, errors="replace")
+    except LookupError:
+        return content.decode(errors="replace")
+
+
 def _split(url: str) -> SplitResult | None:
     """The parts of a URL from outside; None if it is none."""
     try:
@@ -500,6 +514,8 @@ def _seconds_or_date(text: str, now: float) -> float | None:
     return max((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now, 0.0)
 
 
+_CHARSET = re.compile(r"(iso-?8859|windows-|cp|utf-)[0-9-]+|latin-?1", re.IGNORECASE)
+"""Charsets of pages; Python knows others, which are codes of other kinds."""
 _NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?")
 _WAIT_HEADERS: dict[str, Callable[[str, float], float | None]] = {
     "Retry-After": _seconds_or_date,

@@ -467,6 +467,39 @@ def test_the_phrase_behind_a_status_is_a_text_from_outside() -> None:
     assert len(said) < 400
 
 
+def test_nothing_is_kept_of_what_a_404_says() -> None:
+    with serving(Reply(404, body=f"no such thing, {SECRET}")) as server, client(server.url) as http:
+        answer = http.get("x", absent_ok=True)
+        assert (answer.status, answer.text) == (404, "")
+
+
+@pytest.mark.parametrize("status", [200, 400, 404, 500])
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (f"<html>who is {SECRET}?".encode("utf-16"), "text/html"),
+        (f"<html>who is {SECRET}?".encode("utf-16-le"), "text/html; charset=utf-16le"),
+        (f"<html>who is {SECRET}?".encode("utf-16-be"), "text/html; charset=none-such"),
+        (f"<html>who is {SECRET}?".encode("utf-16-le"), "text/html; charset=utf-8"),
+        (f"<html>who is {SECRET}?".encode("utf-32"), "text/html"),
+        (f"\xa0<html>who is {SECRET}?".encode("cp1252"), "text/html; charset=windows-1252"),
+        (f"<html>who is {SECRET}?".encode("utf-8-sig"), "text/html; charset=unicode_escape"),
+    ],
+)
+def test_an_error_is_read_by_its_charset(content: bytes, kind: str, status: int) -> None:
+    reply = Reply(status, body=content, headers={"Content-Type": kind})
+    with serving(reply) as server:
+        said = failure(server.url, bearer=SecretStr(SECRET))
+    assert ("<html>who is ***?" in said or status == 200, "\\x00" in said, "canary" in said) == (True, False, False)
+
+
+def test_a_letter_of_a_secret_is_known_in_the_charset_of_an_error() -> None:
+    known = Secrets([Credential(SecretStr("Straße-canary"))])
+    reply = Reply(400, "<p>Straße-canary".encode("latin-1"), {"Content-Type": 'text/html; charset="ISO-8859-1"'})
+    with serving(reply) as server:
+        assert "'<p>***'" in failure(server.url, known=known)
+
+
 @pytest.mark.parametrize("secret", ["line\nbreak", "blank in it", "ümlaut", "tail\n"])
 def test_a_secret_that_cannot_be_sent_is_refused_and_not_shown(secret: str) -> None:
     for fields in ({"bearer": SecretStr(secret)}, {"key": SecretStr("k"), "secret": SecretStr(secret)}):
