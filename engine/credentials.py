@@ -111,4 +111,5 @@ def _credentials(found: Mapping[str, Variable], environment: Mapping[str, str]) 
         value = environment.get(found[key].name, "").strip() if key in found else ""
         if len(value) >= SECRET_LENGTH_MIN:
             who = environment.get(found[name].name) if name is not None and name in found else None
-            yield Credential(SecretStr(value), None if who is None else SecretStr(who))
+            told = f"{found[key].where}: {key}, {found[key].text}"
+            yield Credential(SecretStr(value), None if who is None else SecretStr(who), told)

@@ -25,7 +25,7 @@ from pydantic import SecretStr
 
 from engine.errors import ConfigError, ContractError, SourceError, StoppedError, fault, shown
 from engine.sources.answers import Answer, TooDeepError, clean
-from engine.sources.secrets import HIDDEN, Credential, Secrets, spellings
+from engine.sources.secrets import HIDDEN, Credential, Secrets, in_brackets, spellings
 from engine.text import printable
 
 __all__ = ["Answer", "Client", "Clock", "Endpoint", "joined"]
@@ -219,8 +219,9 @@ class Client:
         )
         where = self._asked_where(asked)
         # What was asked is landed along with the answer.
-        if any(map(self._secrets.are_in, (self._relative(asked), *(asked.form or {}).values()))):
-            raise SourceError(fault(where, "a question with the credentials in it", _NO_WORD))
+        names = map(self._secrets.met, (self._relative(asked), *(asked.form or {}).values()))
+        if (name := next((one for one in names if one is not None), None)) is not None:
+            raise SourceError(fault(where, f"a question with the credentials in it{in_brackets(name)}", _NO_WORD))
         try:
             return retrying(self._attempt, asked, where)
         except _AgainError as error:
@@ -348,9 +349,9 @@ class Client:
             is_page = answer.text.lstrip().startswith("<")
             what = self._shown(answer.text) if is_page else f"{len(answer.text):,} characters"
             raise _AgainError(f"an answer that is not JSON, or was cut short: {what}") from None
-        if self._secrets.are_in(answer.text):
-            expected = f"an answer without them, or {_NO_WORD}"
-            raise SourceError(fault(where, "an answer that repeats credentials of the configuration", expected))
+        if (name := self._secrets.met(answer.text)) is not None:
+            seen = f"an answer that repeats credentials of the configuration{in_brackets(name)}"
+            raise SourceError(fault(where, seen, f"an answer without them, or {_NO_WORD}"))
         return answer
 
     def _asked_wait(self, response: httpx.Response, seen: str, where: str) -> float | None:

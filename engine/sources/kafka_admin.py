@@ -14,7 +14,7 @@ from engine.config import KafkaAdmin
 from engine.errors import ConfigError, ContractError, SourceError, fault, shown
 from engine.sources.answers import Answer, clean
 from engine.sources.landing import Landing
-from engine.sources.secrets import Secrets
+from engine.sources.secrets import Secrets, in_brackets
 
 NAME = "metadata"
 """The name under which a cluster's metadata are landed."""
@@ -65,8 +65,8 @@ def fetch(given: Mapping[str, str], landing: Landing, where: str, timeout_second
         "topics": [{"name": one.topic, "partitions": len(one.partitions)} for one in found.topics.values()],
     }
     text = json.dumps(content)
-    if known.are_in(text):
-        seen = f"{given['bootstrap.servers']}: metadata that repeat credentials of the configuration"
+    if (name := known.met(text)) is not None:
+        seen = f"{given['bootstrap.servers']}: metadata that repeat credentials of the configuration{in_brackets(name)}"
         raise SourceError(fault(where, seen, "metadata without them, or credentials that are no common word"))
     landing.write(NAME, [Answer(NAME, 200, text)])
 

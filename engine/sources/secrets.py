@@ -14,6 +14,7 @@ import html.entities
 import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import groupby
 from typing import NamedTuple
 
 from pydantic import SecretStr
@@ -25,10 +26,14 @@ ESCAPES_MAX = 32
 
 
 class Credential(NamedTuple):
-    """What opens an endpoint: a secret and, where HTTP Basic may make one text of both, the key it belongs to."""
+    """What opens an endpoint: a secret and, where HTTP Basic may make one text of both, the key it belongs to.
+
+    `name`: where it comes from, for people.
+    """
 
     secret: SecretStr
     key: SecretStr | None = None
+    name: str = ""
 
     @property
     def texts(self) -> list[str]:
@@ -44,41 +49,56 @@ class Secrets:
     """Credentials to look for in texts from outside, all in one search."""
 
     def __init__(self, credentials: Iterable[Credential] = ()) -> None:
-        self._credentials = frozenset(credentials)
+        self._credentials = tuple(credentials)
+        self._names = dict[str, str]()
+        for one in self._credentials:
+            for text in one.texts:
+                self._names.setdefault(text, one.name)
 
     def __repr__(self) -> str:
         return f"Secrets of {len(self._credentials)} credentials"
 
     def including(self, credential: Credential) -> Secrets:
         """These and another one."""
-        return self if credential in self._credentials else Secrets({*self._credentials, credential})
+        is_known = self._names.keys() >= {*credential.texts}
+        return self if is_known else Secrets((*self._credentials, credential))
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        return spellings(text for credential in self._credentials for text in credential.texts)
+        return spellings(self._names)
 
-    def are_in(self, text: str) -> bool:
-        """Whether one of them is, however it is spelled."""
-        return self._pattern.search(text) is not None
+    def met(self, text: str) -> str | None:
+        """The name of the first one in a text, however it is spelled; None if there is none."""
+        found = self._pattern.search(text)
+        return self._names[_in_order(self._names)[found.lastindex - 1]] if found and found.lastindex else None
 
     def hidden(self, text: str) -> str:
         """The text with HIDDEN in the place of each."""
         return self._pattern.sub(HIDDEN, text)
 
 
+def in_brackets(name: str) -> str:
+    """A credential's name, if it has one, behind what is said of it."""
+    return f" ({name})" if name else ""
+
+
 def spellings(secrets: Iterable[str]) -> re.Pattern[str]:
-    """What finds these secrets in a text, the longest first."""
-    by_first = dict[str, list[str]]()
-    for secret in sorted({secret for secret in secrets if secret}, key=lambda one: (-len(one), one)):
-        by_first.setdefault(secret[0], []).append(secret)
-    if not by_first:
+    """What finds these secrets in a text, each in a group of its own (`_in_order`)."""
+    ordered = _in_order(secrets)
+    if not ordered:
         return re.compile(_NOTHING)
     # Answers are large, and where one of a few letters stands is found fast: a secret's first, or one that escapes it.
-    begins = "".join(sorted(by_first))
+    begins = "".join(sorted({secret[0] for secret in ordered}))
     found = (
-        f"(?={_begun(first)})(?:{'|'.join(map(_spelled, ordered))})" for first, ordered in sorted(by_first.items())
+        f"(?={_begun(first)})(?:{'|'.join(f'({_spelled(secret)})' for secret in found)})"
+        for first, found in groupby(ordered, key=lambda secret: secret[0])
     )
     return re.compile(f"(?={_begun(begins)})(?:{'|'.join(found)})")
+
+
+def _in_order(secrets: Iterable[str]) -> list[str]:
+    """By their first letter; of one letter the longest first, since a shorter one may be its beginning."""
+    return sorted({secret for secret in secrets if secret}, key=lambda one: (one[0], -len(one), one))
 
 
 def _begun(letters: str) -> str:

@@ -74,6 +74,20 @@ def test_what_fills_base64_up_may_be_missing(fill: str) -> None:
     assert secrets.hidden(f"<{basic}> <{basic.rstrip('=')}> <{quote(basic)}>") == f"<{HIDDEN}> <{HIDDEN}> <{HIDDEN}>"
 
 
+def test_which_credential_is_met_is_told_by_its_name() -> None:
+    mine = Credential(SecretStr("canary-77"), SecretStr("reader"), "mine")
+    yours, ours = (
+        Credential(SecretStr("+canary-of-yours"), name="yours"),
+        Credential(SecretStr("canary-77"), name="ours"),
+    )
+    secrets = Secrets([mine, yours, ours])
+    basic = base64.b64encode(b"reader:canary-77").decode()
+    texts = ["canary-77", basic, f"x{in_json(basic)}", "%2Bcanary-of-yours", "canary-7", ""]
+    assert [secrets.met(text) for text in texts] == ["mine", "mine", "mine", "yours", None, None]
+    assert secrets.including(mine._replace(name="")) is secrets
+    assert secrets.including(Credential(SecretStr("another"))).met("another") == ""
+
+
 def test_of_two_secrets_the_longer_is_hidden() -> None:
     assert known("canary77", "canary77-and-more").hidden("<canary77-and-more> <canary77>") == f"<{HIDDEN}> <{HIDDEN}>"
 
@@ -95,5 +109,5 @@ def test_of_two_secrets_the_longer_is_hidden() -> None:
 def test_what_is_nearly_a_secret_many_times_over_is_not_tried_in_every_way(secret: str, near: str) -> None:
     # Each of its runs divided in every way, it would take years.
     secrets = known(secret)
-    assert not secrets.are_in(near)
+    assert secrets.met(near) is None
     assert secrets.hidden(f"{near}<{secret}>").endswith(f"<{HIDDEN}>")
