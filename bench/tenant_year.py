@@ -24,6 +24,7 @@ from engine import entities, frames, gather_state, lake, pipeline, state, work
 from engine.config import Config
 from engine.frames import BILLING, CHARGEBACK, IDENTITIES, RESOURCES, USAGE
 from engine.money import AMOUNT, UNITS
+from engine.sources.secrets import Secrets
 
 
 class Size(NamedTuple):
@@ -79,7 +80,7 @@ def _configuration() -> str:
 
 def _work(config: Config, root: Path, store: state.State) -> work.Work:
     hooks = work.Hooks(lambda: AT, lambda _: None, lambda *_: None, threading.Event())
-    return work.Work(root, config.tenants[0], work.Request("run"), hooks, store, 1, [], [], [], set())
+    return work.Work(root, config.tenants[0], work.Request("run"), hooks, store, 1, [], [], [], set(), Secrets())
 
 
 def _dates(days: int) -> list[date]:

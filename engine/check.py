@@ -6,20 +6,19 @@ bad value in the last line is found before a run meets it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import polars as pl
 
-from engine import cost_days, decide, gather_state, lake, pipeline, rules, state, teams, wanted, warehouse
+from engine import cost_days, credentials, decide, gather_state, lake, pipeline, rules, state, teams, wanted, warehouse
 from engine.config import AwsTenant, Config, ConfluentTenant, CostModelTenant, Tenant
-from engine.errors import LedgerError, ProrataError, SourceError, fault, shown
+from engine.errors import ConfigError, LedgerError, ProrataError, SourceError, fault, shown
 from engine.frames import BILLING, IDENTITIES, USAGE, empty
 from engine.sources import aws_cur, tag_table
 from engine.text import counted, printable
-from engine.work import secret
 
 
 class Finding(NamedTuple):
@@ -42,12 +41,12 @@ def check(config: Config, tenant: Tenant, environment: Mapping[str, str]) -> Ite
         for step in (_bills, _keys):
             yield from _as_findings(tenant, lambda step=step: step(config.root, tenant, matched))  # type: ignore[misc]
     elif isinstance(tenant, ConfluentTenant):
-        yield from _credentials(tenant, environment, wanted.variables(tenant))
+        yield from _credentials(tenant, environment)
         if tenant.metrics is None:
             yield _warning(tenant, "no metrics are configured: nothing is split by usage")
         yield from _as_findings(tenant, lambda: _gathering(config.root, tenant))
     else:
-        yield from _credentials(tenant, environment, cost_days.variables(tenant))
+        yield from _credentials(tenant, environment)
         yield from _as_findings(tenant, lambda: _samples(config.root, tenant))
     yield from _as_findings(tenant, lambda: _teams(config.root, tenant))
     yield from _as_findings(tenant, lambda: _stored(config.root, tenant, matched))
@@ -77,18 +76,11 @@ def _errors(tenant: Tenant, error: ProrataError) -> Iterator[Finding]:
     return (Finding(tenant.id, "error", text.removeprefix(own), error.exit_code) for text in error.faults)
 
 
-def _credentials(
-    tenant: Tenant, environment: Mapping[str, str], variables: Sequence[tuple[str, str, str]]
-) -> Iterator[Finding]:
+def _credentials(tenant: Tenant, environment: Mapping[str, str]) -> Iterator[Finding]:
     """Every variable that the tenant names; not whether what is in it opens anything."""
-    wrong = 0
-    for variable, where, key in variables:
-        try:
-            secret(variable, environment, where, key)
-        except ProrataError as error:
-            wrong += 1
-            yield from _errors(tenant, error)
-    if not wrong:
+    if faults := credentials.faults(tenant, environment):
+        yield from _errors(tenant, ConfigError(faults))
+    else:
         yield _ok(tenant, "credentials: every variable is set")
 
 

@@ -38,6 +38,7 @@ OPERANDS: dict[str, str] = {"cost": "scope", "fixed": "percentages", "usage": "k
 
 NODES_MAX = 200_000
 """How many values a configuration may have, names that stand for others (`*a`) written out."""
+PORT_MAX = 65535
 Path_ = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -67,7 +68,18 @@ def _not_blank(value: str) -> str:
     return value
 
 
+_LIKE_A_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/|//")
+
+
+def _is_like_a_url(value: Any) -> bool:
+    """Whether a value may be a URL, and so have a password in it, in whatever way."""
+    return isinstance(value, str) and _LIKE_A_URL.match(value.strip()) is not None
+
+
 def _plain_path(value: Any) -> Any:
+    if isinstance(value, str) and re.match("[^/]+:/", value) and _is_like_a_url(value):
+        # Else a folder of that name would be made.
+        raise ValueError("a path on this machine, and no URL")
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError("a path")
     try:
@@ -85,6 +97,10 @@ def _variable(value: Any) -> Any:
 def _url(value: Any) -> Any:
     if not isinstance(value, str) or not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", value):
         raise ValueError("an http or https URL without user, password, query and fragment")
+    # A user and a password without a host look like a host and its port.
+    port = re.fullmatch(r"https?://(?:\[[0-9A-Fa-f:.]+\]|[^/\[\]:;]+)(?::([0-9]{1,5}))?(?:/.*)?", value)
+    if port is None or int(port[1] or 0) > PORT_MAX:
+        raise ValueError(f"a host, and behind a colon its port, a number up to {PORT_MAX}")
     return value
 
 
@@ -615,11 +631,12 @@ class Document:
             models = [model for model in models if kind is not None and _tag(model) == kind] or models
 
     def _are_hidden(self, path: Path_) -> Iterator[bool]:
-        """For every step of a path whether it is a key that may be a secret."""
+        """For every step of a path whether it is a key that may be, or have, a secret."""
         is_beside = False
         for step, models in zip(path, self.models(path), strict=True):
             is_beside = is_beside or any(issubclass(model, _Credentialed) for model in models)
-            yield is_beside and isinstance(step, str) and not any(step in model.model_fields for model in models)
+            may_be_secret = isinstance(step, str) and (is_beside or _is_like_a_url(step))
+            yield may_be_secret and not any(step in model.model_fields for model in models)
 
 
 def _child(value: Any, step: str | int) -> Any:
@@ -748,15 +765,21 @@ def _seen(document: Document, path: Path_, item: Any) -> str:
         return f"value {'nothing' if value is None else _kind(value)}"
     if item["type"] in _WHOLES:
         return "value a text"
-    is_hidden = document.is_beside_credentials(path)
-    return "a value that may hold a secret, and is not shown" if is_hidden else f"value {shown(value)}"
+    return _told(value, is_hidden=document.is_beside_credentials(path))
+
+
+def _told(value: str, *, is_hidden: bool = False) -> str:
+    """A text of the configuration, if it can have no secret."""
+    if is_hidden or _is_like_a_url(value):
+        return "a value that may hold a secret, and is not shown"
+    return f"value {shown(value)}"
 
 
 def _tag_fault(document: Document, path: Path_, error: Any) -> str:
     """What is wrong with the value that says of which kind a mapping is."""
     path = (*path, error["ctx"]["discriminator"].strip("'"))
     value = error["input"].get(path[-1]) if isinstance(error["input"], dict) else None
-    seen = "missing" if value is None else f"value {shown(value) if isinstance(value, str) else _kind(value)}"
+    seen = "missing" if value is None else _told(value) if isinstance(value, str) else f"value {_kind(value)}"
     kinds = (get_args(model.model_fields["ecosystem"].annotation)[0] for model in _tenant_models())
     return fault(document.where(path), seen, f"one of {', '.join(map(repr, kinds))}")
 

@@ -38,10 +38,10 @@ from engine.cost_days import (
     told_span,
     told_unknown,
     told_without_rules,
-    variables,
     window,
     without_rules,
 )
+from engine.credentials import Variable, secret
 from engine.errors import ContractError, SourceError, StoreError, fault
 from engine.frames import BILLING, RESOURCES, USAGE, Table, empty
 from engine.gather_state import ConstructedDay, DayMetric, MetricFetch, MetricsFlag
@@ -62,8 +62,6 @@ from engine.work import (
     publish_billing,
     publish_usage,
     raw_folder,
-    secret,
-    secrets_of,
     withdraw,
 )
 
@@ -76,7 +74,7 @@ run; and so many questions, before it is tried whether the server answers a ligh
 def gather(work: Work, tenant: CostModelTenant, summary: Summary) -> Summary:
     """Ask what has not been answered yet, and make the days that are made of something else than before."""
     days = _days(*window(tenant, work.now().date()))
-    check_variables(work, variables(tenant))
+    check_variables(work)
     _ask_cluster(work, tenant)
     _adopt(work, tenant)
     known = _recalled(work, tenant, days)
@@ -108,12 +106,12 @@ def _ask_cluster(work: Work, tenant: CostModelTenant) -> None:
     where = f"tenant {tenant.id}: source: admin"
 
     def opened(key: str, variable: str | None) -> SecretStr | None:
-        return secret(variable, work.hooks.environment, where, key) if variable else None
+        return secret(Variable(variable, where, key, is_header=False), work.hooks.environment) if variable else None
 
     given = kafka_admin.properties(admin, opened("username", admin.username), opened("password", admin.password))
     landing = Landing(raw_folder(work.root, tenant) / "admin")
     try:
-        kafka_admin.fetch(given, landing, where, float(admin.timeout_seconds))
+        kafka_admin.fetch(given, landing, where, float(admin.timeout_seconds), work.known)
         found = [(str(work.now().date()), *one) for one in kafka_admin.parse(landing.read(kafka_admin.NAME), where)]
     except (SourceError, ContractError) as error:
         work.problems.append(error)
@@ -293,8 +291,7 @@ def _fetch(work: Work, tenant: CostModelTenant, known: Known, asked: Sequence[Op
     given = tenant.metrics
     if not asked or given is None:
         return 0
-    endpoint = metrics.endpoint(work, tenant, given)._replace(others=secrets_of(work, variables(tenant)))
-    with Client(endpoint, Clock(*clock_of(work)), work.hooks.stop) as client:
+    with Client(metrics.endpoint(work, tenant, given), Clock(*clock_of(work)), work.hooks.stop) as client:
         version, lacking = metrics.reached(client)
         if gone := lacking or _gone(client):
             # Who does not answer a question that costs nothing answers none, and each would wait as long for that.

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 import polars as pl
 
 from engine import gather_state, lake, rules, state, wanted
-from engine.config import CostModelTenant, GenericTenant, KafkaTenant
+from engine.config import CostModelTenant, GenericTenant
 from engine.errors import shown
 from engine.frames import BILLING, CHARGEBACK, RESOURCES
 from engine.gather_state import ConstructedDay, DayMetric, MadeOf
@@ -29,18 +29,6 @@ from engine.work import raw_folder
 def window(tenant: CostModelTenant, today: date) -> Window:
     """The days that a run of today makes."""
     return today - timedelta(days=tenant.lookback_days), today - timedelta(days=tenant.cutoff_days)
-
-
-def variables(tenant: CostModelTenant) -> list[tuple[str, str, str]]:
-    """(variable, where, key) of every credential that a tenant's configuration names."""
-    admin = tenant.source.admin if isinstance(tenant, KafkaTenant) else None
-    given = (("metrics", tenant.metrics), ("source: admin", admin))
-    return [
-        (variable, f"tenant {tenant.id}: {place}", key)
-        for place, model in given
-        for key in ("username", "password", "bearer")
-        if (variable := getattr(model, key, None))
-    ]
 
 
 def is_incomplete(tenant: CostModelTenant, known: DayMetric) -> bool:

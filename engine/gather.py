@@ -23,6 +23,7 @@ import polars as pl
 
 from engine import decide, entities, gather_state, lake, state
 from engine.config import ConfluentCloud, ConfluentTenant, Credentials
+from engine.credentials import Variable, secret
 from engine.errors import ContractError, ProrataError, SourceError, StoppedError, StoreError, fault
 from engine.frames import BILLING, IDENTITIES, RESOURCES, USAGE, empty
 from engine.sources import confluent, confluent_inventory
@@ -41,7 +42,6 @@ from engine.wanted import (
     lost_billing,
     lost_usage,
     suspension,
-    variables,
     window,
 )
 from engine.work import (
@@ -54,8 +54,6 @@ from engine.work import (
     publish_billing,
     publish_usage,
     raw_folder,
-    secret,
-    secrets_of,
     usage_left,
     withdraw,
 )
@@ -78,13 +76,12 @@ def gather(work: Work, tenant: ConfluentTenant, summary: Summary) -> Summary:
         work.log(reason)
         gather_state.clear_failures(work.store, tenant.id)
     # Those of the metrics, too.
-    check_variables(work, variables(tenant))
+    check_variables(work)
     source = tenant.source
     where = f"tenant {tenant.id}: source"
-    others = secrets_of(work, variables(tenant))
-    endpoint = _endpoint(source.url, source, source, work, where)._replace(others=others)
+    endpoint = _endpoint(source, source, work, where)
     flink = {
-        region: _endpoint(source.url, source, keys, work, f"{where}: flink {region}")._replace(others=others)
+        region: _endpoint(source, keys, work, f"{where}: flink {region}")
         for region, keys in (source.flink.keys if source.flink else {}).items()
     }
     try:
@@ -103,15 +100,16 @@ def _count_failure(work: Work, tenant: ConfluentTenant, error: str) -> None:
         work.warn(f"the gather failed {counted(found.failures, 'time')} in a row: gathering is suspended")
 
 
-def _endpoint(url: str, source: ConfluentCloud, keys: ConfluentCloud | Credentials, work: Work, where: str) -> Endpoint:
+def _endpoint(source: ConfluentCloud, keys: ConfluentCloud | Credentials, work: Work, where: str) -> Endpoint:
     return Endpoint(
-        url=url,
-        key=secret(keys.api_key, work.hooks.environment, where, "api_key"),
-        secret=secret(keys.api_secret, work.hooks.environment, where, "api_secret"),
+        url=source.url,
+        key=secret(Variable(keys.api_key, where, "api_key"), work.hooks.environment),
+        secret=secret(Variable(keys.api_secret, where, "api_secret"), work.hooks.environment),
         timeout_seconds=float(source.timeout_seconds),
         requests_per_second=float(source.requests_per_second),
         attempts=source.attempts,
         ca_bundle=source.ca_bundle,
+        known=work.known,
     )
 
 

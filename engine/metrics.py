@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from engine import gather_state, metered
 from engine.config import ConfluentTenant, CostModelTenant, Prometheus
+from engine.credentials import Variable, secret
 from engine.decide import Inputs
 from engine.errors import ContractError, SourceError
 from engine.gather_state import DayMetric
@@ -23,8 +24,8 @@ from engine.sources import prometheus
 from engine.sources.confluent_metrics import METRICS
 from engine.sources.http import Client, Clock, Endpoint
 from engine.text import counted
-from engine.wanted import Key, Need, charged_of_lost, needs, out_of_reach, variables
-from engine.work import Summary, Work, clock_of, secret, secrets_of, usage_left
+from engine.wanted import Key, Need, charged_of_lost, needs, out_of_reach
+from engine.work import Summary, Work, clock_of, usage_left
 
 
 def gather(work: Work, tenant: ConfluentTenant, given: Inputs, summary: Summary) -> Summary:
@@ -35,8 +36,7 @@ def gather(work: Work, tenant: ConfluentTenant, given: Inputs, summary: Summary)
     asked = _asked(work, tenant, given)
     if not asked:
         return summary
-    server = endpoint(work, tenant, tenant.metrics)._replace(others=secrets_of(work, variables(tenant)))
-    with Client(server, Clock(*clock_of(work)), work.hooks.stop) as client:
+    with Client(endpoint(work, tenant, tenant.metrics), Clock(*clock_of(work)), work.hooks.stop) as client:
         failed = _fetch_all(work, tenant, tenant.metrics, client, asked)
         requests = client.requests
     _tell_failures(work, failed)
@@ -77,7 +77,8 @@ def endpoint(work: Work, tenant: ConfluentTenant | CostModelTenant, given: Prome
     """Where a tenant's Prometheus is, and who asks; ConfigError if a variable that it names cannot be used."""
 
     def opened(key: str, variable: str | None) -> SecretStr | None:
-        return secret(variable, work.hooks.environment, f"tenant {tenant.id}: metrics", key) if variable else None
+        where = f"tenant {tenant.id}: metrics"
+        return secret(Variable(variable, where, key), work.hooks.environment) if variable else None
 
     return Endpoint(
         url=given.url,
@@ -88,6 +89,7 @@ def endpoint(work: Work, tenant: ConfluentTenant | CostModelTenant, given: Prome
         requests_per_second=float(given.requests_per_second),
         attempts=given.attempts,
         ca_bundle=given.ca_bundle,
+        known=work.known,
     )
 
 

@@ -24,6 +24,7 @@ from engine import (
     allocate,
     bills,
     cost_days,
+    credentials,
     digests,
     gather_state,
     identities,
@@ -392,7 +393,8 @@ def run_tenant(config: Config, tenant: Tenant, request: Request, hooks: Hooks, r
     it was. What failed without keeping the later steps from their work is in the summary.
     """
     with state.open_state(config.root) as store, state.claim(store, tenant.id, hooks.now()):
-        work = Work(config.root, tenant, request, hooks, store, config.max_parallel_days, [], [], [], set())
+        known = credentials.known(config.tenants, hooks.environment)
+        work = Work(config.root, tenant, request, hooks, store, config.max_parallel_days, [], [], [], set(), known)
         state.start_run(
             store,
             run_id,

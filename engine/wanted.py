@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine import decide, gather_state, lake, state
-from engine.config import AwsTenant, Config, ConfluentCloud, ConfluentTenant, Credentials, Document
+from engine.config import AwsTenant, Config, ConfluentTenant, Document
 from engine.decide import Inputs
 from engine.errors import StoreError, fault
 from engine.frames import BILLING, CHARGEBACK, EMPTY_KEYS, USAGE
@@ -78,23 +78,6 @@ def suspension(store: state.State, tenant_id: str) -> str | None:
         f"gathering is suspended since {found.suspended_at}, after {counted(found.failures, 'failure')} in a row; the"
         f" last was: {found.error.splitlines()[0]}"
     )
-
-
-def variables(tenant: ConfluentTenant) -> list[tuple[str, str, str]]:
-    """(variable, where, key) of every credential that a tenant's configuration names."""
-    source, metrics = tenant.source, tenant.metrics
-    where = f"tenant {tenant.id}: source"
-    found = _named(source, where)
-    for region, keys in sorted((source.flink.keys if source.flink else {}).items()):
-        found += _named(keys, f"{where}: flink {region}")
-    for key in ("username", "password", "bearer"):
-        if variable := getattr(metrics, key, None):
-            found.append((variable, f"tenant {tenant.id}: metrics", key))
-    return found
-
-
-def _named(keys: ConfluentCloud | Credentials, where: str) -> list[tuple[str, str, str]]:
-    return [(keys.api_key, where, "api_key"), (keys.api_secret, where, "api_secret")]
 
 
 class Need(NamedTuple):

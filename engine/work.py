@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
-from pydantic import SecretStr
 
-from engine import gather_state, lake, state
+from engine import credentials, gather_state, lake, state
 from engine.config import ConfluentTenant, CostModelTenant, Tenant
-from engine.errors import ConfigError, ProrataError, StoppedError, StoreError, fault
+from engine.errors import ConfigError, ProrataError, StoppedError, StoreError
 from engine.frames import BILLING, CHARGEBACK, EMPTY_KEYS, USAGE, Table, check_rows, empty, encoded
 from engine.rules import FROM_INVENTORY
 from engine.sources import landing
+from engine.sources.secrets import Secrets
 
 
 class Clock(NamedTuple):
@@ -105,6 +105,8 @@ class Work(NamedTuple):
     """Of each day that was calculated: what `decide.DayDecision` says of products without a rule."""
     rules_matched: set[str]
     """The rules under which a line of a day fell that was looked at."""
+    known: Secrets
+    """The credentials of all tenants, none of which may be in what is kept or said of answers."""
 
     def warn(self, text: str) -> None:
         """Tell of something that somebody should look at."""
@@ -136,47 +138,10 @@ def as_time(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=None)
 
 
-SECRET_LENGTH_MIN = 8
-"""Answers are searched for our own secrets before they are kept. A shorter one may be a part of any word in them, as
-`kafka` is of `kafka_id`: nobody could tell it from what is billed."""
-_SECRETS = frozenset({"api_secret", "password", "bearer"})
-"""Keys of a configuration under which secrets stand; under `api_key` and `username` stands who asks, which is none."""
-
-
-def secret(variable: str, environment: Mapping[str, str], where: str, key: str) -> SecretStr:
-    """What a variable `${NAME}`, which stands under a key of the configuration, stands for.
-
-    ConfigError, naming the variable, if it is not set, or if it is a secret too short to be searched for.
-    """
-    name = variable.removeprefix("${").removesuffix("}")
-    value = environment.get(name, "")
-    if not value:
-        expected = "a value in the environment, or in a file .env beside the configuration"
-        raise ConfigError(fault(f"{where}: {key}", f"environment variable {name} is not set", expected))
-    if key in _SECRETS and len(value) < SECRET_LENGTH_MIN:
-        # Nothing of it is told, not even its length.
-        seen = f"environment variable {name} has fewer than {SECRET_LENGTH_MIN} letters"
-        expected = "a longer secret, which can be told from the words of answers that are kept"
-        raise ConfigError(fault(f"{where}: {key}", seen, expected))
-    return SecretStr(value)
-
-
-def check_variables(work: Work, variables: Iterable[tuple[str, str, str]]) -> None:
-    """ConfigError with every variable, as (variable, where, key), that cannot be used: nothing is asked for in vain."""
-    faults = list[str]()
-    for variable, where, key in variables:
-        try:
-            secret(variable, work.hooks.environment, where, key)
-        except ConfigError as error:
-            faults += error.faults
-    if faults:
+def check_variables(work: Work) -> None:
+    """ConfigError with every variable of the tenant that cannot be used: nothing is asked for in vain."""
+    if faults := credentials.faults(work.tenant, work.hooks.environment):
         raise ConfigError(faults)
-
-
-def secrets_of(work: Work, variables: Iterable[tuple[str, str, str]]) -> tuple[SecretStr, ...]:
-    """What (variable, where, key) stand for that are secrets, as far as they are set: none may be in any answer."""
-    names = (variable.removeprefix("${").removesuffix("}") for variable, _, key in variables if key in _SECRETS)
-    return tuple(SecretStr(value) for name in names if (value := work.hooks.environment.get(name)))
 
 
 def clock_of(work: Work) -> Clock:

@@ -23,7 +23,7 @@ class TooDeepError(ValueError):
 class Answer(NamedTuple):
     """One answer: path and query of what was asked, without host and secrets, and the raw text that came.
 
-    A status of 404 stands for a list that is not there, where that may be; its text means nothing.
+    A status of 404 stands for a list that is not there, where that may be; it has no text.
     """
 
     url: str

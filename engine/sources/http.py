@@ -6,7 +6,7 @@ say our own secrets do not leave this module: errors are without them, and an an
 
 from __future__ import annotations
 
-import base64
+import json
 import logging
 import re
 import ssl
@@ -25,7 +25,7 @@ from pydantic import SecretStr
 
 from engine.errors import ConfigError, ContractError, SourceError, StoppedError, fault, shown
 from engine.sources.answers import Answer, TooDeepError, clean
-from engine.sources.secrets import HIDDEN, spellings
+from engine.sources.secrets import HIDDEN, Credential, Secrets, in_brackets, spellings
 from engine.text import printable
 
 __all__ = ["Answer", "Client", "Clock", "Endpoint", "joined"]
@@ -42,8 +42,12 @@ for _library in ("httpx", "httpcore"):
 _RETRIED = frozenset({408, 425, 429})
 _BACKOFF_MAX_SECONDS = 60
 _BODY_SHOWN = 200
+_BODY_SEARCHED = 2**16
+"""So much of an error's text is looked through: what is shown lies far before the end of it, where a secret may be cut
+in two."""
 _REASON_SHOWN = 80
 _SECRET_PARAMETER = re.compile(r"token|key|secret|password|signature|auth|credential", re.IGNORECASE)
+_FINAL_URL = "the final URL in the configuration"
 _NO_WORD = "credentials that are no common word"
 _KEY_LENGTH_MIN = 4
 """A shorter key, which is a name and no secret, is left in errors: it would be found everywhere."""
@@ -62,7 +66,7 @@ class Endpoint(NamedTuple):
 
     `timeout_seconds` bounds a whole answer, from the connection to its last byte. `attempts` counts the first one.
     Certificates are checked against the system's, or against those of `ca_bundle` alone. Proxies of the environment
-    are used only with `trust_env`. `others`: secrets of other endpoints, which no answer may have in it either.
+    are used only with `trust_env`. `known`: the credentials of other endpoints, which no answer may have in it either.
     """
 
     url: str
@@ -75,7 +79,7 @@ class Endpoint(NamedTuple):
     ca_bundle: Path | None = None
     trust_env: bool = False
     body_bytes_max: int = 256 * 2**20
-    others: tuple[SecretStr, ...] = ()
+    known: Secrets = Secrets()
 
 
 def joined(*segments: str) -> str:
@@ -104,7 +108,7 @@ class Client:
     def __init__(self, endpoint: Endpoint, clock: Clock, stop: threading.Event | None = None) -> None:
         self._endpoint, self._clock = endpoint, clock
         self._stop = stop or threading.Event()
-        self._secrets = spellings(_secrets(endpoint))
+        self._secrets = _secrets(endpoint)
         key = endpoint.key.get_secret_value() if endpoint.key else ""
         self._key = spellings([key] if len(key) >= _KEY_LENGTH_MIN else [])
         self._lock, self._free_at = threading.Lock(), clock.monotonic()
@@ -215,8 +219,9 @@ class Client:
         )
         where = self._asked_where(asked)
         # What was asked is landed along with the answer.
-        if any(map(self._secrets.search, (self._relative(asked), *(asked.form or {}).values()))):
-            raise SourceError(fault(where, "a question with the credentials in it", _NO_WORD))
+        names = map(self._secrets.met, (self._relative(asked), *(asked.form or {}).values()))
+        if (name := next((one for one in names if one is not None), None)) is not None:
+            raise SourceError(fault(where, f"a question with the credentials in it{in_brackets(name)}", _NO_WORD))
         try:
             return retrying(self._attempt, asked, where)
         except _AgainError as error:
@@ -270,6 +275,9 @@ class Client:
         except httpx.TransportError as error:
             if refused := _certificate_fault(error):
                 raise SourceError(fault(where, refused, "a certificate that the system or ca_bundle trusts")) from None
+            if "location header" in str(error):
+                # The library looks at it, though it follows none; it may quote a password in the place of a port.
+                raise SourceError(fault(where, "a redirect to what is no URL", _FINAL_URL)) from None
             raise _AgainError(f"no answer: {self._shown(str(error)) if str(error) else type(error).__name__}") from None
         except httpx.DecodingError:
             raise _AgainError("an answer that cannot be decompressed") from None
@@ -291,19 +299,19 @@ class Client:
             if self._clock.monotonic() > deadline:
                 raise _AgainError(self._too_slow())
             chunks.append(chunk)
+        content = b"".join(chunks)
+        if not response.is_success:
+            return _decoded(content, response.charset_encoding or "")
         try:
-            text = b"".join(chunks).decode()
+            return content.decode()
         except UnicodeDecodeError:
-            if response.is_success:
-                raise _AgainError("an answer that is not UTF-8") from None
-            text = b"".join(chunks).decode(errors="replace")
-        return text
+            raise _AgainError("an answer that is not UTF-8") from None
 
     def _judged(self, response: httpx.Response, text: str, asked: _Asked, where: str) -> Answer:
         """The answer, if its status says that it is one."""
         status, url = response.status_code, self._relative(asked)
         if status == 404 and asked.absent_ok:
-            return Answer(url, status, self._cleaned(text))
+            return Answer(url, status, "")
         if response.is_success:
             return self._read(Answer(url, status, text), where)
         said = [self._line(response.reason_phrase)[:_REASON_SHOWN], self._shown(text) if text.strip() else ""]
@@ -315,9 +323,20 @@ class Client:
             raise _AgainError(seen, self._asked_wait(response, seen, where))
         if response.is_redirect:
             location = response.headers.get("location", "")
-            target = self._shown(_without_user(location)) if _split(location) else "what is no URL"
-            raise SourceError(fault(where, f"{status}, a redirect to {target}", "the final URL in the configuration"))
+            target = self._target(location)
+            raise SourceError(fault(where, f"{status}, a redirect to {target}", _FINAL_URL))
         raise SourceError(fault(where, seen, "an answer"))
+
+    def _target(self, location: str) -> str:
+        """Where a redirect leads, as it may be said: of another host nothing but its name."""
+        parts = _split(location)
+        own = urlsplit(self._where)
+        if parts is None or (parts.scheme and not parts.hostname) or not _has_port(parts):
+            return "what is no URL"
+        if parts.hostname is None or (parts.hostname, parts.port) == (own.hostname, own.port):
+            return "another path" if "@" in parts.path else self._shown(_without_user(location))
+        scheme = f"{parts.scheme}:" if parts.scheme else ""
+        return self._shown(f"{scheme}//{parts.netloc.rpartition('@')[2]}")
 
     def _read(self, answer: Answer, where: str) -> Answer:
         """The same answer, if it is JSON without our own secrets."""
@@ -330,9 +349,9 @@ class Client:
             is_page = answer.text.lstrip().startswith("<")
             what = self._shown(answer.text) if is_page else f"{len(answer.text):,} characters"
             raise _AgainError(f"an answer that is not JSON, or was cut short: {what}") from None
-        if self._secrets.search(answer.text):
-            expected = f"an answer without them, or {_NO_WORD}"
-            raise SourceError(fault(where, "an answer that repeats credentials of the configuration", expected))
+        if (name := self._secrets.met(answer.text)) is not None:
+            seen = f"an answer that repeats credentials of the configuration{in_brackets(name)}"
+            raise SourceError(fault(where, seen, f"an answer without them, or {_NO_WORD}"))
         return answer
 
     def _asked_wait(self, response: httpx.Response, seen: str, where: str) -> float | None:
@@ -362,15 +381,21 @@ class Client:
 
     def _cleaned(self, text: str) -> str:
         """A text for people without our own secrets, should a server send them back, however it spells them."""
-        return self._secrets.sub(HIDDEN, text)
+        return self._secrets.hidden(text)
 
     def _line(self, text: str) -> str:
         """A text from outside on one line, and without our key or secrets."""
-        return printable(" ".join(self._key.sub(HIDDEN, self._cleaned(text)).split()))
+        # What is left of UTF-16 that is not told as such would stand between the letters of a secret.
+        line = " ".join(text.replace("\0", "").split())
+        return printable(self._key.sub(HIDDEN, self._cleaned(line)))
 
     def _shown(self, text: str) -> str:
         """The same, quoted and short."""
-        return shown(self._line(text), limit=_BODY_SHOWN)
+        line = self._line(text[:_BODY_SEARCHED])
+        if len(text) > _BODY_SEARCHED and len(line) < _BODY_SEARCHED // 2:
+            # Most of it is blank, or hidden: its end might be shown.
+            line = self._line(text)
+        return shown(line, limit=_BODY_SHOWN)
 
 
 class _Asked(NamedTuple):
@@ -387,15 +412,12 @@ class _Asked(NamedTuple):
 _BACKOFF = tenacity.wait_exponential_jitter(initial=1, max=_BACKOFF_MAX_SECONDS, jitter=1)
 
 
-def _secrets(endpoint: Endpoint) -> list[str]:
-    """What must not be in any text: secrets, token, and what HTTP Basic makes of key and secret, filled up or not."""
-    given = (endpoint.secret, endpoint.bearer, *endpoint.others)
-    found = [one.get_secret_value() for one in given if one is not None]
-    if endpoint.key is not None and endpoint.secret is not None:
-        pair = f"{endpoint.key.get_secret_value()}:{endpoint.secret.get_secret_value()}"
-        basic = base64.b64encode(pair.encode()).decode()
-        found += [basic, basic.rstrip("=")]
-    return found
+def _secrets(endpoint: Endpoint) -> Secrets:
+    """What must not be in any text: the endpoint's own credentials, and those of others."""
+    found = endpoint.known
+    if endpoint.secret is not None:
+        found = found.including(Credential(endpoint.secret, endpoint.key))
+    return found if endpoint.bearer is None else found.including(Credential(endpoint.bearer))
 
 
 def _auth(endpoint: Endpoint, where: str) -> httpx.Auth | None:
@@ -444,12 +466,31 @@ def _certificate_fault(error: BaseException) -> str | None:
     return None
 
 
+def _decoded(content: bytes, charset: str) -> str:
+    """The text of a page for people, as its first bytes or its charset say, whatever is wrong with it."""
+    found: str = json.detect_encoding(content)
+    if found == "utf-8" and _CHARSET.fullmatch(charset):
+        found = charset
+    try:
+        return content.decode(found, errors="replace")
+    except LookupError:
+        return content.decode(errors="replace")
+
+
 def _split(url: str) -> SplitResult | None:
     """The parts of a URL from outside; None if it is none."""
     try:
         return urlsplit(url)
     except ValueError:
         return None
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """Whether what stands behind the host's colon is a port, if anything does."""
+    try:
+        return parts.port is None or parts.port >= 0
+    except ValueError:
+        return False
 
 
 def _without_user(url: str) -> str:
@@ -474,6 +515,8 @@ def _seconds_or_date(text: str, now: float) -> float | None:
     return max((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now, 0.0)
 
 
+_CHARSET = re.compile(r"(iso-?8859|windows-|cp|utf-)[0-9-]+|latin-?1", re.IGNORECASE)
+"""Charsets of pages; Python knows others, which are codes of other kinds."""
 _NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?")
 _WAIT_HEADERS: dict[str, Callable[[str, float], float | None]] = {
     "Retry-After": _seconds_or_date,

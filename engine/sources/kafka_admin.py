@@ -14,7 +14,7 @@ from engine.config import KafkaAdmin
 from engine.errors import ConfigError, ContractError, SourceError, fault, shown
 from engine.sources.answers import Answer, clean
 from engine.sources.landing import Landing
-from engine.sources.secrets import HIDDEN, spellings
+from engine.sources.secrets import Secrets, in_brackets
 
 NAME = "metadata"
 """The name under which a cluster's metadata are landed."""
@@ -39,10 +39,11 @@ def properties(admin: KafkaAdmin, username: SecretStr | None, password: SecretSt
     return found
 
 
-def fetch(given: Mapping[str, str], landing: Landing, where: str, timeout_seconds: float) -> None:
+def fetch(given: Mapping[str, str], landing: Landing, where: str, timeout_seconds: float, known: Secrets) -> None:
     """Land a cluster's metadata, in the place of those of the last run.
 
-    SourceError if it does not give them, or if the password that opens it is in them: as they come, or not at all.
+    SourceError if it does not give them, or if one of the `known` credentials is in them, be it that of another
+    endpoint: as they come, or not at all.
     """
     try:
         from confluent_kafka import KafkaException  # noqa: PLC0415  # only who asks for it needs the extra
@@ -51,13 +52,12 @@ def fetch(given: Mapping[str, str], landing: Landing, where: str, timeout_second
         raise ConfigError(
             fault(where, "confluent-kafka is not installed", "the extra kafka, prorata[kafka]")
         ) from error
-    own = spellings([given["sasl.password"]] if "sasl.password" in given else [])
     try:
         # What it would write to stderr by itself is in the exception, too.
         found = AdminClient({**given, "log_level": "0"}).list_topics(timeout=timeout_seconds)
     except KafkaException as error:
         told = error.args[0].str() if error.args else ""
-        seen = f"{given['bootstrap.servers']}: {shown(own.sub(HIDDEN, told), limit=200)}"
+        seen = f"{given['bootstrap.servers']}: {shown(known.hidden(told), limit=200)}"
         raise SourceError(fault(where, seen, "the metadata of a Kafka cluster")) from error
     content = {
         "cluster_id": found.cluster_id,
@@ -65,9 +65,9 @@ def fetch(given: Mapping[str, str], landing: Landing, where: str, timeout_second
         "topics": [{"name": one.topic, "partitions": len(one.partitions)} for one in found.topics.values()],
     }
     text = json.dumps(content)
-    if own.search(text):
-        seen = f"{given['bootstrap.servers']}: metadata with the password that they were asked with"
-        raise SourceError(fault(where, seen, "metadata without it, or a password that is no common word"))
+    if (name := known.met(text)) is not None:
+        seen = f"{given['bootstrap.servers']}: metadata that repeat credentials of the configuration{in_brackets(name)}"
+        raise SourceError(fault(where, seen, "metadata without them, or credentials that are no common word"))
     landing.write(NAME, [Answer(NAME, 200, text)])
 
 

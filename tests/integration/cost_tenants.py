@@ -139,8 +139,8 @@ class Between:
 
     def passed(self, request: scripted.Request) -> Reply:
         content = request.body.encode() or None
-        kind = {"Content-Type": request.headers.get("Content-Type", "")}
-        asked = urllib.request.Request(f"{self.url}{request.target}", content, kind, method=request.method)
+        headers = {name: request.headers[name] for name in ("Content-Type", "Authorization") if name in request.headers}
+        asked = urllib.request.Request(f"{self.url}{request.target}", content, headers, method=request.method)
         try:
             with self._opener.open(asked, timeout=30) as response:
                 return Reply(response.status, response.read())

@@ -32,6 +32,7 @@ from engine.sources import confluent, confluent_inventory
 from engine.sources.answers import Answer
 from engine.sources.confluent_inventory import KINDS
 from engine.sources.landing import Landing
+from engine.sources.secrets import Secrets
 from engine.work import Hooks, Request, Summary, Work
 from tests.doubles.bundled import bundled
 from tests.doubles.confluent_cloud import Server
@@ -135,7 +136,7 @@ class Root:
         tenant = self.tenants[f"h{seed}"]
         assert isinstance(tenant, ConfluentTenant)
         hooks = Hooks(lambda: f"{step.today}T12:00:00Z", lambda _: None, lambda *_: None, threading.Event())
-        work = Work(self.config.root, tenant, Request("run"), hooks, self.store, 1, [], [], [], set())
+        work = Work(self.config.root, tenant, Request("run"), hooks, self.store, 1, [], [], [], set(), Secrets())
         lake.create(work.root, tenant.id)
         server.organization = replace(step.organization, costs=step.organization.costs if costs else {})
         one = gather.open_gather(work, tenant, wanted.window(tenant, step.today))
@@ -295,7 +296,7 @@ class Inventories:
     def work(self, today: date, command: str = "run") -> Work:
         hooks = Hooks(lambda: f"{today}T12:00:00Z", lambda _: None, lambda *_: None, threading.Event())
         asked = Request(command, replay=command != "run")
-        return Work(self.root, self.tenant, asked, hooks, self.store, 1, self.warnings, [], [], set())
+        return Work(self.root, self.tenant, asked, hooks, self.store, 1, self.warnings, [], [], set(), Secrets())
 
     def gathers(self, today: date, organization: Organization, fault: Fault) -> None:
         """One gather, with what is wrong with it."""

@@ -72,11 +72,17 @@ def test_what_was_billed_is_charged_and_what_was_measured_is_stored(tenant: Tena
     assert {(key[1], key[2]) for key in expected} == {(key[1], key[2]) for key in found}
 
 
+WHICH = "tenant conf: metrics: password, ${WHAT}"
+
+
 @pytest.mark.parametrize(
     ("password", "told"),
     [
-        ("kafka_id", "a question with the credentials in it; expected credentials that are no common word"),
-        ("resultType", "expected an answer without them, or credentials that are no common word"),
+        ("kafka_id", f"a question with the credentials in it ({WHICH}); expected credentials that are no common word"),
+        (
+            "resultType",
+            f"of the configuration ({WHICH}); expected an answer without them, or credentials that are no common word",
+        ),
     ],
 )
 def test_a_password_that_is_a_common_word_changes_no_answer_and_is_told(

@@ -19,6 +19,7 @@ from engine.errors import ConfigError, ContractError, SourceError
 from engine.sources import kafka_admin
 from engine.sources.answers import Answer
 from engine.sources.landing import Landing
+from engine.sources.secrets import Credential, Secrets
 from tests.integration.cost_tenants import FIRST, Root, kafka
 
 
@@ -84,7 +85,7 @@ def test_metadata_of_another_form_are_a_line() -> None:
 @pytest.mark.parametrize(
     ("where_to", "password", "told"),
     [
-        ("", "orders", "metadata with the password that they were asked with; expected metadata without it, or a"),
+        ("", "orders", "metadata that repeat credentials of the configuration; expected metadata without them, or"),
         ("127.0.0.1:9", "transport", "Broker *** failure"),
     ],
 )
@@ -92,13 +93,14 @@ def test_a_password_is_neither_landed_nor_said(
     servers: list[str], tmp_path: Path, where_to: str, password: str, told: str
 ) -> None:
     landing = Landing(tmp_path)
-    given = {"bootstrap.servers": where_to or servers[0], "security.protocol": "plaintext", "sasl.password": password}
+    given = {"bootstrap.servers": where_to or servers[0], "security.protocol": "plaintext"}
     with pytest.raises(SourceError) as caught:
-        kafka_admin.fetch(given, landing, "k", 1)
+        kafka_admin.fetch(given, landing, "k", 1, Secrets([Credential(SecretStr(password))]))
     assert told in str(caught.value)
     assert password not in str(caught.value)
     assert landing.names() == []
-    kafka_admin.fetch(given | {"bootstrap.servers": servers[0], "sasl.password": "another"}, landing, "k", 5)
+    known = Secrets([Credential(SecretStr("another"))])
+    kafka_admin.fetch(given | {"bootstrap.servers": servers[0]}, landing, "k", 5, known)
     assert landing.names() == [kafka_admin.NAME]
 
 

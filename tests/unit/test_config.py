@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -1150,6 +1151,75 @@ def test_no_text_and_no_key_beside_credentials_is_shown(folder: Folder, lines: s
     found = folder.faults(text)
     assert any(fault in line for line in found), found
     assert CANARY not in "".join(found)
+
+
+NO_URL = "a path on this machine, and no URL"
+ADDRESS = "a host, and behind a colon its port, a number up to 65535"
+AWS = """\
+root: data
+tenants:
+  - id: t
+    ecosystem: aws
+    source: {kind: aws_cur, path: bills}
+    owner: {tags: [owner]}
+"""
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"s3://AKIAX:{CANARY}@bucket/x",
+        f"s3://AKIAX:wJal/{CANARY}@bucket/x",
+        f"https://u:{CANARY}'s@x/t.csv",
+        f"https://u: {CANARY}@x/t.csv",
+        f"https:/u:{CANARY}@x",
+        f"https://x/t.csv?sig={CANARY}",
+        f"https://x/t.csv#access_token={CANARY}",
+        f"jdbc+x.y-1://db;password={CANARY}",
+    ],
+)
+def test_a_url_in_the_place_of_a_path_or_a_name_is_refused_and_not_shown(folder: Folder, url: str) -> None:
+    text = json.dumps(url)
+    for was, becomes, where, expected in (
+        ("data", text, "1: root", NO_URL),
+        ("bills", text, "5: tenants[0].source.path", NO_URL),
+        ("[owner]}\n", f"[owner]}}\n    keys: [{text}]\n", "7: tenants[0].keys[0]", NO_URL),
+        ("[owner]}\n", f"[owner]}}\n    teams: {{tags: {text}}}\n", "7: tenants[0].teams.tags", NO_URL),
+        ("[owner]}\n", f"[owner]}}\n    emitters: [{text}]\n", "7: tenants[0].emitters[0]", "one of 'sqlite'"),
+        ("id: t\n", f"id: {text}\n", "3: tenants[0].id", "text like"),
+        ("aws\n", f"{text}\n", "4: tenants[0].ecosystem", "one of 'aws'"),
+        ("[owner]}\n", f"[owner]}}\n    {text}: x\n", "7: tenants[0].*", "one of id,"),
+    ):
+        found = folder.faults(AWS.replace(was, becomes))
+        assert found[0].startswith(f"prorata.yaml:{where}: "), found
+        assert f"; expected {expected}" in found[0]
+        assert CANARY not in "".join(found)
+    api = API.replace('${SECRET}"', f'${{SECRET}}", ca_bundle: {text}')
+    assert folder.faults(api) == [f"prorata.yaml:5: tenants[0].source.ca_bundle: {HIDDEN}; expected {NO_URL}"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"https://reader:{CANARY}",
+        f"http://reader:{CANARY}/x",
+        f"http://reader;{CANARY}",
+        "http://h:65536",
+        "http://h:",
+        "http://[::1",
+        "http://h:1:2",
+    ],
+)
+def test_a_port_that_is_no_number_is_refused_and_not_shown(folder: Folder, url: str) -> None:
+    api = API.replace('${SECRET}"', f'${{SECRET}}", url: "{url}"')
+    assert folder.faults(api) == [f"prorata.yaml:5: tenants[0].source.url: {HIDDEN}; expected {ADDRESS}"]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h:1", "http://[::1]:9090/x", "https://[fe80::1]", "http://pröm.example/a:b", "http://h_1"]
+)
+def test_a_url_may_have_a_port(folder: Folder, url: str) -> None:
+    assert folder.faults(API.replace('${SECRET}"', f'${{SECRET}}", url: "{url}"')) == []
 
 
 def test_no_text_and_no_key_beside_the_credentials_of_a_kafka_cluster_is_shown(folder: Folder) -> None:

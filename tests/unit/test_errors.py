@@ -24,3 +24,21 @@ from engine.errors import fault, shown
 def test_passwords_in_urls_are_hidden(text: str, told: str) -> None:
     assert shown(text) == repr(told)
     assert fault(text, f"value {text}", text) == f"{told}: value {told}; expected {told}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a." * 2_000_000,
+        "?" + "token" * 1_000_000,
+        "?token=" * 500_000,
+        "0f3a9c1e-aaaa-4bbb-8ccc-deadbeef0001-" * 100_000,
+        "c:/x" * 1_000_000,
+    ],
+    ids=["words", "a long name", "names", "UUIDs", "paths"],
+)
+def test_a_long_text_is_looked_through_once(text: str) -> None:
+    # From each of its words anew, it would take hours.
+    said = fault("here", shown(text), f"less than {text}")
+    assert said.startswith(f"here: '{text[:7]}")
+    assert len(shown(text)) <= 80

@@ -23,8 +23,9 @@ from pydantic import SecretStr
 from engine.errors import ConfigError, ContractError, SourceError, StoppedError
 from engine.sources.answers import NESTED_MAX
 from engine.sources.http import Clock, Endpoint, joined
+from engine.sources.secrets import Credential, Secrets
 from tests.doubles.organization import SPELLINGS
-from tests.unit.scripted import Reply, Time, client, serving
+from tests.unit.scripted import Reply, Time, answering, client, serving
 
 OK = Reply(body='{"data": [1.10, 2, 1e-30]}')
 
@@ -160,15 +161,38 @@ def test_a_redirect_is_not_followed() -> None:
     with serving(Reply(302, headers={"Location": "http://user:hidden@elsewhere.example/y?token=hidden"})) as server:
         said = failure(server.url)
         assert len(server.asked) == 1
-    assert "a redirect to 'http://elsewhere.example/y'" in said
+    assert "a redirect to 'http://elsewhere.example'" in said
     assert "hidden" not in said
+
+
+@pytest.mark.parametrize(
+    ("location", "told"),
+    [
+        ("/login?token=hidden#hidden", "'/login'"),
+        ("https://user:hidden@elsewhere.example:8443/hidden;x", "'https://elsewhere.example:8443'"),
+        ("//user:hidden@elsewhere.example/hidden", "'//elsewhere.example'"),
+        ("https:/other:hidden@elsewhere.example/x", "what is no URL"),
+        ("https://other:hidden", "what is no URL"),
+        ("/other:hidden@elsewhere.example", "another path"),
+    ],
+)
+def test_of_a_redirect_to_elsewhere_only_the_host_is_shown(location: str, told: str) -> None:
+    with serving(Reply(302, headers={"Location": location})) as server:
+        said = failure(server.url)
+    assert (f"a redirect to {told}; expected the final URL" in said, "hidden" in said) == (True, False)
+
+
+def test_of_a_redirect_on_the_same_host_the_path_is_shown() -> None:
+    to = "/prom/?token=hidden"
+    with answering(lambda asked: Reply(307, headers={"Location": f"http://{asked.headers['Host']}{to}"})) as server:
+        assert f"a redirect to '{server.url}/prom';" in failure(server.url)
 
 
 @pytest.mark.parametrize("location", ["http://[bad", "//[x", "http://a:b/", "\x01", "http://a:99999/", "http:///", ""])
 def test_a_redirect_to_what_is_no_url_is_an_error_as_well(location: str) -> None:
     with serving(Reply(302, headers={"Location": location})) as server:
         said = failure(server.url)
-    assert any(told in said for told in ("a redirect to", "Invalid URL in location header"))
+    assert "a redirect to" in said
 
 
 def test_a_refused_connection_is_tried_again() -> None:
@@ -348,10 +372,11 @@ def test_answers_are_not_quoted_unless_they_are_errors(body: str) -> None:
 
 def test_an_answer_with_a_secret_of_ours_is_refused_and_not_changed() -> None:
     credentials = {"key": SecretStr(KEY), "secret": SecretStr(SECRET)}
-    credentials["others"] = (SecretStr(TOKEN),)
-    for secret in (SECRET, BASIC, TOKEN):
+    others = Secrets([Credential(SecretStr(TOKEN)), Credential(SecretStr(f"{SECRET}-2"), SecretStr("reader"))])
+    basic = base64.b64encode(f"reader:{SECRET}-2".encode()).decode().rstrip("=")
+    for secret in (SECRET, BASIC, TOKEN, basic):
         with serving(Reply(body=f'{{"data": ["{secret}"]}}')) as server:
-            said = failure(server.url, **credentials)
+            said = failure(server.url, **credentials, known=others)
             assert len(server.asked) == 1
         assert said.endswith(
             ": an answer that repeats credentials of the configuration; expected an answer without them, or"
@@ -427,11 +452,52 @@ def test_a_long_run_of_backslashes_is_looked_through_once(secret: str) -> None:
         assert secret not in failure(server.url, bearer=SecretStr(secret))
 
 
+@pytest.mark.parametrize("before", [" ", "x ", f"{SECRET}\n", "\\u0020"])
+def test_a_secret_anywhere_in_a_long_error_is_not_shown_in_part(before: str) -> None:
+    for length in (2**16, 2**16 - 5, 2**16 - len(SECRET), 3 * 2**16):
+        text = (before * length)[: length - length % len(before)]
+        with serving(Reply(400, body=f"{text}{' ' * (length - len(text))}{SECRET}")) as server:
+            assert SECRET[:5] not in failure(server.url, bearer=SecretStr(SECRET))
+
+
 def test_the_phrase_behind_a_status_is_a_text_from_outside() -> None:
     with serving(Reply(401, reason=f"\x1b[31mbad {SECRET} {KEY} " + "x" * 500)) as server:
         said = failure(server.url, key=SecretStr(KEY), secret=SecretStr(SECRET))
     assert f": 401 \\x1b[31mbad *** *** {'x' * 60}" in said
     assert len(said) < 400
+
+
+def test_nothing_is_kept_of_what_a_404_says() -> None:
+    with serving(Reply(404, body=f"no such thing, {SECRET}")) as server, client(server.url) as http:
+        answer = http.get("x", absent_ok=True)
+        assert (answer.status, answer.text) == (404, "")
+
+
+@pytest.mark.parametrize("status", [200, 400, 404, 500])
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (f"<html>who is {SECRET}?".encode("utf-16"), "text/html"),
+        (f"<html>who is {SECRET}?".encode("utf-16-le"), "text/html; charset=utf-16le"),
+        (f"<html>who is {SECRET}?".encode("utf-16-be"), "text/html; charset=none-such"),
+        (f"<html>who is {SECRET}?".encode("utf-16-le"), "text/html; charset=utf-8"),
+        (f"<html>who is {SECRET}?".encode("utf-32"), "text/html"),
+        (f"\xa0<html>who is {SECRET}?".encode("cp1252"), "text/html; charset=windows-1252"),
+        (f"<html>who is {SECRET}?".encode("utf-8-sig"), "text/html; charset=unicode_escape"),
+    ],
+)
+def test_an_error_is_read_by_its_charset(content: bytes, kind: str, status: int) -> None:
+    reply = Reply(status, body=content, headers={"Content-Type": kind})
+    with serving(reply) as server:
+        said = failure(server.url, bearer=SecretStr(SECRET))
+    assert ("<html>who is ***?" in said or status == 200, "\\x00" in said, "canary" in said) == (True, False, False)
+
+
+def test_a_letter_of_a_secret_is_known_in_the_charset_of_an_error() -> None:
+    known = Secrets([Credential(SecretStr("Straße-canary"))])
+    reply = Reply(400, "<p>Straße-canary".encode("latin-1"), {"Content-Type": 'text/html; charset="ISO-8859-1"'})
+    with serving(reply) as server:
+        assert "'<p>***'" in failure(server.url, known=known)
 
 
 @pytest.mark.parametrize("secret", ["line\nbreak", "blank in it", "ümlaut", "tail\n"])
