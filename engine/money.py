@@ -7,6 +7,8 @@ made (`check_sum_fits`).
 
 from __future__ import annotations
 
+from typing import cast
+
 import polars as pl
 
 from engine.errors import ContractError, fault, shown
@@ -59,8 +61,9 @@ def check_sum_fits(where: str, largest: int, count: int) -> None:
 
 
 def largest(units: pl.Series) -> int:
-    """The largest absolute value of Int128 units; 0 of none."""
-    return int(units.abs().to_frame("units").select(pl.col("units").max().cast(pl.String)).item() or 0)
+    """The largest absolute value of Int128 units, or of other integers; 0 of none."""
+    most, least = cast("int | None", units.max()), cast("int | None", units.min())
+    return max(most or 0, -(least or 0))
 
 
 def format_units(units: int) -> str:
