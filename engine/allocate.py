@@ -302,7 +302,7 @@ class Split(NamedTuple):
 
     `rows`: lines in their order, one row per part, with the part's labels and group, its units of each measure
     (`_units_*`), at which share it begins and how many rows it fans out to (`_first`, `_fan`) and, if any is for the
-    line's resource, `_payer`. `shares` as in `Plan`, with `_weight_after` and `_is_first` of its group.
+    line's resource, `_payer`. `shares` as in `Plan`, with `_weight_after` and its `_ratio` to the total of the group.
     `constant`: labels that are the same in all rows. `narrow`: 64 bits hold the arithmetic, which takes a fraction of
     the time.
     """
@@ -326,9 +326,9 @@ def split(lines: pl.DataFrame, decided: Plan, *, measures: Sequence[str] = ("amo
         .collect()
     )
     rows, shares = _with_resource_payers(parts, decided.shares)
-    shares = shares.with_columns(
-        _weight_after=pl.col("weight_before") + pl.col("weight"), _is_first=pl.col("weight_before") == 0
-    ).with_columns(_ratio=pl.col("_weight_after") / pl.col("weight").sum().over("_group"))
+    shares = shares.with_columns(_weight_after=pl.col("weight_before") + pl.col("weight")).with_columns(
+        _ratio=pl.col("_weight_after") / pl.col("weight").sum().over("_group")
+    )
     return Split(rows.rechunk(), shares.rechunk(), _constant(rows), narrow=_is_narrow(rows, measures))
 
 
@@ -439,16 +439,17 @@ def _apportioned(parts: Split, measures: Sequence[str]) -> pl.DataFrame:
     divided = parts._replace(
         rows=parts.rows.select(pl.col("weight_total").cast(exact).alias("_total"), *_division(measures, exact))
     )
-    rows = (
-        _gathered(divided, _pairs(parts.rows), {"_is_first", "_weight_after", *ratio, *divided.rows.columns})
-        .with_columns(_through(measure, exact).alias(f"_{measure}") for measure in measures)
-        .select("_part", "_share", "_is_first", *(_own(measure) for measure in measures))
+    rows = _gathered(divided, _pairs(parts.rows), {"_weight_after", *ratio, *divided.rows.columns}).select(
+        "_part", "_share", *(_through(measure, exact).alias(f"_{measure}") for measure in measures)
     )
+    starts = parts.rows["_fan"].cum_sum() - parts.rows["_fan"]
+    rows = rows.with_columns(_own(rows[f"_{measure}"], starts) for measure in measures)
     kept = pl.any_horizontal(pl.col(f"_{measure}").fill_null(0) != 0 for measure in measures)
     if rows.select(kept.all()).item():
         return rows
     may_be_zero = parts.rows.select(pl.col("_zero") & pl.col("_lead")).to_series().gather(rows["_part"])
-    return rows.filter(kept | (may_be_zero & pl.col("_is_first")))
+    is_first = parts.shares["weight_before"].gather(rows["_share"]) == 0
+    return rows.filter(kept | (may_be_zero & is_first))
 
 
 def _pairs(rows: pl.DataFrame) -> pl.DataFrame:
@@ -470,19 +471,19 @@ def _through(measure: str, exact: pl.DataType) -> pl.Expr:
     return money.apportioned_through(sign, quotient, remainder, after, total, ratio)
 
 
-def _own(measure: str) -> pl.Expr:
-    through = pl.col(f"_{measure}")
-    return through - pl.when(pl.col("_is_first")).then(0).otherwise(through.shift())
+def _own(through: pl.Series, starts: pl.Series) -> pl.Series:
+    """What each row adds to the one before; the first ones of parts, at `starts`, to nothing."""
+    return through - through.shift(fill_value=0).scatter(starts, 0)
 
 
 def _division(measures: Sequence[str], exact: pl.DataType) -> list[pl.Expr]:
     """|C| = quotient * total + remainder for the units C of each part and measure, and C's sign."""
-    total = pl.col("weight_total").cast(_EXACT)
+    total = pl.col("weight_total").cast(exact)
     divided = []
     for measure in measures:
-        units = pl.col(f"_units_{measure}")
+        units = pl.col(f"_units_{measure}").cast(exact)
         made = {"sign": units.sign(), "quotient": units.abs() // total, "remainder": units.abs() % total}
-        divided += [expression.cast(exact).alias(f"_{name}_{measure}") for name, expression in made.items()]
+        divided += [expression.alias(f"_{name}_{measure}") for name, expression in made.items()]
     return divided
 
 

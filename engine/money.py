@@ -114,7 +114,7 @@ def _narrow_quotient(remainder: pl.Expr, after: pl.Expr, total: pl.Expr, ratio: 
     floor). So remainder * after - guess * total lies in [0, 2 * total). Int64 holds that, and so gives it exactly
     although both products wrap, which is modulo 2**64.
     """
-    guess = (remainder.cast(pl.Float64) * ratio - 0.5).cast(pl.Int64)
+    guess = (remainder.cast(pl.Float64) * ratio - 0.5).cast(pl.Int64, wrap_numerical=True)
     return guess + (remainder * after - guess * total >= total).cast(pl.Int64)
 
 
