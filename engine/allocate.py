@@ -39,6 +39,8 @@ from engine.frames import (
 
 KERNEL_VERSION = 1
 """Raised only when amounts may change; part of every input digest."""
+OF_LINES = (*(name for name in BILLING.schema if name in CHARGEBACK.schema), "rule_id", "weight_scope")
+"""The columns of lines that make their rows; neither tags nor quantities are among them."""
 LAST_BASES = ("resource", "operator", "unallocated")
 _PART = ["rule_id", "weight_scope", "part"]
 _EXACT = pl.Int128
@@ -150,7 +152,7 @@ def _ranked(name: str, over: str) -> pl.Expr:
 
 
 def rungs_asked(lines: pl.DataFrame, rules: pl.DataFrame, weights: pl.DataFrame) -> pl.DataFrame:
-    """Every rung of every part of the lines' rules, per weight scope.
+    """Every rung of every part of the lines' rules, per weight scope; the lines may also be classes of lines.
 
     With `weight_total` (null: no candidate) and `holds`. Rows: rule_id, weight_scope, part, rung and the columns of
     RULES, weight_group; in the order of these first four.

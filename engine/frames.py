@@ -300,16 +300,17 @@ def tag_key(text: str) -> str:
 
 
 def with_tags(frame: pl.LazyFrame, keys: Sequence[str]) -> pl.LazyFrame:
-    """The rows of `frame` (which has `tags`) in their order with `_tags`: a struct of one text per canonical key.
+    """The rows of `frame` (which has `tags`) in their order with `_tags`, as in `decoded_tags`."""
+    return frame.join(decoded_tags(frame, keys), on="tags", how="left", validate="m:1", maintain_order="left")
 
-    A text is null where a line has no such tag. Each distinct text is decoded once.
-    """
-    decoded = (
+
+def decoded_tags(frame: pl.LazyFrame, keys: Sequence[str]) -> pl.LazyFrame:
+    """The distinct `tags` of a frame with `_tags`: a struct of one text per canonical key, null where there is none."""
+    return (
         frame.select("tags")
         .unique()
         .with_columns(_tags=pl.col("tags").str.json_decode(pl.Struct({key: pl.String() for key in keys})))
     )
-    return frame.join(decoded, on="tags", how="left", validate="m:1", maintain_order="left")
 
 
 def normalised(text: pl.Expr) -> pl.Expr:

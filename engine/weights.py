@@ -73,20 +73,29 @@ class Weighed(NamedTuple):
     empty_keys: pl.DataFrame
 
 
-def groups(lines: pl.LazyFrame, rules: Rules) -> pl.DataFrame:
-    """Matched lines -> one row per weight group they ask for.
+_LABELS_WEIGHED = ["owner", "sub_account_id", "product_category", "currency"]
+
+
+def classes(lines: pl.DataFrame) -> pl.DataFrame:
+    """Matched lines -> rule_id, weight_scope, window, each once, and the least of what weights may depend on besides.
+
+    Whatever is decided is decided for a class; there are a thousand times as many lines.
+    """
+    return lines.group_by("rule_id", "weight_scope", "window").agg(pl.col(_LABELS_WEIGHED).min())
+
+
+def groups(classes: pl.DataFrame, rules: Rules) -> pl.DataFrame:
+    """Classes of lines -> one row per weight group they ask for.
 
     Columns: ladder, weight_scope, weight_group, window, owner, sub_account_id, product_category, currency. Where a
     ladder's scope leaves a column open, it holds the least of its values.
     """
     ladders = rules.frame.lazy().select("rule_id", "ladder").unique()
-    keys = ["owner", "sub_account_id", "product_category", "currency"]
     return (
-        lines.group_by("rule_id", "weight_scope", "window")
-        .agg(pl.col(keys).min())
+        classes.lazy()
         .join(ladders, on="rule_id", how="inner")
         .group_by("ladder", "weight_scope", "window")
-        .agg(pl.col(keys).min())
+        .agg(pl.col(_LABELS_WEIGHED).min())
         .with_columns(weight_group=weight_group())
         .sort("weight_group")
         .collect()
