@@ -395,7 +395,7 @@ def fan_out(
     columns: Sequence[str] = tuple(CHARGEBACK.schema),
 ) -> Blocks:
     """`split` -> CHARGEBACK, or some of its columns, in the order of the key; never sorted. A block for each part."""
-    text = pl.String if parts.rows.schema["rule_id"] == pl.String else pl.Enum([calculation_id])
+    text = pl.String if parts.rows["rule_id"].dtype == pl.String else pl.Enum([calculation_id])
     made = {
         "identity_id": _payer(parts),
         "part_amount": money.to_amount(pl.col(f"_units_{measures[0]}")),
@@ -415,10 +415,11 @@ def fan_out(
 
 def _gathered(parts: Split, rows: pl.DataFrame, names: Collection[str]) -> pl.DataFrame:
     """Rows with what the part and the share that each is made of say, all columns of a frame at once."""
-    found = [rows]
-    for frame, place in ((parts.shares, "_share"), (parts.rows.drop(parts.shares.columns, strict=False), "_part")):
-        if chosen := [name for name in frame.columns if name in names]:
-            found.append(frame.select(chosen)[rows[place]])
+    found, left = [rows], {*names}
+    for frame, place in ((parts.shares, "_share"), (parts.rows, "_part")):
+        if chosen := [name for name in frame.columns if name in left]:
+            found.append(frame[chosen][rows[place]])
+            left -= {*chosen}
     return pl.concat(found, how="horizontal")
 
 

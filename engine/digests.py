@@ -223,8 +223,8 @@ def _parts(column: pa.Array) -> Iterator[tuple[str, pa.Array]]:
     halves = pl.Series(
         pa.Array.from_buffers(pa.int64(), 2 * len(column), [None, column.buffers()[1]], offset=2 * column.offset)
     )
-    yield "values", halves.gather_every(2).to_arrow()
-    yield "high", halves.gather_every(2, 1).to_arrow()
+    split = halves.to_frame().select_seq(values=pl.first().gather_every(2), high=pl.first().gather_every(2, 1))
+    yield from ((half.name, half.to_arrow()) for half in split)
 
 
 def _run(values: pa.Array, *, is_one: bool) -> _Run:
