@@ -7,6 +7,7 @@ of 1e-12) until `quantised` makes them integer weights; no float comes between a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
 import polars as pl
@@ -184,7 +185,8 @@ def weigh(wanted: pl.DataFrame, rules: Rules, known: Known) -> Weighed:
         for ladder in wanted["ladder"].unique()
         for number, rung in enumerate(rules.ladders[ladder])
     ]
-    mixed = _weighted(wanted, [asked for asked in rungs if asked[2].basis == "weighted"], known)
+    weighted = [asked for asked in rungs if asked[2].basis == "weighted"]
+    mixed = _weighted(wanted, weighted, known) if weighted else Weighed(_WEIGHTS_EMPTY, _EMPTY_KEYS_EMPTY)
     frame = pl.concat([_weighed(wanted, rungs, known), mixed.weights]).sort(WEIGHTS.key)
     return Weighed(shape(frame.lazy(), WEIGHTS).collect(), mixed.empty_keys)
 
@@ -223,19 +225,18 @@ def _rungs(
     wanted: pl.DataFrame, rungs: Sequence[Asked], **operands: tuple[pl.DataType, list[list[Any]]]
 ) -> pl.DataFrame:
     """The wanted groups with each of their ladder's rungs among `rungs`, and a row for each value of its operands."""
+    # A list of lists takes polars longer to take in than all that is done with it.
+    counts = [len(values) for values in next(iter(operands.values()))[1]] if operands else [1] * len(rungs)
+    each = [rung for rung, count in zip(rungs, counts, strict=True) for _ in range(count)]
     listed = pl.DataFrame(
         {
-            "ladder": [ladder for ladder, _, _ in rungs],
-            "rung": [number for _, number, _ in rungs],
-            **{name: values for name, (_, values) in operands.items()},
+            "ladder": [ladder for ladder, _, _ in each],
+            "rung": [number for _, number, _ in each],
+            **{name: list(chain.from_iterable(values)) for name, (_, values) in operands.items()},
         },
-        schema={
-            "ladder": pl.String,
-            "rung": pl.Int16,
-            **{name: pl.List(dtype) for name, (dtype, _) in operands.items()},
-        },
+        schema={"ladder": pl.String, "rung": pl.Int16, **{name: dtype for name, (dtype, _) in operands.items()}},
     )
-    return wanted.join(listed.explode(*operands) if operands else listed, on="ladder", how="inner")
+    return wanted.join(listed, on="ladder", how="inner")
 
 
 def _direct(wanted: pl.DataFrame, rungs: Sequence[Asked], _known: Known) -> pl.DataFrame:
@@ -333,6 +334,9 @@ _VALUES_EMPTY = pl.DataFrame(
     schema={"weight_group": pl.String, "rung": pl.Int16, "identity_id": pl.String, "units": pl.Int128}
 )
 _WEIGHTS_EMPTY = pl.DataFrame(schema=WEIGHTS.schema)
+_EMPTY_KEYS_EMPTY = pl.DataFrame(
+    schema={"weight_group": pl.String, "rung": pl.Int16, "metric": pl.String, "reason": pl.String}
+)
 
 
 def _weighted(wanted: pl.DataFrame, rungs: Sequence[Asked], known: Known) -> Weighed:
