@@ -197,7 +197,7 @@ class _Runs:
             values, starts = values[1:], starts[1:]
         if len(values):
             self._hash.update(_bytes(values))
-            self._starts.update(_bytes(_compute().add(starts, self._rows) if self._rows else starts))
+            self._starts.update(_bytes(compute().add(starts, self._rows) if self._rows else starts))
             self._last = values[-1].as_py()
         self._rows += rows
 
@@ -231,7 +231,7 @@ def _run(values: pa.Array, *, is_one: bool) -> _Run:
     """Values of rows, at least one -> their runs; `is_one`: whether it is known that there is one value in all rows."""
     if is_one:
         return _Run(values[:1], _FIRST, len(values))
-    found = _compute().run_end_encode(values, run_end_type=pa.int64())
+    found = compute().run_end_encode(values, run_end_type=pa.int64())
     return _Run(found.values, pa.concat_arrays([_FIRST, found.run_ends[:-1]]), len(values))
 
 
@@ -239,7 +239,7 @@ _FIRST = pa.array([0], pa.int64())
 
 
 @cache
-def _compute() -> ModuleType:
+def compute() -> ModuleType:
     """Arrow's functions take long to import, and a run that has nothing to do needs none."""
     return import_module("pyarrow.compute")
 
@@ -281,8 +281,8 @@ def _encoded(texts: pa.Array) -> pa.DictionaryArray:
     if len(found.dictionary) <= 1:
         # So are most columns of a day.
         return pa.DictionaryArray.from_arrays(found.indices.cast(_code(1)), found.dictionary, ordered=True, safe=False)
-    order = _compute().array_sort_indices(found.dictionary)
-    ranks = _compute().array_sort_indices(order)
+    order = compute().array_sort_indices(found.dictionary)
+    ranks = compute().array_sort_indices(order)
     code = _code(len(order))
     return pa.DictionaryArray.from_arrays(
         ranks.take(found.indices).cast(code), found.dictionary.take(order), ordered=True, safe=False
