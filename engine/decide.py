@@ -114,10 +114,10 @@ def decide(lines: pl.DataFrame, cost: pl.DataFrame, given: Inputs) -> Decided:
     classes = weights.classes(lines)
     wanted = weights.groups(classes, given.rules)
     days = lines["charge_date"].unique().dt.to_string("%Y-%m-%d")
-    periods = lines["billing_period"].unique()
+    period = str(lines["billing_period"].first() or "")
     known = weights.Known(
         weights.direct_cost_in_windows(cost),
-        weights.usage_in_windows(given.usage, str(periods.first() or ""), days),
+        weights.usage_in_windows(given.usage, period, days, whole=(wanted["window"] == period).any()),
     )
     weighed = weights.weigh(wanted, given.rules, known)
     return _decided(classes, given.rules.frame, weighed)

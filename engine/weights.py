@@ -147,11 +147,14 @@ def direct_cost_in_windows(cost: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([daily, monthly]).group_by(keys).agg(pl.col("units").sum())
 
 
-def usage_in_windows(usage: pl.DataFrame, billing_period: str, days: Iterable[str]) -> pl.DataFrame:
+def usage_in_windows(
+    usage: pl.DataFrame, billing_period: str, days: Iterable[str], *, whole: bool = True
+) -> pl.DataFrame:
     """USAGE -> sums per window, metric and identity, for the days of one billing period and for the period itself.
 
     A dated metric weighs on its day, and in the period with the sum of the month's days; a metric given by period
-    weighs on each of the days alike. ContractError if a sum might not be exact.
+    weighs on each of the days alike. Without `whole` sums of the month's days are left out, which nobody may ask for
+    and which take longer than those of a day. ContractError if a sum might not be exact.
     """
     keys = ["window", "metric", "identity_id"]
     values = shape(usage.lazy(), USAGE).select(
@@ -160,7 +163,7 @@ def usage_in_windows(usage: pl.DataFrame, billing_period: str, days: Iterable[st
     if values.height:
         money.check_sum_fits("key tables", money.largest(values["units"]), values.height)
     dated = values.filter(pl.col("window").str.len_bytes() > len("2025-09"))
-    monthly = dated.filter(pl.col("window").str.starts_with(f"{billing_period}-"))
+    monthly = dated.filter(pl.col("window").str.starts_with(f"{billing_period}-")) if whole else dated.clear()
     by_period = values.filter(pl.col("window") == billing_period)
     named_days = pl.DataFrame({"window": sorted(set(days))}, schema={"window": pl.String})
     return (
