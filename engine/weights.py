@@ -80,7 +80,7 @@ _LABELS_WEIGHED = ["owner", "sub_account_id", "product_category", "currency"]
 def classes(lines: pl.DataFrame) -> pl.DataFrame:
     """Matched lines -> rule_id, weight_scope, window, each once, and the least of what weights may depend on besides.
 
-    Whatever is decided is decided for a class; there are a thousand times as many lines.
+    Whatever is decided is decided for a class, of which there are far fewer than lines.
     """
     return lines.group_by("rule_id", "weight_scope", "window").agg(pl.col(_LABELS_WEIGHED).min())
 
@@ -153,8 +153,8 @@ def usage_in_windows(
     """USAGE -> sums per window, metric and identity, for the days of one billing period and for the period itself.
 
     A dated metric weighs on its day, and in the period with the sum of the month's days; a metric given by period
-    weighs on each of the days alike. Without `whole` sums of the month's days are left out, which nobody may ask for
-    and which take longer than those of a day. ContractError if a sum might not be exact.
+    weighs on each of the days alike. Without `whole` the sums of the month's days are left out: they take longer than
+    those of a day, and often no group asks for them. ContractError if a sum might not be exact.
     """
     keys = ["window", "metric", "identity_id"]
     values = shape(usage.lazy(), USAGE).select(
