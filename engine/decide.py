@@ -111,19 +111,20 @@ def direct_cost(lines: pl.LazyFrame, given: Inputs) -> pl.DataFrame:
 
 def decide(lines: pl.DataFrame, cost: pl.DataFrame, given: Inputs) -> Decided:
     """Matched lines of one billing period, and direct cost of its windows -> winning rungs and shares."""
-    wanted = weights.groups(lines.lazy(), given.rules)
+    classes = weights.classes(lines)
+    wanted = weights.groups(classes, given.rules)
     days = lines["charge_date"].unique().dt.to_string("%Y-%m-%d")
-    periods = lines["billing_period"].unique()
+    period = str(lines["billing_period"].first() or "")
     known = weights.Known(
         weights.direct_cost_in_windows(cost),
-        weights.usage_in_windows(given.usage, str(periods.first() or ""), days),
+        weights.usage_in_windows(given.usage, period, days, whole=(wanted["window"] == period).any()),
     )
     weighed = weights.weigh(wanted, given.rules, known)
-    return _decided(lines, given.rules.frame, weighed)
+    return _decided(classes, given.rules.frame, weighed)
 
 
-def _decided(lines: pl.DataFrame, rules_frame: pl.DataFrame, weighed: weights.Weighed) -> Decided:
-    rungs = allocate.rungs_asked(lines, rules_frame, weighed.weights)
+def _decided(classes: pl.DataFrame, rules_frame: pl.DataFrame, weighed: weights.Weighed) -> Decided:
+    rungs = allocate.rungs_asked(classes, rules_frame, weighed.weights)
     return Decided(allocate.planned(rungs, weighed.weights), _empty_keys(rungs, weighed.empty_keys))
 
 

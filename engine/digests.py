@@ -66,7 +66,7 @@ class Digest:
         blocks = starts.cast(pl.Int64).to_arrow() if starts is not None and known else None
         for name in self._schema:
             values = self._physical(name, chunk)
-            if rows and blocks is not None and name in self._steady:
+            if rows and blocks is not None and name in self._steady and not self._is_one(name):
                 self._add(name, values.take(blocks), lambda run: _Run(run.values, blocks.take(run.starts), rows))
             elif rows:
                 self._add(name, values)
@@ -80,19 +80,24 @@ class Digest:
 
     def _add(self, name: str, values: pa.Array, placed: Callable[[_Run], _Run] = lambda run: run) -> None:
         """Add values of a column, at least one; `placed` tells in which rows of the chunk their runs begin."""
-        if name in self._nullable and not values.null_count:
-            self._streams[name, "nulls"].update(_Run(_NOT_NULL, _FIRST, len(values)))
-        for stream, part in _parts(values, may_be_null=name in self._nullable):
+        if name in self._nullable:
+            self._streams[name, "nulls"].update(_nulls(values))
+            values = values.slice(0, 0) if values.null_count == len(values) else values.drop_null()
+        for stream, part in _parts(values):
             state = self._streams[name, stream]
             if isinstance(state, _Rows):
                 state.update(part)
                 hashed = part
             else:
-                run = _run(part, is_one=stream == "values" and name in self._texts and self._texts[name].is_one())
+                run = _run(part, is_one=stream == "values" and self._is_one(name))
                 state.update(placed(run))
                 hashed = run.values
             if stream == "values" and name in self._texts:
                 self._texts[name].see(hashed)
+
+    def _is_one(self, name: str) -> bool:
+        """Whether the column is of text and has one value in all rows."""
+        return name in self._texts and self._texts[name].is_one()
 
     def hexdigest(self) -> str | None:
         """The digest; None if an Enum had values that no row has."""
@@ -123,7 +128,7 @@ class _Texts:
     def __init__(self, name: str) -> None:
         self._name = name
         self._values: pa.Array | None = None
-        self._seen: set[int] = set()
+        self._seen: pa.Array | None = None
 
     def places(self, column: pa.DictionaryArray) -> pa.Array:
         """Of each row the place of its text, in the narrowest code; LedgerError unless all chunks come alike."""
@@ -139,10 +144,9 @@ class _Texts:
 
     def see(self, places: pa.Array) -> None:
         """Add places of values that rows have."""
-        if self.is_one():
-            self._seen.add(0)
-        elif not self.is_tight():
-            self._seen.update(places.unique().to_pylist())
+        if not self.is_tight():
+            seen = places.unique()
+            self._seen = seen if self._seen is None else pa.concat_arrays([self._seen, seen]).unique()
 
     def is_one(self) -> bool:
         """Whether there is one value, which then is in every row that is not null."""
@@ -150,7 +154,7 @@ class _Texts:
 
     def is_tight(self) -> bool:
         """Whether every value is in a row."""
-        return len(self._seen) == (0 if self._values is None else len(self._values))
+        return (0 if self._seen is None else len(self._seen)) == (0 if self._values is None else len(self._values))
 
     def hexdigest(self) -> str:
         texts = [] if self._values is None else self._values.to_pylist()
@@ -189,13 +193,11 @@ class _Runs:
     def update(self, given: _Run) -> None:
         """Add rows, at least one."""
         values, starts, rows = given
-        if self._rows:
-            starts = _compute().add(starts, self._rows)
-            if values[0].as_py() == self._last:
-                values, starts = values[1:], starts[1:]
+        if self._rows and values[0].as_py() == self._last:
+            values, starts = values[1:], starts[1:]
         if len(values):
             self._hash.update(_bytes(values))
-            self._starts.update(_bytes(starts))
+            self._starts.update(_bytes(compute().add(starts, self._rows) if self._rows else starts))
             self._last = values[-1].as_py()
         self._rows += rows
 
@@ -203,11 +205,15 @@ class _Runs:
         return self._hash.hexdigest() + self._starts.hexdigest()
 
 
-def _parts(column: pa.Array, *, may_be_null: bool) -> Iterator[tuple[str, pa.Array]]:
-    """A column -> what goes into which of its streams; none without rows, and of nulls none if there are none."""
-    if may_be_null and column.null_count:
-        yield "nulls", column.is_null().cast(pa.uint8())
-        column = column.drop_null()
+def _nulls(column: pa.Array) -> _Run:
+    """Of each row whether it is null; most columns are null in all rows or in none."""
+    if column.null_count in (0, len(column)):
+        return _Run(pa.array([int(column.null_count > 0)], pa.uint8()), _FIRST, len(column))
+    return _run(column.is_null().cast(pa.uint8()), is_one=False)
+
+
+def _parts(column: pa.Array) -> Iterator[tuple[str, pa.Array]]:
+    """A column without nulls -> what goes into which of its streams; nothing if it has no rows."""
     if not len(column):
         return
     if not pa.types.is_decimal(column.type):
@@ -217,24 +223,23 @@ def _parts(column: pa.Array, *, may_be_null: bool) -> Iterator[tuple[str, pa.Arr
     halves = pl.Series(
         pa.Array.from_buffers(pa.int64(), 2 * len(column), [None, column.buffers()[1]], offset=2 * column.offset)
     )
-    yield "values", halves.gather_every(2).to_arrow()
-    yield "high", halves.gather_every(2, 1).to_arrow()
+    split = halves.to_frame().select_seq(values=pl.first().gather_every(2), high=pl.first().gather_every(2, 1))
+    yield from ((half.name, half.to_arrow()) for half in split)
 
 
 def _run(values: pa.Array, *, is_one: bool) -> _Run:
     """Values of rows, at least one -> their runs; `is_one`: whether it is known that there is one value in all rows."""
     if is_one:
         return _Run(values[:1], _FIRST, len(values))
-    found = _compute().run_end_encode(values, run_end_type=pa.int64())
+    found = compute().run_end_encode(values, run_end_type=pa.int64())
     return _Run(found.values, pa.concat_arrays([_FIRST, found.run_ends[:-1]]), len(values))
 
 
 _FIRST = pa.array([0], pa.int64())
-_NOT_NULL = pa.array([0], pa.uint8())
 
 
 @cache
-def _compute() -> ModuleType:
+def compute() -> ModuleType:
     """Arrow's functions take long to import, and a run that has nothing to do needs none."""
     return import_module("pyarrow.compute")
 
@@ -276,8 +281,8 @@ def _encoded(texts: pa.Array) -> pa.DictionaryArray:
     if len(found.dictionary) <= 1:
         # So are most columns of a day.
         return pa.DictionaryArray.from_arrays(found.indices.cast(_code(1)), found.dictionary, ordered=True, safe=False)
-    order = _compute().array_sort_indices(found.dictionary)
-    ranks = _compute().array_sort_indices(order)
+    order = compute().array_sort_indices(found.dictionary)
+    ranks = compute().array_sort_indices(order)
     code = _code(len(order))
     return pa.DictionaryArray.from_arrays(
         ranks.take(found.indices).cast(code), found.dictionary.take(order), ordered=True, safe=False

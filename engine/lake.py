@@ -188,6 +188,8 @@ def _writer(sink: pa.NativeFile, table: Table, chunk: pa.Table) -> pq.ParquetWri
         # What analysts filter by, besides the folders; statistics of every column cost a third of the time.
         write_statistics=["charge_date", "line_id"],
         store_schema=False,
+        # In the 1,024 rows that are usual a row takes 5 % longer.
+        write_batch_size=65_536,
     )
 
 

@@ -7,6 +7,8 @@ made (`check_sum_fits`).
 
 from __future__ import annotations
 
+from typing import cast
+
 import polars as pl
 
 from engine.errors import ContractError, fault, shown
@@ -59,8 +61,9 @@ def check_sum_fits(where: str, largest: int, count: int) -> None:
 
 
 def largest(units: pl.Series) -> int:
-    """The largest absolute value of Int128 units; 0 of none."""
-    return int(units.abs().to_frame("units").select(pl.col("units").max().cast(pl.String)).item() or 0)
+    """The largest absolute value of Int128 units, or of other integers; 0 of none."""
+    most, least = cast("int | None", units.max()), cast("int | None", units.min())
+    return max(most or 0, -(least or 0))
 
 
 def format_units(units: int) -> str:
@@ -111,7 +114,7 @@ def _narrow_quotient(remainder: pl.Expr, after: pl.Expr, total: pl.Expr, ratio: 
     floor). So remainder * after - guess * total lies in [0, 2 * total). Int64 holds that, and so gives it exactly
     although both products wrap, which is modulo 2**64.
     """
-    guess = (remainder.cast(pl.Float64) * ratio - 0.5).cast(pl.Int64)
+    guess = (remainder.cast(pl.Float64) * ratio - 0.5).cast(pl.Int64, wrap_numerical=True)
     return guess + (remainder * after - guess * total >= total).cast(pl.Int64)
 
 

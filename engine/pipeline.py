@@ -799,7 +799,7 @@ def _calculated(work: Work, decide_days: _Decide, day: state.Day) -> _Calculated
     measures = MEASURES_OF[work.tenant.ecosystem]
     found = decide_days(lake.read(work.root, work.place(BILLING, _key(day))), [day])
     work.unknown_products.extend(found.unknown_products)
-    codes, decided = encoded(found.lines), found.decided
+    codes, decided = encoded(found.lines.select(allocate.OF_LINES)), found.decided
     input_digest = _input_digest(day.billing_digest, codes, decided)
     if _is_done(work, day, input_digest):
         return _Calculated(input_digest, None, found.lines, decided.empty_keys)

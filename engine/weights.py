@@ -7,6 +7,7 @@ of 1e-12) until `quantised` makes them integer weights; no float comes between a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
 import polars as pl
@@ -73,20 +74,29 @@ class Weighed(NamedTuple):
     empty_keys: pl.DataFrame
 
 
-def groups(lines: pl.LazyFrame, rules: Rules) -> pl.DataFrame:
-    """Matched lines -> one row per weight group they ask for.
+_LABELS_WEIGHED = ["owner", "sub_account_id", "product_category", "currency"]
+
+
+def classes(lines: pl.DataFrame) -> pl.DataFrame:
+    """Matched lines -> rule_id, weight_scope, window, each once, and the least of what weights may depend on besides.
+
+    Whatever is decided is decided for a class, of which there are far fewer than lines.
+    """
+    return lines.group_by("rule_id", "weight_scope", "window").agg(pl.col(_LABELS_WEIGHED).min())
+
+
+def groups(classes: pl.DataFrame, rules: Rules) -> pl.DataFrame:
+    """Classes of lines -> one row per weight group they ask for.
 
     Columns: ladder, weight_scope, weight_group, window, owner, sub_account_id, product_category, currency. Where a
     ladder's scope leaves a column open, it holds the least of its values.
     """
     ladders = rules.frame.lazy().select("rule_id", "ladder").unique()
-    keys = ["owner", "sub_account_id", "product_category", "currency"]
     return (
-        lines.group_by("rule_id", "weight_scope", "window")
-        .agg(pl.col(keys).min())
+        classes.lazy()
         .join(ladders, on="rule_id", how="inner")
         .group_by("ladder", "weight_scope", "window")
-        .agg(pl.col(keys).min())
+        .agg(pl.col(_LABELS_WEIGHED).min())
         .with_columns(weight_group=weight_group())
         .sort("weight_group")
         .collect()
@@ -137,11 +147,14 @@ def direct_cost_in_windows(cost: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([daily, monthly]).group_by(keys).agg(pl.col("units").sum())
 
 
-def usage_in_windows(usage: pl.DataFrame, billing_period: str, days: Iterable[str]) -> pl.DataFrame:
+def usage_in_windows(
+    usage: pl.DataFrame, billing_period: str, days: Iterable[str], *, whole: bool = True
+) -> pl.DataFrame:
     """USAGE -> sums per window, metric and identity, for the days of one billing period and for the period itself.
 
     A dated metric weighs on its day, and in the period with the sum of the month's days; a metric given by period
-    weighs on each of the days alike. ContractError if a sum might not be exact.
+    weighs on each of the days alike. Without `whole` the sums of the month's days are left out: they take longer than
+    those of a day, and often no group asks for them. ContractError if a sum might not be exact.
     """
     keys = ["window", "metric", "identity_id"]
     values = shape(usage.lazy(), USAGE).select(
@@ -150,7 +163,7 @@ def usage_in_windows(usage: pl.DataFrame, billing_period: str, days: Iterable[st
     if values.height:
         money.check_sum_fits("key tables", money.largest(values["units"]), values.height)
     dated = values.filter(pl.col("window").str.len_bytes() > len("2025-09"))
-    monthly = dated.filter(pl.col("window").str.starts_with(f"{billing_period}-"))
+    monthly = dated.filter(pl.col("window").str.starts_with(f"{billing_period}-")) if whole else dated.clear()
     by_period = values.filter(pl.col("window") == billing_period)
     named_days = pl.DataFrame({"window": sorted(set(days))}, schema={"window": pl.String})
     return (
@@ -175,7 +188,8 @@ def weigh(wanted: pl.DataFrame, rules: Rules, known: Known) -> Weighed:
         for ladder in wanted["ladder"].unique()
         for number, rung in enumerate(rules.ladders[ladder])
     ]
-    mixed = _weighted(wanted, [asked for asked in rungs if asked[2].basis == "weighted"], known)
+    weighted = [asked for asked in rungs if asked[2].basis == "weighted"]
+    mixed = _weighted(wanted, weighted, known) if weighted else Weighed(_WEIGHTS_EMPTY, _EMPTY_KEYS_EMPTY)
     frame = pl.concat([_weighed(wanted, rungs, known), mixed.weights]).sort(WEIGHTS.key)
     return Weighed(shape(frame.lazy(), WEIGHTS).collect(), mixed.empty_keys)
 
@@ -214,19 +228,18 @@ def _rungs(
     wanted: pl.DataFrame, rungs: Sequence[Asked], **operands: tuple[pl.DataType, list[list[Any]]]
 ) -> pl.DataFrame:
     """The wanted groups with each of their ladder's rungs among `rungs`, and a row for each value of its operands."""
+    # A list of lists takes polars longer to take in than all that is done with it.
+    counts = [len(values) for values in next(iter(operands.values()))[1]] if operands else [1] * len(rungs)
+    each = [rung for rung, count in zip(rungs, counts, strict=True) for _ in range(count)]
     listed = pl.DataFrame(
         {
-            "ladder": [ladder for ladder, _, _ in rungs],
-            "rung": [number for _, number, _ in rungs],
-            **{name: values for name, (_, values) in operands.items()},
+            "ladder": [ladder for ladder, _, _ in each],
+            "rung": [number for _, number, _ in each],
+            **{name: list(chain.from_iterable(values)) for name, (_, values) in operands.items()},
         },
-        schema={
-            "ladder": pl.String,
-            "rung": pl.Int16,
-            **{name: pl.List(dtype) for name, (dtype, _) in operands.items()},
-        },
+        schema={"ladder": pl.String, "rung": pl.Int16, **{name: dtype for name, (dtype, _) in operands.items()}},
     )
-    return wanted.join(listed.explode(*operands) if operands else listed, on="ladder", how="inner")
+    return wanted.join(listed, on="ladder", how="inner")
 
 
 def _direct(wanted: pl.DataFrame, rungs: Sequence[Asked], _known: Known) -> pl.DataFrame:
@@ -324,6 +337,9 @@ _VALUES_EMPTY = pl.DataFrame(
     schema={"weight_group": pl.String, "rung": pl.Int16, "identity_id": pl.String, "units": pl.Int128}
 )
 _WEIGHTS_EMPTY = pl.DataFrame(schema=WEIGHTS.schema)
+_EMPTY_KEYS_EMPTY = pl.DataFrame(
+    schema={"weight_group": pl.String, "rung": pl.Int16, "metric": pl.String, "reason": pl.String}
+)
 
 
 def _weighted(wanted: pl.DataFrame, rungs: Sequence[Asked], known: Known) -> Weighed:

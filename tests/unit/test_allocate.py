@@ -12,6 +12,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from engine import allocate as kernel
+from engine import money
 from engine.allocate import allocate, check_line_sums, chunks, empty_keys, fan_out, plan, rungs_asked, split
 from engine.errors import ContractError, LedgerError
 from engine.frames import CHARGEBACK, MEASURES, check_ordered, check_rows, decoded, encoded
@@ -512,6 +513,21 @@ def test_every_error_trips_and_names_its_first_line(
     given, rows = three()
     with pytest.raises(LedgerError, match=rf"\Atable chargeback, line {line_id} of 2025-09-01: [^\n]*\Z"):
         check_line_sums(given, spoil(rows))
+
+
+@pytest.mark.parametrize(
+    "amount", ["3", "9223372.036854775807", "27670116.110564327424", "-99999999999999999999999999"]
+)
+@pytest.mark.parametrize("error", [1, 2**63, 2**64, -(2**64), 2**65])
+def test_sums_are_exact_beyond_64_bits(amount: str, error: int) -> None:
+    """An error of 2**64 units would be none in sums that wrap."""
+    given = lines({"amount": "1"}, {"amount": amount}, {"amount": "1"})
+    rows = found(given, RULES, weighed(1, 2))
+    check_line_sums(given, rows)
+    wrong = money.to_amount(money.to_units(pl.col("amount")) + pl.lit(error, pl.Int128))
+    spoiled = rows.with_columns(amount=pl.when(pl.int_range(pl.len()) == 2).then(wrong).otherwise(pl.col("amount")))
+    with pytest.raises(LedgerError, match="line 1"):
+        check_line_sums(given, spoiled)
 
 
 def test_an_error_in_any_measure_trips() -> None:

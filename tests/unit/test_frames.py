@@ -29,6 +29,7 @@ from engine.frames import (
     normalised,
     normalised_text,
     shape,
+    starts,
     tag_key,
     weight_group,
     with_tags,
@@ -150,6 +151,18 @@ def test_a_null_trips_also_in_a_key(column: str) -> None:
     holed = frame.with_columns(pl.when(first).then(None).otherwise(pl.col(column)).alias(column))
     with pytest.raises(LedgerError, match=f"column {column}: null values; expected none"):
         check_ordered(holed, WEIGHTS)
+
+
+@pytest.mark.parametrize("encode", [False, True])
+def test_rows_start_something_where_a_column_changes(*, encode: bool) -> None:
+    texts = pl.DataFrame({"text": ["a", "a", "b", "b", "a"], "number": [1, 1, 1, None, None]})
+    frame = encoded(texts) if encode else texts
+    assert starts(frame, ["text"]).to_list() == [0, 2, 4]
+    assert starts(frame, ["number"]).to_list() == [0, 3]
+    assert starts(frame, ["text", "number"]).to_list() == [0, 2, 3, 4]
+    assert starts(frame.head(1), ["text"]).to_list() == [0]
+    assert starts(frame.head(2), ["text"]).to_list() == [0]
+    assert starts(frame.clear(), ["text"]).to_list() == []
 
 
 def test_codes_are_places_in_byte_order() -> None:

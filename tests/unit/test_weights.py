@@ -18,6 +18,7 @@ from engine.rules import match, resolve
 from engine.weights import (
     POINTS,
     Known,
+    classes,
     direct_cost,
     direct_cost_in_windows,
     groups,
@@ -51,7 +52,7 @@ class Found:
         values = usage_in_windows(
             key_principals(usage() if samples is None else samples, given, where="keys"), PERIOD, DAYS
         )
-        self.wanted = groups(matched.lazy(), rules)
+        self.wanted = groups(classes(matched), rules)
         found = weigh(self.wanted, rules, Known(cost, values))
         self.frame = check_rows(found.weights, WEIGHTS)
         self.empty_keys = found.empty_keys.rows()
