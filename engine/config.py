@@ -859,7 +859,12 @@ def _checked(document: Document, model: type[Model]) -> tuple[Model | None, list
 _OWNER_STAND_INS: dict[str, Any] = {"tags": ["owner"], "identities": [], "aliases": {}}
 """Of the parts of an owner. Names that are one without aliases are one with them: no fault comes of their absence."""
 _STAND_INS: dict[str, dict[str, Any]] = {
-    "aws": {"source": {"kind": "aws_cur", "path": "."}, "owner": {"tags": ["owner"]}, "keys": ["keys.csv"]},
+    "aws": {
+        "source": {"kind": "aws_cur", "path": "."},
+        "owner": {"tags": ["owner"]},
+        "keys": ["keys.csv"],
+        "pools": [],
+    },
     "confluent_cloud": {
         "source": {"kind": "confluent_cloud", "api_key": "${KEY}", "api_secret": "${SECRET}"},
         "metrics": None,
@@ -885,10 +890,16 @@ def _stand_ins(tenant: Any) -> dict[str, Any]:
 def _replaced_path(path: Path_, value: Any) -> Path_:
     """The path of the smallest part of a tenant that can be replaced, and into which a path leads; () if elsewhere."""
     match path:
+        case ("tenants", int(), "id", *_):
+            return path[:3]
+        case ("tenants", int(), "pools", int(), "match", "tag", *_):
+            return path[:7]
+        case ("tenants", int(), "pools", int(), "match", *_):
+            return path[:6]
+        case ("tenants", int(), "pools", int(), *_):
+            return path[:5]
         case ("tenants", int(number), str(key), *inner) if key in _stand_ins(value["tenants"][number]):
             return path[:4] if key == "owner" and inner and inner[0] in _OWNER_STAND_INS else path[:3]
-        case ("tenants", int(), "pools", int(), "ladder" | "parts", *_):
-            return path[:5]
         case ("tenants", int(), "ladders", str(), *_):
             return path[:4]
         case ("tenants", int(), *_):
@@ -899,35 +910,56 @@ def _replaced_path(path: Path_, value: Any) -> Path_:
 
 def _replace(value: Any, path: Path_) -> None:
     """Put at a path something of its kind in which nothing is wrong."""
+    holder = value
     for step in path[:-1]:
-        value = value[step]
-    rungs = [{"basis": "unallocated"}]
+        holder = holder[step]
     match path:
-        case (_, number):
-            source = {"kind": "aws_cur", "path": "."}
-            tenant = {"id": f"set-aside-{number}", "ecosystem": "aws", "source": source, "owner": {"tags": ["owner"]}}
-            value[number] = tenant
+        case (_, int(number)):
+            own = _STAND_INS["aws"]
+            holder[number] = {"ecosystem": "aws", "id": "", "source": own["source"], "owner": own["owner"]}
+            _replace(value, (*path, "id"))
+        case (_, int(number), "id"):
+            holder["id"] = f"set-aside-{number}"
         case (_, _, str(key)):
-            value[key] = _stand_ins(value)[key]
+            holder[key] = _stand_ins(holder)[key]
         case (_, _, "owner", str(key)):
-            value[key] = _OWNER_STAND_INS[key]
-        case (*_, "parts"):
-            value["parts"] = [{"share": "1", "ladder": rungs}]
+            holder[key] = _OWNER_STAND_INS[key]
+        case (_, _, "pools", int(number)):
+            holder[number] = {key: _pool_stand_in(number, key) for key in ("name", "match", "ladder")}
+        case (_, _, "pools", int(number), str(key)):
+            holder[key] = _pool_stand_in(number, key)
+        case (_, _, "pools", *_):
+            _drop(value, path)
         case (*_, name):
-            value[name] = rungs
+            holder[name] = _pool_stand_in(0, "ladder")
+
+
+def _pool_stand_in(number: int, key: str) -> Any:
+    """What may take the place of a key of a pool. Its name says where it stands; no other pool has its match."""
+    ladder = [{"basis": "unallocated"}]
+    return {
+        "name": f"pools.{number}",
+        "match": {"tag": {"\0": f"\0{number}"}},
+        "window": None,
+        "ladder": ladder,
+        "parts": [{"share": "1", "ladder": ladder}],
+    }[key]
 
 
 def _drop(value: Any, path: Path_) -> None:
-    """Take out an unknown key. In a pool's match a condition takes its place that no other pool has or covers.
+    """Take out a key. In a pool's match a condition takes its place that no other pool has or covers.
 
     Without any the pool would match more lines than its author wanted, and take them from later pools.
     """
+    holder = value
     for step in path[:-1]:
-        value = value[step]
-    del value[path[-1]]
+        holder = holder[step]
+    del holder[path[-1]]
     match path:
-        case (*_, "pools", int(number), "match", _) if isinstance(tags := value.setdefault("tag", {}), dict):
-            tags["\0"] = f"\0{number}"
+        case ("tenants", int(tenant), "pools", int(number), "match", *_):
+            match_ = value["tenants"][tenant]["pools"][number]["match"]
+            if isinstance(tags := match_.setdefault("tag", {}), dict):
+                tags |= _pool_stand_in(number, "match")["tag"]
 
 
 def load(file: Path) -> tuple[Config | None, Document, list[str]]:
