@@ -11,8 +11,8 @@ from collections.abc import Iterable
 import polars as pl
 import pyarrow as pa
 
-BLOCK_BYTES = 1 << 21
-"""How long a block may be: longer ones fit into no cache, and of shorter ones there are too many."""
+BLOCK_BYTES = 1 << 22
+"""How long a block should be: each takes a quarter of a millisecond, however short it is."""
 
 _COMMA, _QUOTE, _LINE_FEED = b',"\n'
 
@@ -24,12 +24,10 @@ def surely_even(blocks: Iterable[pa.Buffer], width: int) -> bool:
     stand for one, toggle twice. A quote that opens in the midst of a field leaves doubt, since it is a letter for
     readers of CSV, as does one that is never closed. Every line feed that is not quoted ends a record.
     """
-    places = pl.int_range(BLOCK_BYTES, dtype=pl.UInt32, eager=True)
     commas, quoted, before = 0, False, _LINE_FEED
     for block in blocks:
         text = pl.Series(pa.Array.from_buffers(pa.uint8(), block.size, [None, block]))
-        quotes = text == _QUOTE
-        marks = places.head(block.size).filter(quotes | (text == _LINE_FEED))
+        marks = ((text == _QUOTE) | (text == _LINE_FEED)).arg_true()
         stretches = _sums(text == _COMMA, marks)
         toggles = text.gather(marks) == _QUOTE
         quoted_after = ((toggles.cum_sum() + int(quoted)) & 1) == 1

@@ -92,7 +92,7 @@ def collect(frame: pl.LazyFrame, path: Path, width: int) -> pl.DataFrame:
 
 
 def check_width(path: Path, width: int) -> None:
-    """Raise ContractError with the records that do not have `width` fields, or if a quoted field goes on after its end.
+    """Raise ContractError with the records that do not have `width` fields, or if quotes leave open how many they have.
 
     Only if something is wrong, or quotes stand where they leave doubt, are the records looked at one by one.
     """
