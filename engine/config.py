@@ -832,9 +832,9 @@ def _tag(model: type[BaseModel]) -> str | None:
 def _checked(document: Document, model: type[Model]) -> tuple[Model | None, list[str]]:
     """The model, if nothing but unknown keys, ladders and tenants are wrong with the document, and all faults.
 
-    Unknown keys are set aside, ladders that cannot be read replaced by one that has no fault, as are values for which
-    there is one to which no rule objects, and else the tenant in which something is wrong; the rest is read again, so
-    that the rules can be checked in the same go.
+    Unknown keys are set aside, as are ladders and products whose names are none. Ladders that cannot be read are
+    replaced by one that has no fault, as are values for which there is one to which no rule objects, and else the
+    tenant in which something is wrong; the rest is read again, so that the rules can be checked in the same go.
     """
     value: Any = {} if document.value is None else document.value
     faults: list[str] = []
@@ -843,17 +843,21 @@ def _checked(document: Document, model: type[Model]) -> tuple[Model | None, list
             return model.model_validate(value), faults
         except ValidationError as error:
             faults += _model_faults(document, error)
-            unknown = [item["loc"] for item in error.errors() if item["type"] == "extra_forbidden"]
-            broken = [item["loc"] for item in error.errors() if item["type"] != "extra_forbidden"]
-            replaced = {_replaced_path(_document_path(location, value), value) for location in broken}
+            found = [(_document_path(item["loc"], value), item) for item in error.errors()]
+            dropped = {path for path, item in found if _can_be_dropped(path, item)}
+            replaced = {_replaced_path(path, value) for path, item in found if not _can_be_dropped(path, item)}
             if () in replaced:
                 return None, faults
-            for location in unknown:
-                _drop(value, _document_path(location, value))
-            # What lies in a tenant before the tenant.
-            for path in sorted(replaced, key=len, reverse=True):
-                _replace(value, path)
+            # What lies in a part before the part.
+            for path in sorted(dropped | replaced, key=len, reverse=True):
+                (_drop if path in dropped else _replace)(value, path)
     return None, faults
+
+
+def _can_be_dropped(path: Path_, error: Any) -> bool:
+    """Whether a key is wrong without which the rest can be read: an unknown one, or a ladder's or product's name."""
+    is_unnamed = error["loc"][-1:] == ("[key]",) and len(path) == 4 and path[2] in ("ladders", "products")
+    return error["type"] == "extra_forbidden" or is_unnamed
 
 
 _OWNER_STAND_INS: dict[str, Any] = {"tags": ["owner"], "identities": [], "aliases": {}}
@@ -884,7 +888,7 @@ def _stand_ins(tenant: Any) -> dict[str, Any]:
     ecosystem = tenant.get("ecosystem") if isinstance(tenant, dict) else None
     own = _STAND_INS.get(ecosystem, {}) if isinstance(ecosystem, str) else {}
     # There is an operator, who bears something and who has a name that nobody has.
-    return {"emitters": [], "teams": {}, "operator": "\0", **own}
+    return {"emitters": [], "teams": {}, "operator": "\0", "products": {}, **own}
 
 
 def _replaced_path(path: Path_, value: Any) -> Path_:
@@ -896,7 +900,7 @@ def _replaced_path(path: Path_, value: Any) -> Path_:
             return path[:7]
         case ("tenants", int(), "pools", int(), "match", *_):
             return path[:6]
-        case ("tenants", int(), "pools", int(), *_):
+        case ("tenants", int(), "pools", int(), *_) | ("tenants", int(), "products", str(), *_):
             return path[:5]
         case ("tenants", int(number), str(key), *inner) if key in _stand_ins(value["tenants"][number]):
             return path[:4] if key == "owner" and inner and inner[0] in _OWNER_STAND_INS else path[:3]
@@ -924,26 +928,39 @@ def _replace(value: Any, path: Path_) -> None:
             holder[key] = _stand_ins(holder)[key]
         case (_, _, "owner", str(key)):
             holder[key] = _OWNER_STAND_INS[key]
-        case (_, _, "pools", int(number)):
-            holder[number] = {key: _pool_stand_in(number, key) for key in ("name", "match", "ladder")}
-        case (_, _, "pools", int(number), str(key)):
-            holder[key] = _pool_stand_in(number, key)
-        case (_, _, "pools", *_):
+        case (_, _, "pools", _, "match", _, *_):
             _drop(value, path)
-        case (*_, name):
-            holder[name] = _pool_stand_in(0, "ladder")
+        case (*_, key):
+            holder[key] = _rule_stand_in(path)
 
 
-def _pool_stand_in(number: int, key: str) -> Any:
-    """What may take the place of a key of a pool. Its name says where it stands; no other pool has its match."""
-    ladder = [{"basis": "unallocated"}]
-    return {
-        "name": f"pools.{number}",
-        "match": {"tag": {"\0": f"\0{number}"}},
-        "window": None,
-        "ladder": ladder,
-        "parts": [{"share": "1", "ladder": ladder}],
-    }[key]
+_RUNGS: list[dict[str, str]] = [{"basis": "unallocated"}]
+_PRODUCT_STAND_INS: dict[str, Any] = {
+    "ladder": _RUNGS,
+    "parts": [{"share": "1", "ladder": _RUNGS}],
+    "partial_life": "whole",
+}
+
+
+def _rule_stand_in(path: Path_) -> Any:
+    """What may take the place of a ladder, a product, a pool, or a part of the latter two."""
+    match path:
+        case (_, _, "pools", int(number)):
+            return {key: _pool_stand_ins(number)[key] for key in ("name", "match", "ladder")}
+        case (_, _, "pools", int(number), str(key)):
+            return _pool_stand_ins(number)[key]
+        case (_, _, "products", _):
+            return {"ladder": _RUNGS}
+        case (_, _, "products", _, str(key)):
+            return _PRODUCT_STAND_INS[key]
+        case _:
+            return _RUNGS
+
+
+def _pool_stand_ins(number: int) -> dict[str, Any]:
+    """What may take the place of the keys of a pool. Its name says where it stands; no other pool has its match."""
+    match_ = {"tag": {"\0": f"\0{number}"}}
+    return {**_PRODUCT_STAND_INS, "name": f"pools.{number}", "match": match_, "window": None}
 
 
 def _drop(value: Any, path: Path_) -> None:
@@ -959,7 +976,7 @@ def _drop(value: Any, path: Path_) -> None:
         case ("tenants", int(tenant), "pools", int(number), "match", *_):
             match_ = value["tenants"][tenant]["pools"][number]["match"]
             if isinstance(tags := match_.setdefault("tag", {}), dict):
-                tags |= _pool_stand_in(number, "match")["tag"]
+                tags |= _pool_stand_ins(number)["match"]["tag"]
 
 
 def load(file: Path) -> tuple[Config | None, Document, list[str]]:

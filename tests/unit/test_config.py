@@ -1100,6 +1100,33 @@ def test_a_pool_that_is_none_hides_no_rule_of_others(folder: Folder) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("products", "wrong"),
+    [
+        ("KAFKA_BASE: 5", ["products.KAFKA_BASE"]),
+        ("KAFKA_BASE: {ladder: {a: b}}", ["products.KAFKA_BASE.ladder"]),
+        ("KAFKA_BASE: {parts: half}", ["products.KAFKA_BASE.parts"]),
+        ("KAFKA_BASE: {ladder: even, partial_life: half}", ["products.KAFKA_BASE.partial_life"]),
+        ("'a b': {ladder: even}", ["products.a b"]),
+        ("'a b': {ladder: {zzz: 1}, zzz: 1}", ["products.a b", "products.a b.ladder", "products.a b.zzz"]),
+    ],
+)
+def test_a_product_that_cannot_be_read_hides_no_rule_of_others(folder: Folder, products: str, wrong: list[str]) -> None:
+    ladders = "{even: [{basis: unallocated}], 'a b': [{basis: unallocated}]}"
+    products = f"{{{products}, SUPPORT: {{ladder: [{{basis: usage}}, {{basis: unallocated}}]}}}}"
+    faults = folder.faults(f"{API}    ladders: {ladders}\n    products: {products}\n")
+    assert [line.partition("tenants[0].")[2].split(": ")[0] for line in faults] == [
+        "ladders.a b",
+        *wrong,
+        "products.SUPPORT.ladder[0]",
+    ]
+
+
+def test_products_of_another_type_hide_no_rule(folder: Folder) -> None:
+    faults = folder.faults(f"{API}    ladders: {{own: [{{basis: operator}}]}}\n    products: [SUPPORT]\n")
+    assert [line.split(" ")[1] for line in faults] == ["tenants[0].products:", "tenants[0].ladders.own[0]:"]
+
+
 def test_a_condition_with_a_name_that_there_is_not_takes_no_lines_of_other_pools(folder: Folder) -> None:
     """Without it the pool would take all lines of the later ones. Of what an earlier one takes, it has none anyway."""
     matches = ("{servcie: A}", "{servcie: B, tag: {a: x}}", "{region: C}", "{region: C, servcie: A}")
