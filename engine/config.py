@@ -832,9 +832,9 @@ def _tag(model: type[BaseModel]) -> str | None:
 def _checked(document: Document, model: type[Model]) -> tuple[Model | None, list[str]]:
     """The model, if nothing but unknown keys, ladders and tenants are wrong with the document, and all faults.
 
-    Unknown keys are set aside, ladders that cannot be read replaced by one that has no fault, as are values for which
-    there is one to which no rule objects, and else the tenant in which something is wrong; the rest is read again, so
-    that the rules can be checked in the same go.
+    Unknown keys are set aside, as are ladders and products whose names are none. Ladders that cannot be read are
+    replaced by one that has no fault, as are values for which there is one to which no rule objects, and else the
+    tenant in which something is wrong; the rest is read again, so that the rules can be checked in the same go.
     """
     value: Any = {} if document.value is None else document.value
     faults: list[str] = []
@@ -843,23 +843,32 @@ def _checked(document: Document, model: type[Model]) -> tuple[Model | None, list
             return model.model_validate(value), faults
         except ValidationError as error:
             faults += _model_faults(document, error)
-            unknown = [item["loc"] for item in error.errors() if item["type"] == "extra_forbidden"]
-            broken = [item["loc"] for item in error.errors() if item["type"] != "extra_forbidden"]
-            replaced = {_replaced_path(_document_path(location, value), value) for location in broken}
+            found = [(_document_path(item["loc"], value), item) for item in error.errors()]
+            dropped = {path for path, item in found if _can_be_dropped(path, item)}
+            replaced = {_replaced_path(path, value) for path, item in found if not _can_be_dropped(path, item)}
             if () in replaced:
                 return None, faults
-            for location in unknown:
-                _drop(value, _document_path(location, value))
-            # What lies in a tenant before the tenant.
-            for path in sorted(replaced, key=len, reverse=True):
-                _replace(value, path)
+            # What lies in a part before the part.
+            for path in sorted(dropped | replaced, key=len, reverse=True):
+                (_drop if path in dropped else _replace)(value, path)
     return None, faults
+
+
+def _can_be_dropped(path: Path_, error: Any) -> bool:
+    """Whether a key is wrong without which the rest can be read: an unknown one, or a ladder's or product's name."""
+    is_unnamed = error["loc"][-1:] == ("[key]",) and len(path) == 4 and path[2] in ("ladders", "products")
+    return error["type"] == "extra_forbidden" or is_unnamed
 
 
 _OWNER_STAND_INS: dict[str, Any] = {"tags": ["owner"], "identities": [], "aliases": {}}
 """Of the parts of an owner. Names that are one without aliases are one with them: no fault comes of their absence."""
 _STAND_INS: dict[str, dict[str, Any]] = {
-    "aws": {"source": {"kind": "aws_cur", "path": "."}, "owner": {"tags": ["owner"]}, "keys": ["keys.csv"]},
+    "aws": {
+        "source": {"kind": "aws_cur", "path": "."},
+        "owner": {"tags": ["owner"]},
+        "keys": ["keys.csv"],
+        "pools": [],
+    },
     "confluent_cloud": {
         "source": {"kind": "confluent_cloud", "api_key": "${KEY}", "api_secret": "${SECRET}"},
         "metrics": None,
@@ -879,16 +888,22 @@ def _stand_ins(tenant: Any) -> dict[str, Any]:
     ecosystem = tenant.get("ecosystem") if isinstance(tenant, dict) else None
     own = _STAND_INS.get(ecosystem, {}) if isinstance(ecosystem, str) else {}
     # There is an operator, who bears something and who has a name that nobody has.
-    return {"emitters": [], "teams": {}, "operator": "\0", **own}
+    return {"emitters": [], "teams": {}, "operator": "\0", "products": {}, **own}
 
 
 def _replaced_path(path: Path_, value: Any) -> Path_:
     """The path of the smallest part of a tenant that can be replaced, and into which a path leads; () if elsewhere."""
     match path:
+        case ("tenants", int(), "id", *_):
+            return path[:3]
+        case ("tenants", int(), "pools", int(), "match", "tag", *_):
+            return path[:7]
+        case ("tenants", int(), "pools", int(), "match", *_):
+            return path[:6]
+        case ("tenants", int(), "pools", int(), *_) | ("tenants", int(), "products", str(), *_):
+            return path[:5]
         case ("tenants", int(number), str(key), *inner) if key in _stand_ins(value["tenants"][number]):
             return path[:4] if key == "owner" and inner and inner[0] in _OWNER_STAND_INS else path[:3]
-        case ("tenants", int(), "pools", int(), "ladder" | "parts", *_):
-            return path[:5]
         case ("tenants", int(), "ladders", str(), *_):
             return path[:4]
         case ("tenants", int(), *_):
@@ -899,35 +914,69 @@ def _replaced_path(path: Path_, value: Any) -> Path_:
 
 def _replace(value: Any, path: Path_) -> None:
     """Put at a path something of its kind in which nothing is wrong."""
+    holder = value
     for step in path[:-1]:
-        value = value[step]
-    rungs = [{"basis": "unallocated"}]
+        holder = holder[step]
     match path:
-        case (_, number):
-            source = {"kind": "aws_cur", "path": "."}
-            tenant = {"id": f"set-aside-{number}", "ecosystem": "aws", "source": source, "owner": {"tags": ["owner"]}}
-            value[number] = tenant
+        case (_, int(number)):
+            own = _STAND_INS["aws"]
+            holder[number] = {"ecosystem": "aws", "id": "", "source": own["source"], "owner": own["owner"]}
+            _replace(value, (*path, "id"))
+        case (_, int(number), "id"):
+            holder["id"] = f"set-aside-{number}"
         case (_, _, str(key)):
-            value[key] = _stand_ins(value)[key]
+            holder[key] = _stand_ins(holder)[key]
         case (_, _, "owner", str(key)):
-            value[key] = _OWNER_STAND_INS[key]
-        case (*_, "parts"):
-            value["parts"] = [{"share": "1", "ladder": rungs}]
-        case (*_, name):
-            value[name] = rungs
+            holder[key] = _OWNER_STAND_INS[key]
+        case (_, _, "pools", _, "match", _, *_):
+            _drop(value, path)
+        case (*_, key):
+            holder[key] = _rule_stand_in(path)
+
+
+_RUNGS: list[dict[str, str]] = [{"basis": "unallocated"}]
+_PRODUCT_STAND_INS: dict[str, Any] = {
+    "ladder": _RUNGS,
+    "parts": [{"share": "1", "ladder": _RUNGS}],
+    "partial_life": "whole",
+}
+
+
+def _rule_stand_in(path: Path_) -> Any:
+    """What may take the place of a ladder, a product, a pool, or a part of the latter two."""
+    match path:
+        case (_, _, "pools", int(number)):
+            return {key: _pool_stand_ins(number)[key] for key in ("name", "match", "ladder")}
+        case (_, _, "pools", int(number), str(key)):
+            return _pool_stand_ins(number)[key]
+        case (_, _, "products", _):
+            return {"ladder": _RUNGS}
+        case (_, _, "products", _, str(key)):
+            return _PRODUCT_STAND_INS[key]
+        case _:
+            return _RUNGS
+
+
+def _pool_stand_ins(number: int) -> dict[str, Any]:
+    """What may take the place of the keys of a pool. Its name says where it stands; no other pool has its match."""
+    match_ = {"tag": {"\0": f"\0{number}"}}
+    return {**_PRODUCT_STAND_INS, "name": f"pools.{number}", "match": match_, "window": None}
 
 
 def _drop(value: Any, path: Path_) -> None:
-    """Take out an unknown key. In a pool's match a condition takes its place that no other pool has or covers.
+    """Take out a key. In a pool's match a condition takes its place that no other pool has or covers.
 
     Without any the pool would match more lines than its author wanted, and take them from later pools.
     """
+    holder = value
     for step in path[:-1]:
-        value = value[step]
-    del value[path[-1]]
+        holder = holder[step]
+    del holder[path[-1]]
     match path:
-        case (*_, "pools", int(number), "match", _) if isinstance(tags := value.setdefault("tag", {}), dict):
-            tags["\0"] = f"\0{number}"
+        case ("tenants", int(tenant), "pools", int(number), "match", *_):
+            match_ = value["tenants"][tenant]["pools"][number]["match"]
+            if isinstance(tags := match_.setdefault("tag", {}), dict):
+                tags |= _pool_stand_ins(number)["match"]["tag"]
 
 
 def load(file: Path) -> tuple[Config | None, Document, list[str]]:

@@ -49,12 +49,13 @@ class Query(NamedTuple):
 def write_query(root: Path, query: Query, form: str, target: TextIO) -> bool:
     """Run a query over the views and write its rows as `table`, `csv` or `json`; whether all of them were written.
 
+    Of a statement that has no rows, such as SET, nothing is written (`[]` as json).
     Raises UsageError, in DuckDB's words, if the query is wrong; StoreError if there is no lake, or a report cannot be
     made of it.
     """
     with warehouse.open_lake(root) as lake, _one_line_errors(query):
         last = _prepared(lake, query.sql)
-        return FORMS[form](_rows(lake.execute(last, dict(query.parameters))), target)
+        return FORMS[form](_rows(last, lake.execute(last, dict(query.parameters))), target)
 
 
 def write_parquet(root: Path, query: Query, output: Path) -> None:
@@ -135,7 +136,8 @@ def replaced(output: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def _rows(result: Any) -> Rows:
+def _rows(statement: duckdb.Statement, result: Any) -> Rows:
+    """The rows of a statement that was run; no columns either if it only says that it was done."""
     if result is None or result.description is None:
         raise UsageError(_NO_ROWS)
     names = [str(column[0]) for column in result.description]
@@ -145,6 +147,9 @@ def _rows(result: Any) -> Rows:
             # DuckDB's client would need a library of time zones for it.
             where = f"query: column {shown(name)}"
             raise UsageError(fault(where, "a time with a time zone", "a cast to TIMESTAMP or VARCHAR"))
+    if statement.type != duckdb.StatementType.SELECT and _TOLD.issuperset(zip(names, types, strict=True)):
+        told = result.fetchall()
+        return Rows(names, types, iter(told)) if told else Rows([], [], iter(()))
     return Rows(names, types, _fetched(result))
 
 
@@ -156,13 +161,15 @@ def _fetched(result: Any) -> Iterator[tuple[Any, ...]]:
 def _write_table(result: Rows, target: TextIO) -> bool:
     numeric = [index for index, kind in enumerate(result.types) if kind.startswith(_NUMBERS)]
     rows = [[_cell(value) for value in row] for row in islice(result.rows, ROWS_IN_TABLE)]
-    target.writelines(f"{line}\n" for line in aligned([result.names, *rows], right=numeric))
+    if result.names:
+        target.writelines(f"{line}\n" for line in aligned([result.names, *rows], right=numeric))
     return next(result.rows, None) is None
 
 
 def _write_csv(result: Rows, target: TextIO) -> bool:
     writer = csv.writer(target, lineterminator="\n")
-    writer.writerow(map(spreadsheet_cell, result.names))
+    if result.names:
+        writer.writerow(map(spreadsheet_cell, result.names))
     for row in result.rows:
         writer.writerow(_csv_cell(value) for value in row)
     return True

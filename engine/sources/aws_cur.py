@@ -380,20 +380,13 @@ class _Part(NamedTuple):
 
 
 def _part(file: Path, head: _Header) -> _Part:
-    """Read a file; ContractError if a line has too few or too many fields, or a value is wrong.
-
-    Lines that lack what other lines have too many come to light by their values (`check_width`): a shifted time,
-    currency, cost, type or account. In the order of AWS that is every shift by a field that begins before the rate,
-    and every line break in the wrong place. Where it begins at the rate or the cost, a rate may be taken for the cost;
-    behind the cost nothing tells, and region, unit and tags of such a line are those of other columns.
-    """
+    """Read a file; ContractError if a line has too few or too many fields, or a value is wrong."""
     width, sha256 = len(head.names), _sha256(file)
     pooled = collect(_pooled(scan(file, width), head), file, width)
-    lines = int(pooled["lines"].sum())
-    check_width(file, width, lines)
+    check_width(file, width)
     if not pooled.select(_sound()).item():
         raise ContractError(_bad_values(file, head))
-    return _Part(pooled, lines, sha256)
+    return _Part(pooled, int(pooled["lines"].sum()), sha256)
 
 
 def _charge_date(time: pl.Expr) -> pl.Expr:

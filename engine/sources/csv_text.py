@@ -1,8 +1,8 @@
 """CSV files as text, exactly: what the sources that read CSV have in common.
 
-Every value stays text until its source parses it. Polars reads; Python's csv module, which is slow, only names the
-physical line of what turned out to be wrong. Columns go by their position (`column(3)`), so no header, however odd,
-can make a name stand for the wrong values.
+Every value stays text until its source parses it. Polars reads; `csv_fields` counts; Python's csv module, which is
+slow, only judges what they doubt, and names the physical line of what is wrong. Columns go by their position
+(`column(3)`), so no header, however odd, can make a name stand for the wrong values.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import BinaryIO, TextIO, cast
 
 import polars as pl
+import pyarrow as pa
 
 from engine.errors import ContractError, ProrataError, SourceError, fault, shown
+from engine.sources.csv_fields import BLOCK_BYTES, surely_even
 
 FAULTS_SHOWN = 20
 """How many faults of one kind are shown before the rest is only counted."""
@@ -29,8 +31,7 @@ RECORD = "record"
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_BITS = 31
 """How zlib is told to expect gzip."""
-_BLOCK_BYTES = 1 << 20
-_ABSENT_BYTE = "\x1f"
+_PACKED_BYTES = 1 << 20
 _WELL_FORMED = "comma-separated fields, quoted where they hold quotes, commas or line breaks"
 
 
@@ -68,7 +69,7 @@ def header(path: Path) -> tuple[str, ...]:
 def scan(path: Path, width: int, *, record: bool = False) -> pl.LazyFrame:
     """The records below the header, all columns as text, empty ones ''; with `record` also their count from 0.
 
-    A record that is too short is filled with '' and one that is too long is cut if not all columns are read: ask
+    A record that is too short is filled with '', and one that is too long is cut if not all columns are read: ask
     `check_width`.
     """
     return pl.scan_csv(
@@ -90,19 +91,16 @@ def collect(frame: pl.LazyFrame, path: Path, width: int) -> pl.DataFrame:
         raise _malformed(path, width, str(error)) from error
 
 
-def check_width(path: Path, width: int, records: int) -> None:
-    """Raise ContractError if `records` records do not have `width` fields each, as far as their sum tells.
+def check_width(path: Path, width: int) -> None:
+    """Raise ContractError with the records that do not have `width` fields, or if quotes leave open how many they have.
 
-    Counting the commas outside quotes costs a tenth of parsing all fields, which would be the other way to know. Only
-    if the sum is wrong are the records looked at one by one. (A file whose last field is empty and that ends without
-    a line break has one comma more than are counted: it comes out clean there.)
-
-    What is seen: any record that is too long if all columns are read, by `collect`, and so all that are too short, by
-    the sum. If not, any file with too many fields in all, or too few. Not seen are records that lack as many fields as
-    others in the same file have too many: from where one is missing or too many, their fields stand in the wrong
-    columns, and it is for the values to be of the wrong kind there.
+    Only if something is wrong, or quotes stand where they leave doubt, are the records looked at one by one.
     """
-    if _commas(path, width) != (records + 1) * (width - 1) and (faults := limited(_width_faults(path, width))):
+    try:
+        even = surely_even(_blocks(path), width)
+    except (OSError, pa.ArrowException) as error:
+        raise _malformed(path, width, str(error)) from error
+    if not even and (faults := limited(_width_faults(path, width))):
         raise ContractError(faults)
 
 
@@ -120,17 +118,10 @@ def line_places(path: Path, records: Collection[int]) -> dict[int, str]:
     return places
 
 
-def _commas(path: Path, width: int) -> int:
-    """How many commas stand outside quotes: Polars counts lines without parsing them, and a line may end in a comma."""
-    fields = pl.scan_csv(
-        path,
-        has_header=False,
-        eol_char=",",
-        separator=_ABSENT_BYTE,
-        schema={column(0): pl.String()},
-        glob=False,
-    )
-    return int(collect(fields.select(pl.len()), path, width).item()) - 1
+def _blocks(path: Path) -> Iterator[pa.Buffer]:
+    with pa.input_stream(path, compression="gzip" if path.suffix == ".gz" else None) as file:
+        while (block := file.read_buffer(BLOCK_BYTES)).size:
+            yield block
 
 
 def _width_faults(path: Path, width: int) -> Iterator[str]:
@@ -170,12 +161,12 @@ def _check_members(path: Path) -> None:
         return
     with _reading(path), path.open("rb") as file:
         member = zlib.decompressobj(wbits=_GZIP_BITS)
-        while block := file.read(_BLOCK_BYTES):
+        while block := file.read(_PACKED_BYTES):
             while block:
                 if member.eof:
                     member = zlib.decompressobj(wbits=_GZIP_BITS)
                 # Bounded, since a block of zeros unpacks to a thousand times its size.
-                member.decompress(block, _BLOCK_BYTES)
+                member.decompress(block, _PACKED_BYTES)
                 block = member.unconsumed_tail or member.unused_data
 
 
@@ -211,7 +202,7 @@ def _records(path: Path) -> Iterator[Iterator[tuple[int, list[str]]]]:
 
 
 def _numbered(text: TextIO) -> Iterator[tuple[int, list[str]]]:
-    rows, before = csv.reader(text), 0
+    rows, before = csv.reader(text, strict=True), 0
     for row in rows:
         yield before + 1, row
         before = rows.line_num

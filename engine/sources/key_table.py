@@ -91,7 +91,7 @@ def _csv_rows(path: Path) -> pl.DataFrame:
     _check_columns(path, names)
     positions = {name: pl.col(column(position)) for position, name in enumerate(names)}
     rows = collect(scan(path, len(names), record=True).select(RECORD, **positions), path, len(names))
-    check_width(path, len(names), rows.height)
+    check_width(path, len(names))
     return rows
 
 

@@ -73,7 +73,7 @@ def _read(path: Path, number: int) -> pl.DataFrame:
     rows = collect(
         scan(path, len(names), record=True).select(RECORD, **{name: texts[name] for name in _COLUMNS}), path, len(names)
     )
-    check_width(path, len(names), rows.height)
+    check_width(path, len(names))
     _check_values(rows, path)
     return rows.with_columns(file=pl.lit(number))
 

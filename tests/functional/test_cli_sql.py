@@ -185,6 +185,21 @@ def test_what_prepares_a_query_may_stand_before_it(folder: Path) -> None:
         assert not (folder / "two.parquet").exists()
 
 
+@pytest.mark.parametrize(
+    "statement",
+    ["SET threads = 1", "CREATE TEMP VIEW mine AS SELECT 1", "CHECKPOINT", "SET threads = 1; SET threads = 2"],
+)
+def test_a_statement_without_rows_says_nothing(folder: Path, statement: str) -> None:
+    assert ran(folder, "sql", statement) == ""
+    assert ran(folder, "sql", "--format", "csv", statement) == ""
+    assert ran(folder, "sql", "--format", "json", statement) == "[]\n"
+
+
+def test_a_query_without_rows_says_its_columns_whatever_they_are_called(folder: Path) -> None:
+    assert ran(folder, "sql", 'SELECT true AS "Success" WHERE false').split() == ["Success"]
+    assert ran(folder, "sql", "CREATE TEMP TABLE mine AS SELECT 1").split() == ["Count", "1"]
+
+
 def test_nothing_is_written_before_a_statement_is_refused(folder: Path) -> None:
     done = prorata(folder, "sql", "COPY (SELECT 1) TO 'copy.csv'; SELECT 1; SELECT 2")
     assert (done.returncode, "statement 2 of 3 has rows, too" in done.stderr) == (2, True)

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from engine import rules
@@ -63,17 +63,29 @@ broken = st.sampled_from(
         (("owner", "aliases"), ["a"]),
         (("owner", "aliases"), {"ants": ["x"]}),
         (("operator",), ["x"]),
+        (("id",), "A b"),
+        (("pools",), "p0"),
+        (("pools", 0), "p0"),
+        (("pools", 0, "name"), ["p0"]),
+        (("pools", 0, "match"), "A"),
+        (("pools", 0, "match", "service"), {"A": "B"}),
+        (("pools", 0, "match", "tag"), ["A"]),
+        (("pools", 0, "window"), "year"),
     ]
 )
 
 
-@DETERMINED
+@settings(DETERMINED, max_examples=150)
 @given(broken, tenants)
-def test_no_fault_is_told_that_was_none_before(wrong: tuple[tuple[str, ...], object], tenant: dict[str, Any]) -> None:
+def test_no_fault_is_told_that_was_none_before(wrong: tuple[tuple[str | int, ...], object], tenant: Any) -> None:
     path, value = wrong
+    assume(path[:2] != ("pools", 0) or tenant["pools"])
     changed = json.loads(json.dumps(tenant))
-    inner = changed if len(path) == 1 else changed[path[0]]
+    inner = changed
+    for step in path[:-1]:
+        inner = inner[step]
     inner[path[-1]] = value
     new = faults(changed) - faults(tenant)
     assert new, "the value itself is told"
-    assert [line for line in new if not line.startswith(f"tenants[0].{'.'.join(path)}")] == []
+    place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    assert [line for line in new if not line.startswith(f"tenants[0]{place}")] == []

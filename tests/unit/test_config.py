@@ -950,6 +950,7 @@ def test_faults_of_two_tenants_are_told_at_once(folder: Folder) -> None:
     assert [line.split(": value")[0] for line in faults] == [
         "prorata.yaml:7: tenants[0].emitters[0]",
         "prorata.yaml:8: tenants[1].id",
+        "prorata.yaml:12: tenants[1].pools[0]: pool 'p' has neither ladder nor parts; expected one of them",
     ]
 
 
@@ -1032,6 +1033,98 @@ def test_what_can_be_read_of_an_owner_is_still_looked_at(folder: Folder) -> None
     owner = "{tags: [team], identities: ants, aliases: {Bugs: [ants]}}"
     found = folder.faults(BASE.replace("{tags: [team]}", owner) + f"    pools: [{pool}]\n")
     assert [line.split(" ")[1] for line in found] == ["tenants[0].owner.identities:", "tenants[0].owner.aliases.Bugs:"]
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "wrong"),
+    [
+        ("id: acme", "id: [acme]", ["id"]),
+        ("id: acme", "id: Acme Inc", ["id"]),
+        ("id: acme", "id:", ["id"]),
+        ("id: acme", "operator: ops", ["id"]),
+        ("name: p,", "name: [p],", ["pools[0].name"]),
+        ("name: p,", "name: a b,", ["pools[0].name"]),
+        ("name: p,", "", ["pools[0].name"]),
+        ("match: {service: A}", "match: A", ["pools[0].match"]),
+        ("match: {service: A}", "match: [A]", ["pools[0].match"]),
+        ("match: {service: A}", "match:", ["pools[0].match"]),
+        ("match: {service: A}, ", "", ["pools[0].match"]),
+        ("{service: A}", "{service: {a: b}}", ["pools[0].match.service"]),
+        ("{service: A}", "{service: }", ["pools[0].match.service"]),
+        ("{service: A}", "{service: ['', A], region: []}",
+         ["pools[0].match.service[0]", "pools[0].match.region"]),
+        ("{service: A}", "{tag: 5}", ["pools[0].match.tag"]),
+        ("{service: A}", "{service: [], tag: }", ["pools[0].match.service", "pools[0].match.tag"]),
+        ("{service: A}", "{tag: {app: [[x]], '': y}}",
+         ["pools[0].match.tag.app[0]", "pools[0].match.tag."]),
+        ("{service: A}", "{tag: {app: , a: b}, servcie: A}",
+         ["pools[0].match.tag.app", "pools[0].match.servcie"]),
+        ("window: day", "window: week", ["pools[0].window"]),
+        ("window: day", "window: [day]", ["pools[0].window"]),
+        ("name: p, match: {service: A}, window: day", "name: 'p ', match: , window: 1",
+         ["pools[0].name", "pools[0].match", "pools[0].window"]),
+    ],
+)  # fmt: skip
+def test_a_name_or_condition_of_another_type_hides_no_rule(
+    folder: Folder, was: str, becomes: str, wrong: list[str]
+) -> None:
+    """Of its own tenant or pool; nor does it make a fault of another pool's name or match."""
+    base = with_pools(
+        "{name: p, match: {service: A}, window: day, ladder: [{basis: operator}]}",
+        "{name: q, match: {region: B}, ladder: tax_default}",
+        "{name: q, match: {region: BB}, ladder: tax_default}",
+        "{name: r, match: {region: B}, ladder: tax_default}",
+    )
+    assert was in base
+    faults = folder.faults(base.replace(was, becomes))
+    found = [line.partition("tenants[0].")[2].split(": ")[0] for line in faults]
+    rules = [] if becomes.startswith("operator") else ["pools[0].ladder[0]"]
+    assert sorted(found[: len(wrong)]) == sorted(wrong)
+    assert found[len(wrong) :] == [*rules, "pools[2].name", "pools[3].match"]
+
+
+@pytest.mark.parametrize("pools", ["p", "{p: q}", "7", ""])
+def test_pools_of_another_type_hide_no_rule(folder: Folder, pools: str) -> None:
+    ladders = "ladders: {own: [{basis: operator}]}"
+    owner = BASE.replace("{tags: [team]}", "{tags: [team], aliases: {a: b, b: c}}")
+    faults = folder.faults(f"{owner}    {ladders}\n    pools: {pools}\n")
+    assert [line.split(" ")[1] for line in faults] == [
+        f"tenants[0].{name}:" for name in ("pools", "owner.aliases.a", "ladders.own[0]")
+    ]
+
+
+def test_a_pool_that_is_none_hides_no_rule_of_others(folder: Folder) -> None:
+    faults = folder.faults(with_pools("p", "{name: q, match: {region: A}, ladder: [{basis: operator}]}", "[]"))
+    assert [line.split(" ")[1] for line in faults] == [
+        f"tenants[0].{name}:" for name in ("pools[0]", "pools[2]", "pools[1].ladder[0]")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("products", "wrong"),
+    [
+        ("KAFKA_BASE: 5", ["products.KAFKA_BASE"]),
+        ("KAFKA_BASE: {ladder: {a: b}}", ["products.KAFKA_BASE.ladder"]),
+        ("KAFKA_BASE: {parts: half}", ["products.KAFKA_BASE.parts"]),
+        ("KAFKA_BASE: {ladder: even, partial_life: half}", ["products.KAFKA_BASE.partial_life"]),
+        ("'a b': {ladder: even}", ["products.a b"]),
+        ("'a b': {ladder: {zzz: 1}, zzz: 1}", ["products.a b", "products.a b.ladder", "products.a b.zzz"]),
+    ],
+)
+def test_a_product_that_cannot_be_read_hides_no_rule_of_others(folder: Folder, products: str, wrong: list[str]) -> None:
+    ladders = "{even: [{basis: unallocated}], 'a b': [{basis: unallocated}]}"
+    products = f"{{{products}, SUPPORT: {{ladder: [{{basis: usage}}, {{basis: unallocated}}]}}}}"
+    faults = folder.faults(f"{API}    ladders: {ladders}\n    products: {products}\n")
+    assert [line.partition("tenants[0].")[2].split(": ")[0] for line in faults] == [
+        "ladders.a b",
+        *wrong,
+        "products.SUPPORT.ladder[0]",
+    ]
+
+
+def test_products_of_another_type_hide_no_rule(folder: Folder) -> None:
+    faults = folder.faults(f"{API}    ladders: {{own: [{{basis: operator}}]}}\n    products: [SUPPORT]\n")
+    assert [line.split(" ")[1] for line in faults] == ["tenants[0].products:", "tenants[0].ladders.own[0]:"]
 
 
 def test_a_condition_with_a_name_that_there_is_not_takes_no_lines_of_other_pools(folder: Folder) -> None:
