@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,8 +50,6 @@ _LOG_CHECK = "files_vs_log"
 """The one check that looks at files and not at rows."""
 _THOROUGH = frozenset({"apportionment"})
 """Checks that do again what a run has just done, and take as long: only `prorata check` makes them."""
-_AT_ONCE = 2
-"""How many checks run at once: each works for long on one core alone."""
 _EMPTY_FILE = "tenant_id=_/**/*.parquet"
 """The file without rows that every table has, so that a glob finds one."""
 _READABLE = "a lake that can be read"
@@ -195,20 +191,11 @@ def run_checks(
         day_files = cursor.sql(read_sql("warehouse", "day_files"), params=asked._asdict()).pl()
         left = [f"tenant_id={tenant_id}/month={period}/{day}.parquet" for period, day in waiting]
         day_files = day_files.filter(~pl.col("file").is_in(left))
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="check") as pool:
-            for part in _slices(day_files, slice_rows):
-                found_in = partial(_found_in, connection, lake, {**files, **part}, values=every_row)
-                findings += pool.map(found_in, row_checks)
+        for part in _slices(day_files, slice_rows):
+            _see(cursor, lake, {**files, **part})
+            cursor.execute(read_sql("warehouse", "parts"), every_row._asdict())
+            findings += (_finding(cursor, name, every_row) for name in row_checks)
     return _merged([finding for finding in findings if finding.rows])
-
-
-def _found_in(
-    connection: duckdb.DuckDBPyConnection, lake: str, files: _Files, check_name: str, values: _Values
-) -> Finding:
-    """What a check finds in some files, by a cursor of its own."""
-    with _store_errors(f"check {check_name}", _READABLE), connection.cursor() as cursor:
-        _see(cursor, lake, files)
-        return _finding(cursor, check_name, values)
 
 
 def _see(cursor: duckdb.DuckDBPyConnection, lake: str, files: _Files) -> None:

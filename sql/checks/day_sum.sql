@@ -1,7 +1,8 @@
 -- Nothing leaks from a day: billed = direct + usage + shared + operator + unallocated.
 --
 -- A row of the result is one billing period, day and currency for which that is not so. Money is classed by its payer
--- first (UNALLOCATED, the operator), then by its kind of cost; a kind that is none of these leaves a difference.
+-- first (UNALLOCATED, the operator), then by its kind of cost; a kind that is none of these leaves a difference. Only
+-- days whose `parts` (sql/warehouse/parts.sql) do not add up, or have other kinds, have the money of each payer classed.
 WITH
 operators AS (
     SELECT id
@@ -19,9 +20,28 @@ billed AS (
     GROUP BY billing_period, charge_date, currency
 ),
 
+allocated_by_parts AS (
+    SELECT
+        billing_period,
+        charge_date,
+        currency,
+        sum(amount) AS allocated,
+        bool_and(rows_of_known_cost_type = rows) AS has_known_cost_types
+    FROM parts
+    GROUP BY billing_period, charge_date, currency
+),
+
+days_in_doubt AS MATERIALIZED (
+    SELECT DISTINCT charge_date
+    FROM billed
+    FULL JOIN allocated_by_parts USING (billing_period, charge_date, currency)
+    WHERE billed IS DISTINCT FROM allocated OR has_known_cost_types IS DISTINCT FROM TRUE
+),
+
 payers AS (
     SELECT billing_period, charge_date, currency, identity_id, cost_type, sum(amount) AS amount
     FROM chargeback
+    SEMI JOIN days_in_doubt ON chargeback.charge_date IS NOT DISTINCT FROM days_in_doubt.charge_date
     WHERE tenant_id = $tenant_id
         AND month BETWEEN $from_period AND $to_period
         AND charge_date BETWEEN $from_date AND $to_date
@@ -67,7 +87,7 @@ SELECT
     allocated.shared,
     allocated.operator,
     allocated.unallocated
-FROM billed
+FROM (FROM billed SEMI JOIN days_in_doubt USING (charge_date)) AS billed
 FULL JOIN allocated USING (billing_period, charge_date, currency)
 WHERE billed.billed IS DISTINCT FROM
     allocated.direct + allocated.usage + allocated.shared + allocated.operator + allocated.unallocated

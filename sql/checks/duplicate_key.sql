@@ -1,9 +1,10 @@
 -- No two rows of billing, and none of chargeback, have the same key.
 --
--- A row of the result is one key that more than one row has. Day files are sorted by key, so a day whose rows come in
--- one run of strictly rising keys has no two alike, which one look at each row's successor shows; only days that do
--- not come so (a line of one day in two bills, a file out of order) have their keys grouped. The rows are taken in the
--- order in which they are read, whatever that is: a wrong order makes a day look out of order, no more.
+-- A row of the result is one key that more than one row has. Files of billing are sorted by key, so a day whose lines come
+-- in one run of strictly rising keys has no two alike, which one look at each line's successor shows; only days that do
+-- not come so (a line of one day in two bills, a file out of order) have their keys grouped. The lines are taken in the
+-- order in which they are read, whatever that is: a wrong order makes a day look out of order, no more. Of chargeback,
+-- many of the `parts` (sql/warehouse/parts.sql) have the same payers: one of them tells whether these are all different.
 WITH
 billing_keys AS NOT MATERIALIZED (
     SELECT tenant_id, charge_date, line_id
@@ -30,19 +31,6 @@ billing_neighbours AS (
     FROM billing_keys
 ),
 
-chargeback_neighbours AS (
-    SELECT
-        charge_date,
-        line_id,
-        part,
-        identity_id,
-        lead(charge_date) OVER () AS next_charge_date,
-        lead(line_id) OVER () AS next_line_id,
-        lead(part) OVER () AS next_part,
-        lead(identity_id) OVER () AS next_identity_id
-    FROM chargeback_keys
-),
-
 billing_days_out_of_order AS (
     SELECT charge_date
     FROM billing_neighbours
@@ -51,18 +39,35 @@ billing_days_out_of_order AS (
     HAVING count(*) > 1
 ),
 
-chargeback_days_out_of_order AS (
-    SELECT charge_date
-    FROM chargeback_neighbours
-    WHERE NOT coalesce(
-        charge_date = next_charge_date
-        AND (
-            line_id < next_line_id
-            OR (line_id = next_line_id AND (part < next_part OR (part = next_part AND identity_id < next_identity_id)))
-        ),
-        FALSE
-    )
-    GROUP BY charge_date
+-- One part for each set of payers: the first, so that of sorted files only the rows near the beginning need be read.
+payers AS MATERIALIZED (
+    SELECT
+        rows,
+        payers_hash,
+        unnest(min({charge_date: charge_date, line_id: line_id, part: part}))
+    FROM parts
+    WHERE rows > 1
+    GROUP BY rows, payers_hash
+),
+
+repeated_payers AS MATERIALIZED (
+    SELECT DISTINCT payers.rows, payers.payers_hash
+    FROM chargeback_keys
+    JOIN payers USING (charge_date, line_id, part)
+    GROUP BY payers.rows, payers.payers_hash, identity_id
+    HAVING count(*) > 1
+),
+
+parts_in_doubt AS MATERIALIZED (
+    SELECT charge_date, line_id, part
+    FROM parts
+    SEMI JOIN repeated_payers USING (rows, payers_hash)
+
+    UNION
+
+    SELECT charge_date, line_id, part
+    FROM parts
+    GROUP BY charge_date, line_id, part
     HAVING count(*) > 1
 )
 
@@ -83,7 +88,7 @@ UNION ALL
 
 SELECT 'chargeback' AS table_name, tenant_id, charge_date, line_id, part, identity_id, count(*) AS rows
 FROM chargeback_keys
-SEMI JOIN chargeback_days_out_of_order USING (charge_date)
+SEMI JOIN parts_in_doubt USING (charge_date, line_id, part)
 GROUP BY tenant_id, charge_date, line_id, part, identity_id
 HAVING count(*) > 1
 

@@ -1,7 +1,8 @@
 -- A line has one currency, and its rows have the same.
 --
 -- A row of the result is one line with more than one currency over billing and chargeback. Only lines on which a
--- currency other than one (the first of the bill) occurs are looked at; in a bill of one currency there are none.
+-- currency other than one (the first of the bill) occurs are looked at; in a bill of one currency there are none. The
+-- rows are asked by `parts` (sql/warehouse/parts.sql), each of which has one currency.
 WITH
 lines AS NOT MATERIALIZED (
     SELECT charge_date, line_id, coalesce(currency, 'null') AS currency
@@ -13,10 +14,7 @@ lines AS NOT MATERIALIZED (
 
 rows AS NOT MATERIALIZED (
     SELECT charge_date, line_id, coalesce(currency, 'null') AS currency
-    FROM chargeback
-    WHERE tenant_id = $tenant_id
-        AND month BETWEEN $from_period AND $to_period
-        AND charge_date BETWEEN $from_date AND $to_date
+    FROM parts
 ),
 
 one_currency AS MATERIALIZED (

@@ -1,9 +1,8 @@
 -- Every row belongs to a billing line and carries the line's labels.
 --
--- A row of the result is one chargeback row that does not. Key and labels of lines and rows are compared by their hashes
--- (of 64 bits: a wrong row would pass by accident once in 10^13 rows), and of rows that follow each other with the same
--- hash, as those of a line do, only the last is. A line or row in doubt is joined on the key and all labels: a row that
--- finds its line so is in order.
+-- A row of the result is one chargeback row that does not. Labels of lines and rows are compared by their hashes, those
+-- of rows once for each of `parts` (sql/warehouse/parts.sql). The rows of a line in doubt are joined on the key and all
+-- labels: a row that finds its line so is in order.
 WITH
 lines AS NOT MATERIALIZED (
     SELECT
@@ -57,55 +56,42 @@ line_hashes AS (
         hash(
             charge_date,
             line_id,
-            ecosystem,
-            billing_period,
-            env_id,
-            resource_id,
-            product_category,
-            product_type,
-            line_item_type,
-            region,
-            operation,
-            sub_account_id,
-            invoice_id,
-            currency
+            hash(
+                ecosystem,
+                billing_period,
+                env_id,
+                resource_id,
+                product_category,
+                product_type,
+                line_item_type,
+                region,
+                operation,
+                sub_account_id,
+                invoice_id,
+                currency
+            )
         ) AS said
     FROM lines
 ),
 
-row_hashes AS (
-    SELECT
-        charge_date,
-        line_id,
-        hash(
-            charge_date,
-            line_id,
-            ecosystem,
-            billing_period,
-            env_id,
-            resource_id,
-            product_category,
-            product_type,
-            line_item_type,
-            region,
-            operation,
-            sub_account_id,
-            invoice_id,
-            currency
-        ) AS said
-    FROM rows
-),
-
-neighbours AS (
-    SELECT charge_date, line_id, said, lead(said) OVER () AS next_said
-    FROM row_hashes
+part_hashes AS (
+    SELECT charge_date, line_id, hash(charge_date, line_id, labels_hash) AS said
+    FROM parts
 ),
 
 lines_in_doubt AS MATERIALIZED (
     SELECT DISTINCT charge_date AS day_in_doubt, line_id AS line_in_doubt
-    FROM neighbours
+    FROM part_hashes
     ANTI JOIN line_hashes USING (said)
-    WHERE said IS DISTINCT FROM next_said
+),
+
+-- Not all lines need be at hand to look up a few.
+asked_lines AS (
+    SELECT *
+    FROM lines
+    SEMI JOIN lines_in_doubt
+        ON charge_date IS NOT DISTINCT FROM day_in_doubt
+        AND line_id IS NOT DISTINCT FROM line_in_doubt
 )
 
 SELECT
@@ -131,7 +117,7 @@ FROM rows
 JOIN lines_in_doubt
     ON charge_date IS NOT DISTINCT FROM day_in_doubt
     AND line_id IS NOT DISTINCT FROM line_in_doubt
-ANTI JOIN lines USING (
+ANTI JOIN asked_lines USING (
     charge_date,
     line_id,
     ecosystem,

@@ -1,4 +1,4 @@
--- Every amount is about what its weights say, and the weights of a part fit together.
+-- Every amount is about what its weights say, and the weights of a part fit together. Needs sql/warehouse/parts.sql.
 --
 -- A row of the result is one chargeback row and what is wrong with it:
 --   weight        a weight is not positive, its interval [weight_before, weight_before + weight) does not lie within
@@ -38,13 +38,43 @@ rows AS NOT MATERIALIZED (
         AND charge_date BETWEEN $from_date AND $to_date
 ),
 
--- 1. Each row by itself. Each number as a DOUBLE, the product and the quotient are off by a factor within 2^-53 of 1:
---    together by less than 1e-15 of the part's amount. An exact amount is less than a unit from the exact share.
+-- Only of parts that do not show by themselves that all is well are the rows looked at. Those whose amount has so few
+-- units that rows may have been left out for being 0 are among them.
+parts_in_doubt AS MATERIALIZED (
+    SELECT charge_date AS day_in_doubt, line_id AS line_in_doubt, part AS part_in_doubt
+    FROM parts
+    WHERE NOT coalesce(
+        least_weight > 0
+        AND weight = weight_total
+        AND weight_total < 4611686018427387904
+        AND ends_hash = xor(hash(0::BIGINT), hash(weight_total))
+        AND amount_off <= 1.001e-12,
+        FALSE
+    )
+
+    UNION
+
+    SELECT charge_date, line_id, part
+    FROM parts
+    GROUP BY charge_date, line_id, part
+    HAVING count(*) > 1
+),
+
+rows_in_doubt AS MATERIALIZED (
+    SELECT *
+    FROM rows
+    SEMI JOIN parts_in_doubt
+        ON charge_date IS NOT DISTINCT FROM day_in_doubt
+        AND line_id IS NOT DISTINCT FROM line_in_doubt
+        AND part IS NOT DISTINCT FROM part_in_doubt
+),
+
+-- 1. Each row by itself. An exact amount is less than a unit from the exact share; for floating point see `parts`.
 row_problems AS (
     SELECT
         *,
         CASE WHEN weight_after <= weight_total AND part_amount IS NOT NULL THEN 'amount' ELSE 'weight' END AS problem
-    FROM rows
+    FROM rows_in_doubt
     WHERE NOT coalesce(
         weight_after <= weight_total
         AND abs(amount::DOUBLE - near_part_amount * weight / weight_total)
@@ -53,108 +83,16 @@ row_problems AS (
     )
 ),
 
--- 2. The rows of each part together. Day files are sorted by key, and identities weigh in that order: mostly each row
---    continues the one before, which one look at each row's successor shows. Only days in doubt (rows left out for
---    being 0 are none; a file out of order is, or a line of one day in two bills) have their rows sorted.
-neighbours AS (
-    SELECT
-        charge_date,
-        line_id,
-        part,
-        part_amount,
-        weight_total,
-        weight_before,
-        weight_after,
-        lead(charge_date) OVER () AS next_charge_date,
-        lead(line_id) OVER () AS next_line_id,
-        lead(part) OVER () AS next_part,
-        lead(part_amount) OVER () AS next_part_amount,
-        lead(weight_total) OVER () AS next_weight_total,
-        lead(weight_before) OVER () AS next_weight_before,
-        lag(line_id) OVER () IS NULL AS is_first
-    FROM rows
-),
-
--- Where a row's successor does not simply continue it: a part ends and another begins, or something is wrong.
-breaks AS (
-    SELECT
-        *,
-        abs(part_amount) < weight_total * 0.000000000001 AS may_lack_rows,
-        abs(next_part_amount) < next_weight_total * 0.000000000001 AS next_may_lack_rows
-    FROM neighbours
-    WHERE is_first
-        OR NOT coalesce(
-            weight_after = next_weight_before
-            AND line_id = next_line_id
-            AND part = next_part
-            AND charge_date = next_charge_date
-            AND weight_total = next_weight_total
-            AND part_amount = next_part_amount,
-            FALSE
-        )
-),
-
-judged_breaks AS (
-    SELECT
-        charge_date,
-        next_charge_date,
-        charge_date IS DISTINCT FROM next_charge_date AS ends_run,
-        coalesce(
-            CASE
-                WHEN charge_date = next_charge_date AND line_id = next_line_id AND part = next_part
-                    THEN weight_total = next_weight_total
-                        AND part_amount = next_part_amount
-                        AND (weight_after = next_weight_before OR (weight_after < next_weight_before AND may_lack_rows))
-                ELSE (weight_after = weight_total OR may_lack_rows)
-                    AND (next_charge_date IS NULL OR next_weight_before = 0 OR next_may_lack_rows)
-                    AND (
-                        charge_date IS DISTINCT FROM next_charge_date
-                        OR line_id < next_line_id
-                        OR (line_id = next_line_id AND part < next_part)
-                    )
-            END
-            AND (NOT is_first OR weight_before = 0 OR may_lack_rows),
-            FALSE
-        ) AS is_sound
-    FROM breaks
-),
-
-doubts AS MATERIALIZED (
-    SELECT charge_date, next_charge_date, ends_run, is_sound
-    FROM judged_breaks
-    WHERE ends_run OR NOT is_sound
-),
-
-days_in_doubt AS (
-    SELECT charge_date
-    FROM doubts
-    WHERE NOT is_sound
-
-    UNION
-
-    SELECT next_charge_date AS charge_date
-    FROM doubts
-    WHERE NOT is_sound
-
-    UNION
-
-    SELECT charge_date
-    FROM doubts
-    WHERE ends_run
-    GROUP BY charge_date
-    HAVING count(*) > 1
-),
-
+-- 2. The rows of each part together.
 sorted_rows AS (
     SELECT
-        rows.*,
+        *,
         abs(part_amount) >= weight_total * 0.000000000001 AS has_all_rows,
         coalesce(lag(weight_after) OVER by_weight, 0) AS previous_after,
         lead(weight_before) OVER by_weight IS NULL AS is_last,
         min(weight_total) OVER by_part <> max(weight_total) OVER by_part AS has_several_totals,
         min(part_amount) OVER by_part <> max(part_amount) OVER by_part AS has_several_amounts
-    FROM rows
-    SEMI JOIN days_in_doubt USING (charge_date)
+    FROM rows_in_doubt
     WHERE weight_after <= weight_total
     WINDOW
         by_part AS (PARTITION BY tenant_id, charge_date, line_id, part),

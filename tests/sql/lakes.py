@@ -131,7 +131,9 @@ def amount(units: int) -> str:
 def offenders(root: Path, check: str) -> pl.DataFrame:
     """The rows that a check finds in the whole of acme's lake, as an analyst would run it."""
     with warehouse.open_lake(root) as connection:
-        found: pl.DataFrame = connection.sql(read_sql("checks", check), params={"tenant_id": "acme", **ALL_DAYS}).pl()
+        values = {"tenant_id": "acme", **ALL_DAYS}
+        connection.execute(read_sql("warehouse", "parts"), values)
+        found: pl.DataFrame = connection.sql(read_sql("checks", check), params=values).pl()
     return found
 
 

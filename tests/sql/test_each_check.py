@@ -13,7 +13,7 @@ from engine import warehouse
 from engine.errors import LedgerError
 from engine.frames import BILLING, CHARGEBACK, MEASURES, Table
 from engine.sqlfiles import names
-from tests.sql.lakes import offenders, queried, stored, table, text
+from tests.sql.lakes import offenders, queried, shared_lines, stored, table, text
 
 LABELS = "ecosystem billing_period env_id resource_id product_category product_type line_item_type region operation"
 EVERY_LABEL = [*LABELS.split(), "sub_account_id", "invoice_id", "currency"]
@@ -178,6 +178,22 @@ def test_duplicate_key_finds_a_row_that_stands_again(tmp_path: Path, elsewhere: 
     assert found(a_lake(tmp_path / "lines", billed=lines), "duplicate_key", *columns) == (
         "billing | 2024-01-01 | 2 | - | - | 2"
     )
+
+
+def test_duplicate_key_finds_a_payer_that_stands_twice_in_every_part(tmp_path: Path) -> None:
+    rows = pl.concat([CHARGED, CHARGED.with_columns(weight_before=pl.col("weight_before") + 7)])
+    found_rows = found(a_lake(tmp_path, charged=rows), "duplicate_key", "charge_date", "line_id", "identity_id", "rows")
+    keys = CHARGED.sort(CHARGEBACK.key).select("charge_date", "line_id", "identity_id").rows()
+    assert found_rows.splitlines() == [f"{day} | {line} | {payer} | 2" for day, line, payer in keys]
+
+
+def test_duplicate_key_finds_the_one_part_in_which_a_payer_stands_twice(tmp_path: Path) -> None:
+    """Its payers are as many as those of the others, and the one who stands twice is one of theirs."""
+    pairs = ["a b", "a b", "c c", "b c", "a c"]
+    billing, chargeback = shared_lines([(100, [1, 1]) for _ in pairs])
+    named = pl.Series([name for pair in pairs for name in pair.split()])
+    root = stored(tmp_path, (BILLING, billing), (CHARGEBACK, chargeback.with_columns(identity_id=named)))
+    assert found(root, "duplicate_key", "line_id", "identity_id", "rows") == "3 | c | 2"
 
 
 def test_duplicate_key_does_not_mind_the_order_of_rows(tmp_path: Path) -> None:
