@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import date
 from functools import cache, partial
 from pathlib import Path
@@ -394,7 +394,9 @@ def run_tenant(config: Config, tenant: Tenant, request: Request, hooks: Hooks, r
     """
     with state.open_state(config.root) as store, state.claim(store, tenant.id, hooks.now()):
         known = credentials.known(config.tenants, hooks.environment)
-        work = Work(config.root, tenant, request, hooks, store, config.max_parallel_days, [], [], [], set(), known)
+        work = Work(
+            config.root, tenant, request, hooks, store, config.max_parallel_days, [], [], [], set(), set(), known
+        )
         state.start_run(
             store,
             run_id,
@@ -503,12 +505,14 @@ def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
     decisions = known.decisions(work)
     for period in sorted({period for period, _ in ready}):
         keys = [key for key in ready if key[0] == period]
-        for done in _calculate_days(work, known, decisions(period), keys, days):
-            summary = summary._replace(
-                days_calculated=summary.days_calculated + (done.rows is not None),
-                days_unchanged=summary.days_unchanged + (done.rows is None),
-                rows_written=summary.rows_written + (done.rows or 0),
-            )
+        with _checking_meanwhile(work, days) as written:
+            for done in _calculate_days(work, known, decisions(period), keys, days):
+                summary = summary._replace(
+                    days_calculated=summary.days_calculated + (done.rows is not None),
+                    days_unchanged=summary.days_unchanged + (done.rows is None),
+                    rows_written=summary.rows_written + (done.rows or 0),
+                )
+                written(done)
     _warn_of_unknown_products(work)
     if isinstance(work.tenant, AwsTenant) and len(ready) == len(days):
         # Only when all days were looked at is it known, as after a change of rules, which is when it is asked.
@@ -1069,6 +1073,45 @@ _CHECKING = threading.Lock()
 """A DuckDB takes up to a gigabyte and all cores: tenants that run side by side are checked one after the other."""
 
 
+_CHECKED_AT_ONCE = 4_000_000
+"""How many rows are checked at once while other days are calculated; a run of fewer is checked at its end."""
+
+
+@contextmanager
+def _checking_meanwhile(work: Work, days: Mapping[state.DayKey, state.Day]) -> Iterator[Callable[[_Done], None]]:
+    """Within which days that are written are checked, some at once, while others are calculated.
+
+    Days that pass are added to `work.checked`. Of any other, whatever keeps it from passing, `_check` tells at the end,
+    so that nothing that is said depends on what was done when.
+    """
+    of_one_bill = {date for date, bills in Counter(date for _, date in days).items() if bills == 1}
+    written, asked = list[_Done](), list[Future[None]]()
+
+    def check(keys: list[state.DayKey]) -> None:
+        from engine import warehouse  # noqa: PLC0415  # see `_check`
+
+        with suppress(StoreError), _CHECKING, warehouse.open_lake(work.root, views=warehouse.CHECKED) as connection:
+            if warehouse.add_up(connection, work.tenant.id, keys):
+                work.checked.update(keys)
+
+    def add(done: _Done) -> None:
+        # The rows of a day that is in several bills belong together.
+        if done.rows and done.key[1] in of_one_bill:
+            written.append(done)
+        if sum(one.rows or 0 for one in written) >= _CHECKED_AT_ONCE:
+            asked.append(pool.submit(check, [one.key for one in written]))
+            written.clear()
+
+    with ThreadPoolExecutor(1, thread_name_prefix="check") as pool:
+        try:
+            yield add
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+        for future in asked:
+            future.result()
+
+
 def _check(work: Work, summary: Summary) -> Summary:
     """`sql/checks` over the days whose stored chargeback has not passed them yet; LedgerError with what offends.
 
@@ -1095,6 +1138,7 @@ def _check(work: Work, summary: Summary) -> Summary:
     is_lost = (pl.col("table_name") == "billing") & pl.col("charge_date").is_in(lost)
     unlogged = _unlogged(work, days)
     waiting += [key for _, key in unlogged if key not in days]
+    waiting += work.checked
     log = pl.concat([file_log(work.store, work.tenant.id).filter(~is_lost), _as_they_lie(work, unlogged)])
     with _CHECKING, warehouse.open_lake(work.root, views=warehouse.CHECKED) as connection:
         warehouse.check(connection, work.tenant.id, *covered, log, waiting)

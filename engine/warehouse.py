@@ -176,26 +176,53 @@ def run_checks(
     Their files are counted only: that they do not add up yet is no fault of the ledger.
     """
     asked = _Values(tenant_id, *periods, *dates)
-    every_row = asked._replace(from_date=date.min, to_date=date.max)
     left_out = {_LOG_CHECK} if thorough else {_LOG_CHECK, *_THOROUGH}
     row_checks = [name for name in names("checks") if name not in left_out]
     with _store_errors("the lake's files", _READABLE), connection.cursor() as cursor:
-        own_files = read_sql("warehouse", "own_files")
-        lake, *own = connection.sql(own_files, params={"tenant_id": tenant_id}).pl().row(0)
-        tables = "billing", "chargeback", "identities"
-        glob = f"tenant_id={tenant_id}/**/*.parquet"
-        files = {table: [glob if has else _EMPTY_FILE] for table, has in zip(tables, own, strict=True)}
+        lake, files = _own_files(connection, tenant_id)
         _see(cursor, lake, files)
         cursor.register("file_log", file_log)
         findings = [_finding(cursor, _LOG_CHECK, asked)]
         day_files = cursor.sql(read_sql("warehouse", "day_files"), params=asked._asdict()).pl()
-        left = [f"tenant_id={tenant_id}/month={period}/{day}.parquet" for period, day in waiting]
+        left = [_day_file(tenant_id, *key) for key in waiting]
         day_files = day_files.filter(~pl.col("file").is_in(left))
         for part in _slices(day_files, slice_rows):
             _see(cursor, lake, {**files, **part})
-            cursor.execute(read_sql("warehouse", "parts"), every_row._asdict())
-            findings += (_finding(cursor, name, every_row) for name in row_checks)
+            findings += _row_findings(cursor, row_checks, tenant_id)
     return _merged([finding for finding in findings if finding.rows])
+
+
+def add_up(connection: duckdb.DuckDBPyConnection, tenant_id: str, days: Iterable[tuple[str, str]]) -> bool:
+    """Whether the rows of some days, (billing period, day) each, meet every check that a run makes of rows.
+
+    Of the lake only the files of these days are read; StoreError if they cannot be.
+    """
+    row_checks = [name for name in names("checks") if name not in {_LOG_CHECK, *_THOROUGH}]
+    with _store_errors("the lake's files", _READABLE), connection.cursor() as cursor:
+        lake, files = _own_files(connection, tenant_id)
+        day_files = [_day_file(tenant_id, *key) for key in days]
+        _see(cursor, lake, {**files, "billing": day_files, "chargeback": day_files})
+        return not any(finding.rows for finding in _row_findings(cursor, row_checks, tenant_id))
+
+
+def _own_files(connection: duckdb.DuckDBPyConnection, tenant_id: str) -> tuple[str, dict[str, list[str]]]:
+    """The lake, and which files of it are a tenant's, or the empty one where it has none."""
+    lake, *own = connection.sql(read_sql("warehouse", "own_files"), params={"tenant_id": tenant_id}).pl().row(0)
+    tables = "billing", "chargeback", "identities"
+    glob = f"tenant_id={tenant_id}/**/*.parquet"
+    return lake, {table: [glob if has else _EMPTY_FILE] for table, has in zip(tables, own, strict=True)}
+
+
+def _day_file(tenant_id: str, period: str, day: str) -> str:
+    """The file of a day, below the table's folder."""
+    return f"tenant_id={tenant_id}/month={period}/{day}.parquet"
+
+
+def _row_findings(cursor: duckdb.DuckDBPyConnection, checks: Iterable[str], tenant_id: str) -> list[Finding]:
+    """What checks find in the files that the views read, in every row, whatever day it says."""
+    every_row = _Values(tenant_id, "", "~", date.min, date.max)
+    cursor.execute(read_sql("warehouse", "parts"), every_row._asdict())
+    return [_finding(cursor, name, every_row) for name in checks]
 
 
 def _see(cursor: duckdb.DuckDBPyConnection, lake: str, files: _Files) -> None:

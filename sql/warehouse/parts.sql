@@ -42,7 +42,7 @@ SELECT
     sum(amount) AS amount,
     any_value(billing_period) AS billing_period,
     any_value(currency) AS currency,
-    count_if(cost_type IN ('direct', 'usage', 'shared')) AS rows_of_known_cost_type,
+    count_if(cost_type IN ('direct', 'usage', 'shared', 'operator', 'unallocated')) AS rows_of_known_cost_type,
 
     -- Of as many rows with the same hash the payers are the same.
     bit_xor(hash(identity_id)) AS payers_hash,
