@@ -505,7 +505,7 @@ def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
     decisions = known.decisions(work)
     for period in sorted({period for period, _ in ready}):
         keys = [key for key in ready if key[0] == period]
-        with _checking_meanwhile(work, days) as written:
+        with _checking_meanwhile(work, days, len(keys)) as written:
             for done in _calculate_days(work, known, decisions(period), keys, days):
                 summary = summary._replace(
                     days_calculated=summary.days_calculated + (done.rows is not None),
@@ -1073,13 +1073,15 @@ _CHECKING = threading.Lock()
 """A DuckDB takes up to a gigabyte and all cores: tenants that run side by side are checked one after the other."""
 
 
-_CHECKED_AT_ONCE = 4_000_000
-"""How many rows are checked at once while other days are calculated; a run of fewer is checked at its end."""
+_CHECKED_AT_ONCE = 3_500_000
+"""About how many rows are checked at once while other days are calculated; a run of fewer is checked at its end."""
 
 
 @contextmanager
-def _checking_meanwhile(work: Work, days: Mapping[state.DayKey, state.Day]) -> Iterator[Callable[[_Done], None]]:
-    """Within which days that are written are checked, some at once, while others are calculated.
+def _checking_meanwhile(
+    work: Work, days: Mapping[state.DayKey, state.Day], due: int
+) -> Iterator[Callable[[_Done], None]]:
+    """Within which those of so many days that are written are checked, some at once, while others are calculated.
 
     Days that pass are added to `work.checked`. Of any other, whatever keeps it from passing, `_check` tells at the end,
     so that nothing that is said depends on what was done when.
@@ -1090,25 +1092,30 @@ def _checking_meanwhile(work: Work, days: Mapping[state.DayKey, state.Day]) -> I
     def check(keys: list[state.DayKey]) -> None:
         from engine import warehouse  # noqa: PLC0415  # see `_check`
 
-        with suppress(StoreError), _CHECKING, warehouse.open_lake(work.root, views=warehouse.CHECKED) as connection:
-            if warehouse.add_up(connection, work.tenant.id, keys):
+        # A core of its own is enough: the others have days to calculate.
+        views = warehouse.CHECKED
+        with suppress(StoreError), _CHECKING, warehouse.open_lake(work.root, views=views, threads=1) as lake_:
+            if warehouse.add_up(lake_, work.tenant.id, keys):
                 work.checked.update(keys)
 
     def add(done: _Done) -> None:
+        nonlocal due
+        due -= 1
         # The rows of a day that is in several bills belong together.
         if done.rows and done.key[1] in of_one_bill:
             written.append(done)
-        if sum(one.rows or 0 for one in written) >= _CHECKED_AT_ONCE:
+        # At the end there is nothing left to calculate meanwhile.
+        if due and sum(one.rows or 0 for one in written) >= _CHECKED_AT_ONCE:
             asked.append(pool.submit(check, [one.key for one in written]))
             written.clear()
 
     with ThreadPoolExecutor(1, thread_name_prefix="check") as pool:
         try:
             yield add
-        except BaseException:
+        finally:
             pool.shutdown(cancel_futures=True)
-            raise
-        for future in asked:
+    for future in asked:
+        if not future.cancelled():
             future.result()
 
 

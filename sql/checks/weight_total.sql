@@ -48,7 +48,10 @@ parts_in_doubt AS MATERIALIZED (
         AND weight = weight_total
         AND weight_total < 4611686018427387904
         AND ends_hash = xor(hash(0::BIGINT), hash(weight_total))
-        AND amount_off <= 1.001e-12,
+        AND rows_with_amount = rows
+        AND part_amount::DOUBLE
+        BETWEEN least_amount_by_weight * weight_total - abs(part_amount::DOUBLE) * 2e-15
+        AND greatest_amount_by_weight * weight_total + abs(part_amount::DOUBLE) * 2e-15,
         FALSE
     )
 
@@ -69,7 +72,8 @@ rows_in_doubt AS MATERIALIZED (
         AND part IS NOT DISTINCT FROM part_in_doubt
 ),
 
--- 1. Each row by itself. An exact amount is less than a unit from the exact share; for floating point see `parts`.
+-- 1. Each row by itself. Each number as a DOUBLE, the product and the quotient are off by a factor within 2^-53 of 1:
+--    together by less than 1e-15 of the part's amount. An exact amount is less than a unit from the exact share.
 row_problems AS (
     SELECT
         *,
