@@ -8,6 +8,7 @@ then for its time; each run is a process of its own, so that its peak memory is 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
+
+from cli import MEMORY_KEPT
 
 CASES = {
     "kernel": "bench.kernel",
@@ -176,7 +179,9 @@ def _best(figures: Sequence[Figure]) -> Figure:
 def child(case: str, task: str, folder: Path, argument: str) -> dict[str, Any]:
     """`perform` in a process of its own, whose memory and caches end with it."""
     command = [sys.executable, "-m", "bench.child", case, task, str(folder), argument]
-    done = subprocess.run(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, check=False)
+    # As the command line has it: Polars is the same for all variants.
+    environment = {**MEMORY_KEPT, **os.environ}
+    done = subprocess.run(command, cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"bench: {case}: {task} {argument} failed (see above)")
     answer = json.loads(done.stdout.splitlines()[-1])
