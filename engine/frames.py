@@ -28,6 +28,8 @@ pl.Config.set_engine_affinity("in-memory")
 UNALLOCATED = "UNALLOCATED"
 """The identity that bears what no rung could place. It never weighs."""
 
+LINE_AS_ROWS = 20
+"""A billing line, which the checks group and join by, takes them about as much memory as so many rows of chargeback."""
 MEASURES = ("amount", "effective_amount", "list_amount", "contracted_amount")
 
 

@@ -68,6 +68,7 @@ from engine.frames import (
     CHARGEBACK,
     EMPTY_KEYS,
     IDENTITIES,
+    LINE_AS_ROWS,
     RESOURCES,
     TAGS,
     TEAMS,
@@ -1073,8 +1074,11 @@ _CHECKING = threading.Lock()
 """A DuckDB takes up to a gigabyte and all cores: tenants that run side by side are checked one after the other."""
 
 
-_CHECKED_AT_ONCE = 3_500_000
-"""About how many rows are checked at once while other days are calculated; a run of fewer is checked at its end."""
+_CHECKED_AT_ONCE = 7_000_000
+"""How many rows are checked at once while other days are calculated, about, and with `LINE_AS_ROWS` for each line.
+
+A run of fewer is checked at its end.
+"""
 
 
 @contextmanager
@@ -1092,11 +1096,16 @@ def _checking_meanwhile(
     def check(keys: list[state.DayKey]) -> None:
         from engine import warehouse  # noqa: PLC0415  # see `_check`
 
-        # A core of its own is enough: the others have days to calculate.
-        views = warehouse.CHECKED
-        with suppress(StoreError), _CHECKING, warehouse.open_lake(work.root, views=views, threads=1) as lake_:
-            if warehouse.add_up(lake_, work.tenant.id, keys):
-                work.checked.update(keys)
+        # Nobody waits for another tenant's checks here, nor for these where the run is to end.
+        if work.hooks.stop.is_set() or not _CHECKING.acquire(blocking=False):
+            return
+        try:
+            # A core of its own is enough: the others have days to calculate.
+            with suppress(StoreError), warehouse.open_lake(work.root, views=warehouse.CHECKED, threads=1) as opened:
+                if warehouse.add_up(opened, work.tenant.id, keys):
+                    work.checked.update(keys)
+        finally:
+            _CHECKING.release()
 
     def add(done: _Done) -> None:
         nonlocal due
@@ -1105,7 +1114,8 @@ def _checking_meanwhile(
         if done.rows and done.key[1] in of_one_bill:
             written.append(done)
         # At the end there is nothing left to calculate meanwhile.
-        if due and sum(one.rows or 0 for one in written) >= _CHECKED_AT_ONCE:
+        size = sum((one.rows or 0) + LINE_AS_ROWS * days[one.key].billing_rows for one in written)
+        if due and size >= _CHECKED_AT_ONCE:
             asked.append(pool.submit(check, [one.key for one in written]))
             written.clear()
 

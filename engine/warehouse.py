@@ -17,6 +17,7 @@ import duckdb
 import polars as pl
 
 from engine.errors import LedgerError, StoreError, fault
+from engine.frames import LINE_AS_ROWS
 from engine.sqlfiles import names, read_sql
 
 VIEWS = (
@@ -43,8 +44,6 @@ CHECKED = ("billing", "chargeback", "identities", "lake_files")
 
 SLICE_ROWS = 20_000_000
 """About how many rows one query of a check reads, so that it fits in memory, whatever the run changed."""
-_LINE_AS_ROWS = 20
-"""A billing line, which checks group and join by, takes about as much memory as so many rows of chargeback."""
 _FETCHED_ROWS = 10_000
 _LOG_CHECK = "files_vs_log"
 """The one check that looks at files and not at rows."""
@@ -242,7 +241,7 @@ def _slices(day_files: pl.DataFrame, slice_rows: int) -> Iterator[dict[str, list
     is_line = pl.col("table_name") == "billing"
     days = (
         day_files.group_by("charge_date")
-        .agg(size=(pl.col("rows") * pl.when(is_line).then(_LINE_AS_ROWS).otherwise(1)).sum())
+        .agg(size=(pl.col("rows") * pl.when(is_line).then(LINE_AS_ROWS).otherwise(1)).sum())
         .sort("charge_date")
         .select("charge_date", slice=(pl.col("size").cum_sum() - 1) // slice_rows)
     )

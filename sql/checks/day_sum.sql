@@ -35,7 +35,7 @@ days_in_doubt AS MATERIALIZED (
     SELECT DISTINCT charge_date
     FROM billed
     FULL JOIN allocated_by_parts USING (billing_period, charge_date, currency)
-    WHERE billed IS DISTINCT FROM allocated OR has_known_cost_types IS DISTINCT FROM TRUE
+    WHERE billed IS NULL OR billed IS DISTINCT FROM allocated OR has_known_cost_types IS DISTINCT FROM TRUE
 ),
 
 payers AS (

@@ -47,6 +47,9 @@ payers AS MATERIALIZED (
         unnest(min({charge_date: charge_date, line_id: line_id, part: part}))
     FROM parts
     WHERE rows > 1
+        AND charge_date IS NOT NULL
+        AND line_id IS NOT NULL
+        AND part IS NOT NULL
     GROUP BY rows, payers_hash
 ),
 
@@ -59,9 +62,17 @@ repeated_payers AS MATERIALIZED (
 ),
 
 parts_in_doubt AS MATERIALIZED (
-    SELECT charge_date, line_id, part
+    SELECT charge_date AS day_in_doubt, line_id AS line_in_doubt, part AS part_in_doubt
     FROM parts
     SEMI JOIN repeated_payers USING (rows, payers_hash)
+
+    UNION
+
+    SELECT charge_date, line_id, part
+    FROM parts
+    WHERE charge_date IS NULL
+        OR line_id IS NULL
+        OR part IS NULL
 
     UNION
 
@@ -88,7 +99,10 @@ UNION ALL
 
 SELECT 'chargeback' AS table_name, tenant_id, charge_date, line_id, part, identity_id, count(*) AS rows
 FROM chargeback_keys
-SEMI JOIN parts_in_doubt USING (charge_date, line_id, part)
+SEMI JOIN parts_in_doubt
+    ON charge_date IS NOT DISTINCT FROM day_in_doubt
+    AND line_id IS NOT DISTINCT FROM line_in_doubt
+    AND part IS NOT DISTINCT FROM part_in_doubt
 GROUP BY tenant_id, charge_date, line_id, part, identity_id
 HAVING count(*) > 1
 

@@ -48,10 +48,10 @@ parts_in_doubt AS MATERIALIZED (
         AND weight = weight_total
         AND weight_total < 4611686018427387904
         AND ends_hash = xor(hash(0::BIGINT), hash(weight_total))
-        AND rows_with_amount = rows
+        AND rows_with_numbers = rows
         AND part_amount::DOUBLE
-        BETWEEN least_amount_by_weight * weight_total - abs(part_amount::DOUBLE) * 2e-15
-        AND greatest_amount_by_weight * weight_total + abs(part_amount::DOUBLE) * 2e-15,
+        BETWEEN least_amount_by_weight * weight_total - abs(part_amount::DOUBLE) * 1e-15
+        AND greatest_amount_by_weight * weight_total + abs(part_amount::DOUBLE) * 1e-15,
         FALSE
     )
 

@@ -41,7 +41,7 @@ SELECT
     sum(amount) AS amount,
     any_value(billing_period) AS billing_period,
     any_value(currency) AS currency,
-    count_if(cost_type IN ('direct', 'usage', 'shared', 'operator', 'unallocated')) AS rows_of_known_cost_type,
+    count(*) FILTER (cost_type IN ('direct', 'usage', 'shared', 'operator', 'unallocated')) AS rows_of_known_cost_type,
 
     -- Of as many rows with the same hash the payers are the same.
     bit_xor(hash(identity_id)) AS payers_hash,
@@ -54,7 +54,7 @@ SELECT
 
     -- An amount less than a unit off, over its weight, times the total: between these lies the part's amount. (To convert
     -- that in every row, only to compare it, would take a tenth of the time that this table takes.)
-    count(amount) AS rows_with_amount,
+    count(amount::DOUBLE / weight) AS rows_with_numbers,
     max((amount::DOUBLE - 1.001e-12) / weight) AS least_amount_by_weight,
     min((amount::DOUBLE + 1.001e-12) / weight) AS greatest_amount_by_weight
 FROM rows

@@ -142,6 +142,23 @@ def test_day_sum_does_not_let_bills_of_one_day_make_up_for_each_other(tmp_path: 
     ]
 
 
+def test_day_sum_finds_rows_without_a_cost_type(tmp_path: Path) -> None:
+    billing, chargeback = shared_lines([(100, [1, 1]), (100, [1, 1])])
+    nameless = pl.when(pl.col("line_id") == 1).then(None).otherwise("cost_type").alias("cost_type")
+    root = stored(tmp_path, (BILLING, billing), (CHARGEBACK, chargeback.with_columns(nameless)))
+    assert found(root, "day_sum", "charge_date", "usage") == "2024-01-01 | 0.0000000001"
+
+
+def test_day_sum_finds_a_day_without_any_amount(tmp_path: Path) -> None:
+    nothing = value("amount", None, pl.lit(value=True))
+    root = a_lake(tmp_path, billed=BILLED.with_columns(nothing), charged=CHARGED.with_columns(nothing))
+    assert found(root, "day_sum", "charge_date", "billed").splitlines() == [
+        "2024-01-01 | -",
+        "2024-01-02 | -",
+        "2024-01-02 | -",
+    ]
+
+
 @pytest.mark.parametrize("label", EVERY_LABEL)
 @pytest.mark.parametrize("new", ["2024-09", None])
 def test_orphan_rows_finds_a_row_with_another_label(tmp_path: Path, label: str, new: str | None) -> None:
@@ -194,6 +211,17 @@ def test_duplicate_key_finds_the_one_part_in_which_a_payer_stands_twice(tmp_path
     named = pl.Series([name for pair in pairs for name in pair.split()])
     root = stored(tmp_path, (BILLING, billing), (CHARGEBACK, chargeback.with_columns(identity_id=named)))
     assert found(root, "duplicate_key", "line_id", "identity_id", "rows") == "3 | c | 2"
+
+
+@pytest.mark.parametrize("column", ["part", "line_id"])
+def test_duplicate_key_finds_what_stands_twice_though_the_first_such_part_lacks_a_key(
+    tmp_path: Path, column: str
+) -> None:
+    billing, chargeback = shared_lines([(100, [1, 1]), (100, [1, 1])])
+    nameless = pl.when(pl.col("line_id") == 1).then(None).otherwise(column).alias(column)
+    rows = chargeback.with_columns(nameless, identity_id=pl.lit("pay"))
+    root = stored(tmp_path, (BILLING, billing), (CHARGEBACK, rows))
+    assert offenders(root, "duplicate_key").sort("line_id")["rows"].to_list() == [2, 2]
 
 
 def test_duplicate_key_does_not_mind_the_order_of_rows(tmp_path: Path) -> None:

@@ -222,6 +222,26 @@ def test_what_does_not_fit_together_is_found_however_the_rows_lie(tmp_path: Path
     assert found.height == len(expected)
 
 
+@pytest.mark.parametrize("units", [[0], [100, -100]])
+@pytest.mark.parametrize("before", [None, 0])
+def test_rows_without_a_weight_beside_others_that_fit_are_found(
+    tmp_path: Path, units: list[int], before: int | None
+) -> None:
+    billing, chargeback = shared_lines([(60, [1, 2, 3])])
+    more = [
+        chargeback.head(1).with_columns(
+            identity_id=pl.lit(f"q{number}"),
+            amount=to_amount(pl.lit(one, pl.Int128)),
+            weight=pl.lit(None, pl.Int64),
+            weight_before=pl.lit(before, pl.Int64),
+        )
+        for number, one in enumerate(units)
+    ]
+    root = stored(tmp_path, (BILLING, billing), (CHARGEBACK, pl.concat([chargeback, *more])))
+    found = offenders(root, "weight_total").select("identity_id", "problem").rows()
+    assert found == [(f"q{number}", "weight") for number in range(len(units))]
+
+
 def test_a_duplicate_in_another_file_overlaps(tmp_path: Path) -> None:
     billing, chargeback = shared_lines(FIVE)
     again = chargeback.filter(row(2, "p001")).with_columns(billing_period=pl.lit("2024-02"))
