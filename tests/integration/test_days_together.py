@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -164,3 +165,46 @@ def test_a_run_that_is_stopped_ends_with_the_day_at_which_it_is(gathered: Root) 
     assert root.charged() == set(range(1, 6))
     assert root.command("run").days_calculated == DAYS - 5
     assert digests(root.root / "lake") == digests(gathered.root / "lake")
+
+
+class SeenByChecks(threading.Event):
+    """Never set; when checks ask the first time, while days are calculated, `then` happens."""
+
+    def __init__(self, then: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self.asked, self._then = 0, then
+
+    def is_set(self) -> bool:
+        if threading.current_thread().name.startswith("check"):
+            self.asked += 1
+            if self.asked == 1:
+                self._then()
+        return False
+
+
+def test_days_that_pass_while_others_are_calculated_count_as_checked(
+    gathered: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "_CHECKED_AT_ONCE", 1)
+    root = gathered.copy("meanwhile")
+    shutil.rmtree(root.root / "lake" / "chargeback" / "tenant_id=acme")
+    seen = SeenByChecks()
+    assert root.command("recalculate", stop=seen).days_calculated == DAYS
+    assert seen.asked > 0
+    assert all(day.checked_digest == day.output_digest for day in root.days().values())
+    assert digests(root.root / "lake") == digests(gathered.root / "lake")
+
+
+def test_a_day_that_does_not_pass_meanwhile_is_told_at_the_end(gathered: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_CHECKED_AT_ONCE", 1)
+    root = gathered.copy("not passed")
+
+    def lose_a_row() -> None:
+        (file,) = (root.root / "lake" / "chargeback").glob("**/2025-10-01.parquet")
+        pl.read_parquet(file, hive_partitioning=False).slice(1).write_parquet(file)
+
+    with pytest.raises(LedgerError, match="tenant acme: check line_sum: 1 row") as raised:
+        root.command("recalculate", stop=SeenByChecks(lose_a_row))
+    assert "check files_vs_log" in str(raised.value)
+    assert all(day.checked_digest is None for day in root.days().values())
+    assert len(root.charged()) == DAYS

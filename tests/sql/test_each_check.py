@@ -370,3 +370,21 @@ def test_the_error_names_every_check_that_is_not_met(tmp_path: Path) -> None:
 
 def test_all_measures_are_summed() -> None:
     assert all(f"sum({measure})" in warehouse.read_sql("checks", "line_sum") for measure in MEASURES)
+
+
+@pytest.mark.parametrize(
+    ("damage", "is_sound"),
+    [
+        (value("amount", "2.000000000001", LINE_2 & SEARCH), False),
+        (value("region", "eu", LINE_2 & SEARCH), False),
+        (value("cost_type", None, LINE_2), False),
+        (value("identity_id", "pay", LINE_2 & SEARCH), False),
+        (value("amount", "5.000000000001", ~FIRST_DAY & ~SEARCH), True),
+    ],
+    ids=["amount", "label", "cost type", "payer", "of another day"],
+)
+def test_days_add_up_if_no_check_finds_a_row_of_theirs(tmp_path: Path, damage: pl.Expr, *, is_sound: bool) -> None:
+    days = [("2024-01", "2024-01-01")]
+    for name, charged, expected in (("as it was", CHARGED, True), ("damaged", CHARGED.with_columns(damage), is_sound)):
+        with warehouse.open_lake(a_lake(tmp_path / name, charged=charged)) as connection:
+            assert warehouse.add_up(connection, "acme", days) is expected
