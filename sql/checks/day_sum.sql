@@ -1,9 +1,15 @@
 -- Nothing leaks from a day: billed = direct + usage + shared + operator + unallocated.
 --
 -- A row of the result is one billing period, day and currency for which that is not so. Money is classed by its payer
--- first (UNALLOCATED, the operator), then by its kind of cost; a kind that is none of these leaves a difference. Only
--- days whose `parts` (sql/warehouse/parts.sql) do not add up, or have other kinds, have the money of each payer classed.
+-- first (UNALLOCATED, the operator), then by its kind of cost; a kind that is none of these leaves a difference. Looked
+-- at are the days in doubt (sql/warehouse/doubts.sql).
 WITH
+days AS MATERIALIZED (
+    SELECT DISTINCT charge_date
+    FROM doubts
+    WHERE check_name = 'day_sum'
+),
+
 operators AS (
     SELECT id
     FROM identities
@@ -14,34 +20,17 @@ operators AS (
 billed AS (
     SELECT billing_period, charge_date, currency, sum(amount) AS billed
     FROM billing
+    SEMI JOIN days USING (charge_date)
     WHERE tenant_id = $tenant_id
         AND month BETWEEN $from_period AND $to_period
         AND charge_date BETWEEN $from_date AND $to_date
     GROUP BY billing_period, charge_date, currency
 ),
 
-allocated_by_parts AS (
-    SELECT
-        billing_period,
-        charge_date,
-        currency,
-        sum(amount) AS allocated,
-        bool_and(rows_of_known_cost_type = rows) AS has_known_cost_types
-    FROM parts
-    GROUP BY billing_period, charge_date, currency
-),
-
-days_in_doubt AS MATERIALIZED (
-    SELECT DISTINCT charge_date
-    FROM billed
-    FULL JOIN allocated_by_parts USING (billing_period, charge_date, currency)
-    WHERE billed IS NULL OR billed IS DISTINCT FROM allocated OR has_known_cost_types IS DISTINCT FROM TRUE
-),
-
 payers AS (
     SELECT billing_period, charge_date, currency, identity_id, cost_type, sum(amount) AS amount
     FROM chargeback
-    SEMI JOIN days_in_doubt ON chargeback.charge_date IS NOT DISTINCT FROM days_in_doubt.charge_date
+    SEMI JOIN days USING (charge_date)
     WHERE tenant_id = $tenant_id
         AND month BETWEEN $from_period AND $to_period
         AND charge_date BETWEEN $from_date AND $to_date
@@ -87,7 +76,7 @@ SELECT
     allocated.shared,
     allocated.operator,
     allocated.unallocated
-FROM (FROM billed SEMI JOIN days_in_doubt USING (charge_date)) AS billed
+FROM billed
 FULL JOIN allocated USING (billing_period, charge_date, currency)
 WHERE billed.billed IS DISTINCT FROM
     allocated.direct + allocated.usage + allocated.shared + allocated.operator + allocated.unallocated

@@ -1,7 +1,8 @@
 -- Every column of a key has a value.
 --
 -- A row of the result is one row of billing or chargeback with a null in a column of its key. `tenant_id` is a folder
--- and cannot be null. Each column is asked by itself, since a single IS NULL is answered by a file's statistics.
+-- and cannot be null. Each column is asked by itself, since a single IS NULL is answered by a file's statistics. Asked
+-- if there is a doubt (sql/warehouse/doubts.sql).
 SELECT 'billing' AS table_name, 'charge_date' AS column_name, tenant_id, month, charge_date, line_id
 FROM billing
 WHERE tenant_id = $tenant_id

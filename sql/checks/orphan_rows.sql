@@ -1,10 +1,14 @@
 -- Every row belongs to a billing line and carries the line's labels.
 --
--- A row of the result is one chargeback row that does not. Labels of lines and rows are compared by their hashes, those
--- of rows once for each of `parts` (sql/warehouse/parts.sql). The rows of a line in doubt are joined on the key and all
--- labels: a row that finds its line so is in order.
+-- A row of the result is one chargeback row that does not. Looked at are the days in doubt (sql/warehouse/doubts.sql).
 WITH
-lines AS NOT MATERIALIZED (
+days AS MATERIALIZED (
+    SELECT DISTINCT charge_date
+    FROM doubts
+    WHERE check_name = 'orphan_rows'
+),
+
+lines AS (
     SELECT
         charge_date,
         line_id,
@@ -21,17 +25,19 @@ lines AS NOT MATERIALIZED (
         invoice_id,
         currency
     FROM billing
+    SEMI JOIN days USING (charge_date)
     WHERE tenant_id = $tenant_id
         AND month BETWEEN $from_period AND $to_period
         AND charge_date BETWEEN $from_date AND $to_date
 ),
 
-rows AS NOT MATERIALIZED (
+rows AS (
     SELECT
         charge_date,
         line_id,
         part,
         identity_id,
+        amount,
         ecosystem,
         billing_period,
         env_id,
@@ -43,55 +49,12 @@ rows AS NOT MATERIALIZED (
         operation,
         sub_account_id,
         invoice_id,
-        currency,
-        amount
+        currency
     FROM chargeback
+    SEMI JOIN days USING (charge_date)
     WHERE tenant_id = $tenant_id
         AND month BETWEEN $from_period AND $to_period
         AND charge_date BETWEEN $from_date AND $to_date
-),
-
-line_hashes AS (
-    SELECT
-        hash(
-            charge_date,
-            line_id,
-            hash(
-                ecosystem,
-                billing_period,
-                env_id,
-                resource_id,
-                product_category,
-                product_type,
-                line_item_type,
-                region,
-                operation,
-                sub_account_id,
-                invoice_id,
-                currency
-            )
-        ) AS said
-    FROM lines
-),
-
-part_hashes AS (
-    SELECT charge_date, line_id, hash(charge_date, line_id, labels_hash) AS said
-    FROM parts
-),
-
-lines_in_doubt AS MATERIALIZED (
-    SELECT DISTINCT charge_date AS day_in_doubt, line_id AS line_in_doubt
-    FROM part_hashes
-    ANTI JOIN line_hashes USING (said)
-),
-
--- Not all lines need be at hand to look up a few.
-asked_lines AS (
-    SELECT *
-    FROM lines
-    SEMI JOIN lines_in_doubt
-        ON charge_date IS NOT DISTINCT FROM day_in_doubt
-        AND line_id IS NOT DISTINCT FROM line_in_doubt
 )
 
 SELECT
@@ -114,23 +77,19 @@ SELECT
     invoice_id,
     currency
 FROM rows
-JOIN lines_in_doubt
-    ON charge_date IS NOT DISTINCT FROM day_in_doubt
-    AND line_id IS NOT DISTINCT FROM line_in_doubt
-ANTI JOIN asked_lines USING (
-    charge_date,
-    line_id,
-    ecosystem,
-    billing_period,
-    env_id,
-    resource_id,
-    product_category,
-    product_type,
-    line_item_type,
-    region,
-    operation,
-    sub_account_id,
-    invoice_id,
-    currency
-)
+ANTI JOIN lines
+    ON rows.charge_date = lines.charge_date
+    AND rows.line_id = lines.line_id
+    AND rows.ecosystem IS NOT DISTINCT FROM lines.ecosystem
+    AND rows.billing_period IS NOT DISTINCT FROM lines.billing_period
+    AND rows.env_id IS NOT DISTINCT FROM lines.env_id
+    AND rows.resource_id IS NOT DISTINCT FROM lines.resource_id
+    AND rows.product_category IS NOT DISTINCT FROM lines.product_category
+    AND rows.product_type IS NOT DISTINCT FROM lines.product_type
+    AND rows.line_item_type IS NOT DISTINCT FROM lines.line_item_type
+    AND rows.region IS NOT DISTINCT FROM lines.region
+    AND rows.operation IS NOT DISTINCT FROM lines.operation
+    AND rows.sub_account_id IS NOT DISTINCT FROM lines.sub_account_id
+    AND rows.invoice_id IS NOT DISTINCT FROM lines.invoice_id
+    AND rows.currency IS NOT DISTINCT FROM lines.currency
 ORDER BY charge_date, line_id, part, identity_id;

@@ -1,4 +1,4 @@
--- Every amount is about what its weights say, and the weights of a part fit together. Needs sql/warehouse/parts.sql.
+-- Every amount is about what its weights say, and the weights of a part fit together.
 --
 -- A row of the result is one chargeback row and what is wrong with it:
 --   weight        a weight is not positive, its interval [weight_before, weight_before + weight) does not lie within
@@ -11,6 +11,7 @@
 --   gap           the row's interval does not begin where that of the row before ends (the first one's at 0, the last
 --                 one's does not end at the total), although the part's amount has a unit for each weight, so that none
 --                 of its rows can have been left out for being 0
+-- Looked at are the parts of lines in doubt (sql/warehouse/doubts.sql).
 WITH
 rows AS NOT MATERIALIZED (
     SELECT
@@ -38,29 +39,10 @@ rows AS NOT MATERIALIZED (
         AND charge_date BETWEEN $from_date AND $to_date
 ),
 
--- Only of parts that do not show by themselves that all is well are the rows looked at. Those whose amount has so few
--- units that rows may have been left out for being 0 are among them.
 parts_in_doubt AS MATERIALIZED (
     SELECT charge_date AS day_in_doubt, line_id AS line_in_doubt, part AS part_in_doubt
-    FROM parts
-    WHERE NOT coalesce(
-        least_weight > 0
-        AND weight = weight_total
-        AND weight_total < 4611686018427387904
-        AND ends_hash = xor(hash(0::BIGINT), hash(weight_total))
-        AND rows_with_numbers = rows
-        AND part_amount::DOUBLE
-        BETWEEN least_amount_by_weight * weight_total - abs(part_amount::DOUBLE) * 1e-15
-        AND greatest_amount_by_weight * weight_total + abs(part_amount::DOUBLE) * 1e-15,
-        FALSE
-    )
-
-    UNION
-
-    SELECT charge_date, line_id, part
-    FROM parts
-    GROUP BY charge_date, line_id, part
-    HAVING count(*) > 1
+    FROM doubts
+    WHERE check_name = 'weight_total'
 ),
 
 rows_in_doubt AS MATERIALIZED (

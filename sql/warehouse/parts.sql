@@ -1,9 +1,9 @@
 -- One row is one part of a billing line, as its rows in chargeback have it: what they sum to, and signs of what they say.
 --
--- Checks ask this table, which is made once for all of them, and look at the rows themselves, of which there are many
--- times as many, only where a part is not as it should be. Hashes have 64 bits: of all that may be wrong, they miss one
--- in 10^13 or so. Rows that differ in more than their payer (in a label, the part's amount, the total of its weights)
--- are several parts here.
+-- Made once for all checks, which look at the rows themselves, of which there are many times as many, only where this
+-- table leaves a doubt (sql/warehouse/doubts.sql). Hashes have 64 bits: of all that may be wrong, they miss one in 10^13
+-- or so. Rows that differ in more than their payer (in a label, a kind of cost, the part's amount, the total of its
+-- weights) are several parts here.
 CREATE OR REPLACE TEMP TABLE parts AS
 WITH
 rows AS NOT MATERIALIZED (
@@ -26,8 +26,6 @@ rows AS NOT MATERIALIZED (
         ) AS labels_hash
     FROM chargeback
     WHERE tenant_id = $tenant_id
-        AND month BETWEEN $from_period AND $to_period
-        AND charge_date BETWEEN $from_date AND $to_date
 )
 
 SELECT
@@ -37,13 +35,12 @@ SELECT
     part_amount,
     weight_total,
     labels_hash,
+    cost_type,
     count(*) AS rows,
     sum(amount) AS amount,
-    any_value(billing_period) AS billing_period,
-    any_value(currency) AS currency,
-    count(*) FILTER (cost_type IN ('direct', 'usage', 'shared', 'operator', 'unallocated')) AS rows_of_known_cost_type,
 
     -- Of as many rows with the same hash the payers are the same.
+    count(identity_id) AS rows_with_payer,
     bit_xor(hash(identity_id)) AS payers_hash,
 
     -- Positive weights that sum to their total, on intervals whose ends cancel each other out but for 0 and the total,
@@ -58,4 +55,4 @@ SELECT
     max((amount::DOUBLE - 1.001e-12) / weight) AS least_amount_by_weight,
     min((amount::DOUBLE + 1.001e-12) / weight) AS greatest_amount_by_weight
 FROM rows
-GROUP BY charge_date, line_id, part, part_amount, weight_total, labels_hash;
+GROUP BY charge_date, line_id, part, part_amount, weight_total, labels_hash, cost_type;

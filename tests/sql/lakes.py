@@ -132,7 +132,8 @@ def offenders(root: Path, check: str) -> pl.DataFrame:
     """The rows that a check finds in the whole of acme's lake, as an analyst would run it."""
     with warehouse.open_lake(root) as connection:
         values = {"tenant_id": "acme", **ALL_DAYS}
-        connection.execute(read_sql("warehouse", "parts"), values)
+        for doubtful in ("parts", "doubts"):
+            connection.execute(read_sql("warehouse", doubtful), {"tenant_id": "acme"})
         found: pl.DataFrame = connection.sql(read_sql("checks", check), params=values).pl()
     return found
 

@@ -13,7 +13,7 @@ from engine import warehouse
 from engine.errors import LedgerError
 from engine.frames import BILLING, CHARGEBACK, MEASURES, Table
 from engine.sqlfiles import names
-from tests.sql.lakes import offenders, queried, shared_lines, stored, table, text
+from tests.sql.lakes import amount, offenders, queried, shared_lines, stored, table, text
 
 LABELS = "ecosystem billing_period env_id resource_id product_category product_type line_item_type region operation"
 EVERY_LABEL = [*LABELS.split(), "sub_account_id", "invoice_id", "currency"]
@@ -104,6 +104,22 @@ def test_line_sum_compares_every_measure_to_the_last_digit(tmp_path: Path, chang
 def test_line_sum_finds_a_line_without_rows(tmp_path: Path) -> None:
     root = a_lake(tmp_path, charged=CHARGED.filter(~LINE_2))
     assert found(root, "line_sum", "line_id", "rows", "billed", "allocated") == "2 | 0 | 6 | -"
+
+
+@pytest.mark.parametrize(
+    ("billed", "allocated"),
+    [(-1, 0), (0, -1), (5 * 2**64 + 7, 7 * 2**64 + 5), (2**64, 1), (-(2**64), 2**64 - 1)],
+)
+def test_line_sum_tells_amounts_apart_whose_hashes_are_the_same(tmp_path: Path, billed: int, allocated: int) -> None:
+    where = pl.col("line_id") == 3
+    root = a_lake(
+        tmp_path,
+        billed=BILLED.with_columns(value("amount", amount(billed), where)),
+        charged=CHARGED.with_columns(value("amount", amount(allocated), where)),
+    )
+    assert queried(root, f"SELECT hash({billed}::HUGEINT) = hash({allocated}::HUGEINT) AS alike")["alike"].item()
+    assert offenders(root, "line_sum")["line_id"].to_list() == [3]
+    assert offenders(root, "day_sum")["charge_date"].to_list() == [date(2024, 1, 2)]
 
 
 def test_line_sum_of_a_line_of_nothing_wants_a_row(tmp_path: Path) -> None:
