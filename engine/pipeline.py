@@ -12,11 +12,11 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import date
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import polars as pl
 
@@ -84,6 +84,9 @@ from engine.frames import (
 from engine.sources import cost_faults, key_table, tag_table
 from engine.text import counted, number
 from engine.work import Hooks, Request, Summary, Work, usage_of
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 __all__ = [
     "Hooks",
@@ -1074,7 +1077,7 @@ _CHECKING = threading.Lock()
 """A DuckDB takes up to a gigabyte and all cores: tenants that run side by side are checked one after the other."""
 
 
-_CHECKED_AT_ONCE = 7_000_000
+_CHECKED_AT_ONCE = 4_000_000
 """How many rows are checked at once while other days are calculated, about, and with `LINE_AS_ROWS` for each line.
 
 A run of fewer is checked at its end.
@@ -1092,6 +1095,7 @@ def _checking_meanwhile(
     """
     of_one_bill = {date for date, bills in Counter(date for _, date in days).items() if bills == 1}
     written, asked = list[_Done](), list[Future[None]]()
+    opened: list[DuckDBPyConnection] = []
 
     def check(keys: list[state.DayKey]) -> None:
         from engine import warehouse  # noqa: PLC0415  # see `_check`
@@ -1100,9 +1104,12 @@ def _checking_meanwhile(
         if work.hooks.stop.is_set() or not _CHECKING.acquire(blocking=False):
             return
         try:
-            # A core of its own is enough: the others have days to calculate.
-            with suppress(StoreError), warehouse.open_lake(work.root, views=warehouse.CHECKED, threads=1) as opened:
-                if warehouse.add_up(opened, work.tenant.id, keys):
+            with suppress(StoreError):
+                if not opened:
+                    # A core of its own is enough: the others have days to calculate.
+                    lake_of_run = warehouse.open_lake(work.root, views=warehouse.CHECKED, threads=1)
+                    opened.append(until_end.enter_context(lake_of_run))
+                if warehouse.add_up(opened[0], work.tenant.id, keys):
                     work.checked.update(keys)
         finally:
             _CHECKING.release()
@@ -1113,13 +1120,13 @@ def _checking_meanwhile(
         # The rows of a day that is in several bills belong together.
         if done.rows and done.key[1] in of_one_bill:
             written.append(done)
-        # At the end there is nothing left to calculate meanwhile.
         size = sum((one.rows or 0) + LINE_AS_ROWS * days[one.key].billing_rows for one in written)
-        if due and size >= _CHECKED_AT_ONCE:
+        # At the end there is nothing left to calculate meanwhile.
+        if due and size >= _CHECKED_AT_ONCE and all(one.done() for one in asked):
             asked.append(pool.submit(check, [one.key for one in written]))
             written.clear()
 
-    with ThreadPoolExecutor(1, thread_name_prefix="check") as pool:
+    with ExitStack() as until_end, ThreadPoolExecutor(1, thread_name_prefix="check") as pool:
         try:
             yield add
         finally:
