@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ import polars as pl
 from engine import allocate, digests, identities, money, names, rules, weights
 from engine.config import AwsTenant, Tenant
 from engine.errors import ContractError, fault
-from engine.frames import BILLING, EMPTY_KEYS, decoded
+from engine.frames import BILLING, EMPTY_KEYS, decoded, encoded
 
 MEASURES_OF: dict[str, tuple[str, ...]] = {
     "aws": ("amount",),
@@ -104,6 +104,26 @@ def matched(billing: pl.LazyFrame, given: Inputs) -> pl.LazyFrame:
     return rules.match(identities.with_owner(billing, given.tenant.owner), given.rules)
 
 
+def matched_encoded(billing: pl.DataFrame, given: Inputs) -> pl.DataFrame:
+    """`matched` of encoded BILLING (`frames.encoded`) of bills; what is added is encoded, too."""
+    if not isinstance(given.tenant, AwsTenant):
+        raise TypeError("products are matched by text")
+    owner, known = given.tenant.owner, given.rules
+    owned = _with_said(billing, ["tags"], lambda kinds: identities.with_owner(kinds, owner))
+    return _with_said(owned, rules.columns_seen(known), lambda kinds: rules.match(kinds, known))
+
+
+def _with_said(
+    lines: pl.DataFrame, columns: Sequence[str], said: Callable[[pl.LazyFrame], pl.LazyFrame]
+) -> pl.DataFrame:
+    """Lines with what is `said` of their kinds: these columns, as text, each kind once; its rows come in that order."""
+    kinds = lines.select(columns).unique()
+    found = said(decoded(kinds.lazy())).drop(columns).collect()
+    return lines.join(
+        kinds.hstack(encoded(found)), on=columns, how="left", validate="m:1", maintain_order="left"
+    )  # fmt: skip
+
+
 def direct_cost(lines: pl.LazyFrame, given: Inputs) -> pl.DataFrame:
     """Lines with owners -> `weights.direct_cost`."""
     return weights.direct_cost(lines, names.operator(given.tenant))
@@ -111,7 +131,7 @@ def direct_cost(lines: pl.LazyFrame, given: Inputs) -> pl.DataFrame:
 
 def decide(lines: pl.DataFrame, cost: pl.DataFrame, given: Inputs) -> Decided:
     """Matched lines of one billing period, and direct cost of its windows -> winning rungs and shares."""
-    classes = weights.classes(lines)
+    classes = decoded(weights.classes(lines).lazy()).collect()
     wanted = weights.groups(classes, given.rules)
     days = lines["charge_date"].unique().dt.to_string("%Y-%m-%d")
     period = str(lines["billing_period"].first() or "")

@@ -277,16 +277,22 @@ _OLD_ARROW = pl.CompatLevel.oldest()
 
 def _encoded(texts: pa.Array) -> pa.DictionaryArray:
     """Text without nulls as codes of its distinct values, which are in byte order."""
-    found = texts.dictionary_encode()
-    if len(found.dictionary) <= 1:
+    places, values = in_order(texts.dictionary_encode())
+    return pa.DictionaryArray.from_arrays(places, values, ordered=True, safe=False)
+
+
+def in_order(texts: pa.DictionaryArray) -> tuple[pa.Array, pa.Array]:
+    """Text -> of each row the place of its text among the distinct values in byte order, and these."""
+    values = texts.dictionary
+    if len(values) > 1 and len(texts.indices.unique().drop_null()) < len(values):
+        return in_order(texts.dictionary_decode().dictionary_encode())
+    code = _code(len(values))
+    if len(values) <= 1:
         # So are most columns of a day.
-        return pa.DictionaryArray.from_arrays(found.indices.cast(_code(1)), found.dictionary, ordered=True, safe=False)
-    order = compute().array_sort_indices(found.dictionary)
-    ranks = compute().array_sort_indices(order)
-    code = _code(len(order))
-    return pa.DictionaryArray.from_arrays(
-        ranks.take(found.indices).cast(code), found.dictionary.take(order), ordered=True, safe=False
-    )
+        return texts.indices.cast(code), values
+    order = compute().array_sort_indices(values)
+    ranks = compute().array_sort_indices(order).cast(code)
+    return ranks.take(texts.indices), values.take(order)
 
 
 def _code(values: int) -> pa.DataType:

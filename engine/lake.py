@@ -22,7 +22,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.digests import Digest, as_arrow
+from engine.digests import Digest, as_arrow, in_order
 from engine.errors import ContractError, StoreError, fault
 from engine.frames import KEPT_WHOLE, LAKE_TABLES, MEASURES, Blocks, Table, empty, shape
 
@@ -327,6 +327,25 @@ def read(root: Path, place: Place) -> pl.DataFrame:
         return shape(
             pl.read_parquet(path, hive_partitioning=False, glob=False).lazy(), place.table, where=str(path)
         ).collect()
+
+
+def read_encoded(root: Path, place: Place) -> pl.DataFrame:
+    """`read` with text as `frames.encoded` has it, in half the time that both take: a file has dictionaries already."""
+    path = place.path(root)
+    texts = [name for name, dtype in place.table.schema.items() if dtype == pl.String]
+    with _store_errors(path):
+        with pq.ParquetFile(path, read_dictionary=texts) as file:
+            rows = file.read(use_threads=False)
+        columns = [_read_column(name, column) for name, column in zip(rows.column_names, rows.columns, strict=True)]
+        return shape(pl.DataFrame(columns).lazy(), place.table, where=str(path)).collect()
+
+
+def _read_column(name: str, column: pa.ChunkedArray) -> pl.Series:
+    if not pa.types.is_dictionary(column.type):
+        return pl.Series(name, column)
+    # A file has a dictionary for each of its row groups.
+    places, values = in_order(column.combine_chunks())
+    return pl.Series(name, places).cat.to(pl.Enum(pl.Series(values)))
 
 
 def scan(root: Path, table: Table, tenant_id: str, billing_period: str = "*") -> pl.LazyFrame:

@@ -48,6 +48,7 @@ from engine.decide import (
     direct_cost,
     facts_by_day,
     matched,
+    matched_encoded,
 )
 from engine.emitters import sqlite
 from engine.errors import (
@@ -78,6 +79,7 @@ from engine.frames import (
     Table,
     check_ordered,
     check_rows,
+    decoded,
     empty,
     encoded,
 )
@@ -226,7 +228,8 @@ def _of_bills(tenant: AwsTenant) -> _Recipe:
             )
 
             def decided(billing: pl.DataFrame, _days: Sequence[state.Day]) -> _Found:
-                lines = matched(billing.lazy(), given).collect()
+                is_encoded = isinstance(billing.schema["tags"], pl.Enum)
+                lines = matched_encoded(billing, given) if is_encoded else matched(billing.lazy(), given).collect()
                 work.rules_matched.update(lines["rule_id"].unique())
                 cost = direct_cost(lines.lazy(), given) if period_cost is None else period_cost
                 return _Found(lines, decide(lines, cost, given))
@@ -805,7 +808,7 @@ class _Calculated(NamedTuple):
 
 def _calculated(work: Work, decide_days: _Decide, day: state.Day) -> _Calculated:
     measures = MEASURES_OF[work.tenant.ecosystem]
-    found = decide_days(lake.read(work.root, work.place(BILLING, _key(day))), [day])
+    found = decide_days(lake.read_encoded(work.root, work.place(BILLING, _key(day))), [day])
     work.unknown_products.extend(found.unknown_products)
     codes, decided = encoded(found.lines.select(allocate.OF_LINES)), found.decided
     input_digest = _input_digest(day.billing_digest, codes, decided)
@@ -945,7 +948,7 @@ def _publish_empty_keys(work: Work, key: state.DayKey, lines: pl.DataFrame, foun
     if not found.height:
         lake.withdraw(work.root, place)
         return 0
-    day = lines.select("tenant_id", "billing_period", "charge_date").head(1)
+    day = decoded(lines.lazy().select("tenant_id", "billing_period", "charge_date").head(1)).collect()
     rows = found.join(day, how="cross").select(EMPTY_KEYS.columns).sort(EMPTY_KEYS.key)
     written = lake.write(place.temporary(work.root), EMPTY_KEYS, [check_rows(rows, EMPTY_KEYS)])
     lake.publish(work.root, place, written)

@@ -465,12 +465,12 @@ def match(lines: pl.LazyFrame, rules: Rules) -> pl.LazyFrame:
     what else tells the rule's weight groups apart: the owner (direct), or account, service and currency where a rung
     weighs cost. Lines that are alike in all that rules look at are looked at once.
     """
-    seen = _columns_seen(rules)
+    seen = columns_seen(rules)
     kinds = lines.select(seen).unique()
     return lines.join(_matched(kinds, rules), on=seen, how="left", validate="m:1", maintain_order="left")
 
 
-def _columns_seen(rules: Rules) -> list[str]:
+def columns_seen(rules: Rules) -> list[str]:
     """The columns of lines on which their rule, window and weight scope depend."""
     conditions = {MATCH_COLUMNS.get(name, "tags") for pool in rules.pools for name in pool.match.model_fields_set}
     scopes = {

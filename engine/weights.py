@@ -14,7 +14,7 @@ import polars as pl
 
 from engine import money
 from engine.config import Rung
-from engine.frames import USAGE, WEIGHTS, shape, weight_group
+from engine.frames import USAGE, WEIGHTS, decoded, shape, weight_group
 from engine.identities import Candidates
 from engine.rules import DIRECT, SCOPES, TENANT_WIDE, Rules
 
@@ -123,13 +123,11 @@ def direct_cost(lines: pl.LazyFrame, operator: str) -> pl.DataFrame:
     Columns: billing_period, charge_date, identity_id, sub_account_id, product_category, currency, units. The operator's
     own cost never weighs. ContractError if a sum might not be exact.
     """
-    owned = lines.filter((pl.col("owner") != "") & (pl.col("owner") != operator)).with_columns(
-        units=money.to_units(pl.col("amount"))
-    )
+    owner = pl.col("owner").cast(pl.String)
+    owned = lines.filter((owner != "") & (owner != operator)).with_columns(units=money.to_units(pl.col("amount")))
     keys = ["billing_period", "charge_date", "owner", "sub_account_id", "product_category", "currency"]
     cost = (
-        owned.group_by(keys)
-        .agg(pl.col("units").sum(), _largest=pl.col("units").abs().max(), _lines=pl.len())
+        decoded(owned.group_by(keys).agg(pl.col("units").sum(), _largest=pl.col("units").abs().max(), _lines=pl.len()))
         .rename({"owner": "identity_id"})
         .collect(engine="streaming")
     )
