@@ -964,11 +964,13 @@ def _entities_of_bills(work: Work, tenant: AwsTenant, summary: Summary) -> Summa
         return summary
     billing = lake.scan(work.root, BILLING, tenant.id)
     with lake.reading(work.root, BILLING, tenant.id):
+        # Many lines have the same tags.
+        tagged = billing.group_by("tags").agg(_first=pl.col("charge_date").min(), _last=pl.col("charge_date").max())
         seen = (
-            identities.with_owner(billing.select("tags", "charge_date"), tenant.owner)
+            identities.with_owner(tagged, tenant.owner)
             .filter(pl.col("owner") != "")
             .group_by("owner")
-            .agg(first_seen_at=pl.col("charge_date").min(), last_seen_at=pl.col("charge_date").max())
+            .agg(first_seen_at=pl.col("_first").min(), last_seen_at=pl.col("_last").max())
             .collect(engine="streaming")
         )
         resources = identities.resources(billing)

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from engine import decide, pipeline
+from engine import decide, frames, pipeline
 from engine.sources import aws_cur
 from tests.differential.files_of_worlds import write_world
 from tests.differential.worlds import World, world
@@ -71,6 +71,8 @@ def calculated(world_: World, folder: Path, *, snake: bool = False) -> Compared:
         billing = aws_cur.load(assembly, tenant.id).billing
         found = decide.allocate_period(billing, given)
         lines.append(decide.matched(billing.lazy(), given).collect())
+        by_codes = decide.matched_encoded(frames.encoded(billing), given)
+        assert_frame_equal(frames.decoded(by_codes.lazy()).collect(), lines[-1])
         chargeback.append(found.chargeback)
         empty_keys.append(found.empty_keys)
     expected = reference.allocate(world_.raw_lines, world_.tenant, world_.key_rows)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from polars.testing import assert_frame_equal
 
-from engine import lake
+from engine import digests, lake
 from engine.digests import digest
 from engine.errors import ContractError, LedgerError, StoreError
 from engine.frames import (
@@ -319,6 +319,8 @@ def test_thousands_of_values_in_several_row_groups_are_read_back(root: Path) -> 
     )
     assert pq.read_metadata(written.path).num_row_groups == 3
     assert_frame_equal(pl.read_parquet(written.path), frame)
+    lake.publish(root, PLACE, written)
+    assert_frame_equal(lake.read_encoded(root, PLACE), codes)
     assert written.digest == digest(frame, CHARGEBACK)
     loose = lake.write(PLACE.temporary(root), CHARGEBACK, [loosely(frame)])
     assert_frame_equal(pl.read_parquet(loose.path), frame)
@@ -333,6 +335,21 @@ def test_no_rows_are_a_file_without_rows(root: Path, chunks: list[pl.DataFrame])
     assert written.rows == 0
     assert written.digest == digest(empty(CHARGEBACK), CHARGEBACK)
     assert pl.read_parquet(written.path).schema == empty(CHARGEBACK).schema
+    lake.publish(root, PLACE, written)
+    assert_frame_equal(lake.read_encoded(root, PLACE), encoded(empty(CHARGEBACK)))
+
+
+def test_a_day_is_read_encoded_whoever_wrote_its_file(root: Path) -> None:
+    """With values to spare in a dictionary, and with dictionaries of other orders or none."""
+    frame = charges(40)
+    place = PLACE.path(root)
+    place.parent.mkdir(parents=True)
+    spare = digests.as_arrow(loosely(frame))
+    for options in ({}, {"use_dictionary": False}, {"row_group_size": 7}):
+        pq.write_table(spare, place, **options)
+        assert_frame_equal(lake.read_encoded(root, PLACE), encoded(frame))
+    frame.reverse().write_parquet(place, row_group_size=7)
+    assert_frame_equal(lake.read_encoded(root, PLACE), encoded(frame).reverse())
 
 
 def spoiled_by(error: Exception) -> Iterator[pl.DataFrame]:
@@ -581,7 +598,11 @@ def test_a_day_that_is_not_there_cannot_be_read(root: Path) -> None:
 def test_a_torn_file_is_one_line(root: Path, content: bytes) -> None:
     PLACE.path(root).parent.mkdir(parents=True)
     PLACE.path(root).write_bytes(content)
-    for look in (lambda: lake.read(root, PLACE), lambda: lake.footer(PLACE.path(root))):
+    for look in (
+        lambda: lake.read(root, PLACE),
+        lambda: lake.read_encoded(root, PLACE),
+        lambda: lake.footer(PLACE.path(root)),
+    ):
         with pytest.raises(StoreError) as caught:
             look()
         assert one_line(caught.value).startswith(f"{PLACE.path(root)}: ")
@@ -591,9 +612,10 @@ def test_a_file_cut_in_its_middle_is_one_line(root: Path) -> None:
     put(root, charges(2000))
     content = PLACE.path(root).read_bytes()
     PLACE.path(root).write_bytes(content[:1000] + content[1500:])
-    with pytest.raises(StoreError) as caught:
-        lake.read(root, PLACE)
-    one_line(caught.value)
+    for read in (lake.read, lake.read_encoded):
+        with pytest.raises(StoreError) as caught:
+            read(root, PLACE)
+        one_line(caught.value)
 
 
 def test_a_file_of_another_table_is_told(root: Path) -> None:
