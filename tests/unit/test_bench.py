@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import re
+import subprocess
+import sys
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 from bench import report
 from bench.measure import (
     CASES,
+    CHECKOUT,
     Answer,
     Case,
     Figure,
@@ -62,6 +66,16 @@ def _spoiled(found: Any) -> Any:
             return found + 1
         case _:
             return "" if found else "something"
+
+
+def test_what_start_up_times_is_compiled_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "bytecode"))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    case_named("start_up").prepare(tmp_path, "tiny")
+    command = [sys.executable, "-v", "-c", "import cli, engine.pipeline"]
+    said = subprocess.run(command, cwd=CHECKOUT, stderr=subprocess.PIPE, text=True, check=True).stderr
+    compiled_now = re.findall(f"code object from {re.escape(str(CHECKOUT))}/(.*)", said)
+    assert (compiled_now, "import 'engine.pipeline'" in said) == ([], True)
 
 
 def test_variants_and_targets_name_variants_of_their_case(prepared: tuple[Case, Path]) -> None:
