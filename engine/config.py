@@ -27,6 +27,7 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
+from pydantic_core import ErrorDetails
 
 from engine.errors import ConfigError, fault, shown
 
@@ -117,7 +118,8 @@ def _currency(value: Any) -> Any:
 
 
 FilePath = Annotated[Path, BeforeValidator(_plain_path)]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+Name = Annotated[str, StringConstraints(pattern=_NAME)]
 TenantId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Identity = Annotated[str, AfterValidator(_not_blank)]
@@ -740,18 +742,18 @@ def _expectation(error: Any) -> str:
 
 
 def _model_faults(document: Document, error: ValidationError) -> Iterator[str]:
-    seen: set[Path_] = set()
+    seen: set[tuple[Path_, bool]] = set()
     for item in error.errors():
-        path = _document_path(item["loc"], {} if document.value is None else document.value)
+        path = _document_path(item, {} if document.value is None else document.value)
         if item["type"] == "extra_forbidden":
             yield fault(document.where(path), f"unknown {document.key_at(path)}", _known_keys(document, path))
         elif item["type"] == "missing":
             yield fault(document.where(path), "missing", "a value")
         elif item["type"].startswith("union_tag_"):
             yield _tag_fault(document, path, item)
-        elif path not in seen:
+        elif (path, _is_about_a_key(item)) not in seen:
             yield fault(document.where(path), _seen(document, path, item), _expectation(item))
-        seen.add(path)
+        seen.add((path, _is_about_a_key(item)))
 
 
 _WHOLES = frozenset({"list_type", "dict_type", "model_type", "model_attributes_type"})
@@ -793,8 +795,18 @@ def _kind(value: Any) -> str:
     return "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list) else type(value).__name__
 
 
-def _document_path(location: tuple[str | int, ...], value: Any) -> Path_:
-    """Pydantic's location without the steps (union tags, `[key]`) that are not in the document, but for the last."""
+def _is_about_a_key(error: ErrorDetails) -> bool:
+    """Whether a key of a mapping is wrong, and not what stands at it: at `[key]`, which may be a key itself."""
+    is_marked = error["loc"][-1:] == ("[key]",) and error["type"] != "extra_forbidden"
+    return is_marked and error["input"] == error["loc"][-2]
+
+
+def _document_path(error: ErrorDetails, value: Any) -> Path_:
+    """The path of what is wrong: its location without the steps (union tags, `[key]`) that are not in the document.
+
+    But the last one: a key may be missing.
+    """
+    location = error["loc"][:-1] if _is_about_a_key(error) else error["loc"]
     path: list[str | int] = []
     for index, step in enumerate(location):
         last = index == len(location) - 1
@@ -802,7 +814,7 @@ def _document_path(location: tuple[str | int, ...], value: Any) -> Path_:
             value = value[step]
         elif isinstance(value, list) and isinstance(step, int) and step < len(value):
             value = value[step]
-        elif not (last and isinstance(value, dict)) or step in ("[key]", "<name>", "<rungs>"):
+        elif not (last and isinstance(value, dict)) or step in ("<name>", "<rungs>"):
             continue
         path.append(step)
     return tuple(path)
@@ -832,9 +844,9 @@ def _tag(model: type[BaseModel]) -> str | None:
 def _checked(document: Document, model: type[Model]) -> tuple[Model | None, list[str]]:
     """The model, if nothing but unknown keys, ladders and tenants are wrong with the document, and all faults.
 
-    Unknown keys are set aside, as are ladders and products whose names are none. Ladders that cannot be read are
-    replaced by one that has no fault, as are values for which there is one to which no rule objects, and else the
-    tenant in which something is wrong; the rest is read again, so that the rules can be checked in the same go.
+    Unknown keys are set aside, as are ladders and products whose names are none. What cannot be read of a tenant is
+    replaced by something to which no rule objects, and a tenant of which not even the ecosystem can be read as a whole;
+    the rest is read again, so that the rules can be checked in the same go.
     """
     value: Any = {} if document.value is None else document.value
     faults: list[str] = []
@@ -843,9 +855,9 @@ def _checked(document: Document, model: type[Model]) -> tuple[Model | None, list
             return model.model_validate(value), faults
         except ValidationError as error:
             faults += _model_faults(document, error)
-            found = [(_document_path(item["loc"], value), item) for item in error.errors()]
+            found = [(_document_path(item, value), item) for item in error.errors()]
             dropped = {path for path, item in found if _can_be_dropped(path, item)}
-            replaced = {_replaced_path(path, value) for path, item in found if not _can_be_dropped(path, item)}
+            replaced = {_replaced_path(path) for path, item in found if not _can_be_dropped(path, item)}
             if () in replaced:
                 return None, faults
             # What lies in a part before the part.
@@ -854,60 +866,122 @@ def _checked(document: Document, model: type[Model]) -> tuple[Model | None, list
     return None, faults
 
 
-def _can_be_dropped(path: Path_, error: Any) -> bool:
+def _can_be_dropped(path: Path_, error: ErrorDetails) -> bool:
     """Whether a key is wrong without which the rest can be read: an unknown one, or a ladder's or product's name."""
-    is_unnamed = error["loc"][-1:] == ("[key]",) and len(path) == 4 and path[2] in ("ladders", "products")
+    is_unnamed = _is_about_a_key(error) and len(path) == 4 and path[2] in ("ladders", "products")
     return error["type"] == "extra_forbidden" or is_unnamed
 
 
+UNREAD = "\0"
+"""Stands for a name that cannot be read. Nobody has it; a cost model's region that has it may be any."""
 _OWNER_STAND_INS: dict[str, Any] = {"tags": ["owner"], "identities": [], "aliases": {}}
 """Of the parts of an owner. Names that are one without aliases are one with them: no fault comes of their absence."""
-_STAND_INS: dict[str, dict[str, Any]] = {
-    "aws": {
-        "source": {"kind": "aws_cur", "path": "."},
+_COMPARED: dict[str, tuple[str, ...]] = {
+    "lookback_days": ("retention_days",),
+    "rates": ("broker_count",),
+    "series": ("selector",),
+    "identity_source": ("static_identities",),
+    "static_identities": ("identity_source",),
+    "allocation": ("allocation_query", "allocation_label"),
+    "allocation_query": ("allocation", "allocation_label"),
+    "allocation_label": ("allocation", "allocation_query"),
+}
+"""Key of a tenant, a cost model or a cost type -> keys that rules compare with it, and that are replaced with it."""
+
+
+def _stand_ins(tenant: dict[Any, Any], number: int, place: Path_) -> dict[str, Any]:
+    """Values to which no rule objects, for keys of a mapping at a place in a tenant.
+
+    For those that are needed, and those whose absence may be a fault.
+    """
+    match place:
+        case ():
+            return _tenant_stand_ins(tenant, number)
+        case ("metrics",):
+            return {
+                "url": f"http://set-aside-{number}",
+                "username": "${NAME}",
+                "password": "${NAME}",
+                "bearer": "${NAME}",
+            }
+        case ("source",):
+            return _source_stand_ins(tenant.get("ecosystem"), number)
+        case ("source", "cost_types", int(entry)):
+            return _cost_type_stand_ins(entry)
+        case _:
+            return _OWNER_STAND_INS
+
+
+def _tenant_stand_ins(tenant: dict[Any, Any], number: int) -> dict[str, Any]:
+    return {
+        "id": f"set-aside-{number}",
+        # There is an operator, who bears something.
+        "operator": UNREAD,
+        "ladders": _ladders_named(tenant),
         "owner": {"tags": ["owner"]},
         "keys": ["keys.csv"],
-        "pools": [],
-    },
-    "confluent_cloud": {
-        "source": {"kind": "confluent_cloud", "api_key": "${KEY}", "api_secret": "${SECRET}"},
-        "metrics": None,
+        "source": _source_stand_ins(tenant.get("ecosystem"), number),
+        # Which is that of no other tenant.
+        "metrics": {"url": f"http://set-aside-{number}"},
         "lookback_days": "1000000",
         "cutoff_days": "0",
-        "retention_days": "1",
-        "zero_gather_deletion_threshold": "0",
-        "allocation_retry_limit": "1",
-        "gather_failure_threshold": "1",
-    },
-}
-"""Ecosystem -> keys of its tenants that can be replaced, each with a value to which no rule objects."""
+        "retention_days": "1000000",
+    }
 
 
-def _stand_ins(tenant: Any) -> dict[str, Any]:
-    """What may take the place of those keys of a tenant to whose values no rule then objects."""
-    ecosystem = tenant.get("ecosystem") if isinstance(tenant, dict) else None
-    own = _STAND_INS.get(ecosystem, {}) if isinstance(ecosystem, str) else {}
-    # There is an operator, who bears something and who has a name that nobody has.
-    return {"emitters": [], "teams": {}, "operator": "\0", "products": {}, **own}
+def _ladders_named(tenant: dict[Any, Any]) -> dict[str, Any]:
+    """A ladder for every name of one that is said in a tenant's pools and products."""
+    found, left = dict[str, Any](), [tenant.get("pools"), tenant.get("products")]
+    while left:
+        match left.pop():
+            case list(values):
+                left += values
+            case dict(values):
+                left += values.values()
+                if isinstance(name := values.get("ladder"), str) and re.fullmatch(_NAME, name):
+                    found[name] = _RUNGS
+    return found
 
 
-def _replaced_path(path: Path_, value: Any) -> Path_:
+def _source_stand_ins(ecosystem: Any, number: int) -> dict[str, Any]:
+    cost_model = {"kind": "cost_model", "cluster_id": UNREAD, "region": UNREAD}
+    # Who can be told from an operator that cannot be read.
+    identities = {"static_identities": [f"{UNREAD}{number}"]}
+    match ecosystem:
+        case "aws":
+            return {"kind": "aws_cur", "path": "."}
+        case "confluent_cloud":
+            return {"kind": "confluent_cloud", "api_key": "${KEY}", "api_secret": "${SECRET}"}
+        case "self_managed_kafka":
+            # Brokers and rates of all days, and series that no other cluster has. Nothing has to be asked for them.
+            whole = {"broker_count": "1", "rates": {"compute_hourly_rate": "1"}, "selector": f'set_aside="{number}"'}
+            return {**cost_model, **whole, "identity_source": "static", **identities}
+        case _:
+            found = {"source": "static", **identities}
+            return {**cost_model, "identity_source": found, "cost_types": [_cost_type_stand_ins(0)]}
+
+
+def _cost_type_stand_ins(number: int) -> dict[str, Any]:
+    """Of the keys of a cost type. Its name says where it stands."""
+    fixed = {"rate": "1", "quantity": {"fixed": "1"}, "allocation": "even_split"}
+    return {"name": f"cost_types.{number}", "product_category": UNREAD, **fixed}
+
+
+def _replaced_path(path: Path_) -> Path_:
     """The path of the smallest part of a tenant that can be replaced, and into which a path leads; () if elsewhere."""
     match path:
-        case ("tenants", int(), "id", *_):
-            return path[:3]
         case ("tenants", int(), "pools", int(), "match", "tag", *_):
             return path[:7]
-        case ("tenants", int(), "pools", int(), "match", *_):
+        case ("tenants", int(), "pools", int(), "match", *_) | ("tenants", int(), "source", "cost_types", int(), *_):
             return path[:6]
         case ("tenants", int(), "pools", int(), *_) | ("tenants", int(), "products", str(), *_):
             return path[:5]
-        case ("tenants", int(number), str(key), *inner) if key in _stand_ins(value["tenants"][number]):
-            return path[:4] if key == "owner" and inner and inner[0] in _OWNER_STAND_INS else path[:3]
-        case ("tenants", int(), "ladders", str(), *_):
+        case ("tenants", int(), "ladders" | "source" | "metrics", str(), *_):
+            return path[:4]
+        case ("tenants", int(), "owner", str(key), *_) if key in _OWNER_STAND_INS:
             return path[:4]
         case ("tenants", int(), *_):
-            return path[:2]
+            return path[:3]
         case _:
             return ()
 
@@ -919,19 +993,23 @@ def _replace(value: Any, path: Path_) -> None:
         holder = holder[step]
     match path:
         case (_, int(number)):
-            own = _STAND_INS["aws"]
-            holder[number] = {"ecosystem": "aws", "id": "", "source": own["source"], "owner": own["owner"]}
-            _replace(value, (*path, "id"))
-        case (_, int(number), "id"):
-            holder["id"] = f"set-aside-{number}"
-        case (_, _, str(key)):
-            holder[key] = _stand_ins(holder)[key]
-        case (_, _, "owner", str(key)):
-            holder[key] = _OWNER_STAND_INS[key]
+            plain = {"ecosystem": "aws"}
+            own = _tenant_stand_ins(plain, number)
+            holder[number] = {**plain, **{key: own[key] for key in ("id", "source", "owner")}}
         case (_, _, "pools", _, "match", _, *_):
             _drop(value, path)
-        case (*_, key):
-            holder[key] = _rule_stand_in(path)
+        case (_, _, "ladders" | "pools" | "products", _, *_) | (_, _, "source", "cost_types", int()):
+            holder[path[-1]] = _rule_stand_in(path)
+        case (_, int(number), *place, str(key)):
+            _put(holder, key, _stand_ins(value["tenants"][number], number, tuple(place)))
+
+
+def _put(holder: dict[str, Any], key: str, stand_ins: dict[str, Any]) -> None:
+    """Replace the value of a key, and those that rules compare with it; what has no stand-in is left out."""
+    for one in (key, *_COMPARED.get(key, ())):
+        holder.pop(one, None)
+        if one in stand_ins:
+            holder[one] = stand_ins[one]
 
 
 _RUNGS: list[dict[str, str]] = [{"basis": "unallocated"}]
@@ -943,8 +1021,10 @@ _PRODUCT_STAND_INS: dict[str, Any] = {
 
 
 def _rule_stand_in(path: Path_) -> Any:
-    """What may take the place of a ladder, a product, a pool, or a part of the latter two."""
+    """What may take the place of a ladder, a cost type, a product, a pool, or a part of the latter two."""
     match path:
+        case (_, _, "source", "cost_types", int(number)):
+            return _cost_type_stand_ins(number)
         case (_, _, "pools", int(number)):
             return {key: _pool_stand_ins(number)[key] for key in ("name", "match", "ladder")}
         case (_, _, "pools", int(number), str(key)):

@@ -11,6 +11,7 @@ from itertools import combinations, pairwise
 from urllib.parse import urlsplit
 
 from engine.config import (
+    UNREAD,
     AwsTenant,
     Config,
     CostModelTenant,
@@ -231,7 +232,7 @@ class _Faults:
     def _region(self, path: tuple[str | int, ...], region: str | None, named: Sequence[set[str]]) -> Iterator[str]:
         if region is None and any(named):
             yield fault(self.where(*path), "rates by region, but the cluster has none", "region: NAME in the source")
-        elif region is not None:
+        elif region is not None and UNREAD not in self.regions:
             # A list of prices may be that of several tenants; of nobody's region it is a word mistyped.
             for unknown in sorted(set[str]().union(*named) - self.regions):
                 seen = f"region {shown(unknown)}, which no tenant of a cost model is in"

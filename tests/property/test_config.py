@@ -64,6 +64,7 @@ broken = st.sampled_from(
         (("owner", "aliases"), {"ants": ["x"]}),
         (("operator",), ["x"]),
         (("id",), "A b"),
+        (("ladders",), ["p0"]),
         (("pools",), "p0"),
         (("pools", 0), "p0"),
         (("pools", 0, "name"), ["p0"]),

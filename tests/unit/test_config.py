@@ -1127,6 +1127,44 @@ def test_products_of_another_type_hide_no_rule(folder: Folder) -> None:
     assert [line.split(" ")[1] for line in faults] == ["tenants[0].products:", "tenants[0].ladders.own[0]:"]
 
 
+@pytest.mark.parametrize("ladders", ["own", "[own]", "7", ""])
+def test_ladders_of_another_type_hide_no_rule(folder: Folder, ladders: str) -> None:
+    """And no ladder is unknown for them that may be one of theirs."""
+    pools = (
+        "{name: p, match: {service: A}, ladder: own}",
+        "{name: q, match: {service: AA}, parts: [{share: 0.5, ladder: own}, {share: 0.4, ladder: [{basis: usage}]}]}",
+        "{name: r, match: {service: B}, ladder: 'a b'}",
+    )
+    faults = folder.faults(with_pools(*pools, more=(f"ladders: {ladders}",)))
+    assert [line.split(": ")[1] for line in faults] == [
+        f"tenants[0].{name}"
+        for name in (
+            "ladders",
+            "pools[2].ladder",
+            *3 * ("pools[1].parts[1].ladder[0]",),
+            "pools[1].parts",
+        )
+    ]
+    products = "{A: {ladder: own}, B: {ladder: [{basis: operator}]}, C: {parts: [{share: 1, ladder: own}]}}"
+    faults = folder.faults(f"{API}    ladders: {ladders}\n    products: {products}\n")
+    assert [line.split(" ")[1] for line in faults] == ["tenants[0].ladders:", "tenants[0].products.B.ladder[0]:"]
+
+
+def test_a_name_that_is_none_is_told_beside_a_key_that_looks_like_its_fault(folder: Folder) -> None:
+    """Pydantic calls the place of a wrong key `[key]`."""
+    more = (
+        "    ladders: {'a b': {'[key]': 1}}\n    products: {'a b': {'[key]': 1, ladder: own}, '[key]': {ladder: 5x!}}\n"
+    )
+    assert [line.partition("tenants[0].")[2].split("; ")[0] for line in folder.faults(API + more)] == [
+        "ladders.a b: value 'a b'",
+        "ladders.a b: value a mapping",
+        "products.a b: value 'a b'",
+        "products.a b.[key]: unknown key '[key]'",
+        "products.[key]: value '[key]'",
+        "products.[key].ladder: value '5x!'",
+    ]
+
+
 def test_a_condition_with_a_name_that_there_is_not_takes_no_lines_of_other_pools(folder: Folder) -> None:
     """Without it the pool would take all lines of the later ones. Of what an earlier one takes, it has none anyway."""
     matches = ("{servcie: A}", "{servcie: B, tag: {a: x}}", "{region: C}", "{region: C, servcie: A}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 
 from engine import cost_days, pipeline
 from engine.config import CostModelTenant, GenericTenant, KafkaTenant
@@ -263,6 +266,122 @@ def test_all_that_is_wrong_is_told_at_once(configured: Configured) -> None:
         ("metrics:", "retention_days: 1\n    metrics:"),
     )
     assert len(faults(configured, wrong)) == 5
+
+
+WRONG_KAFKA = """
+    ecosystem: self_managed_kafka
+    ladders: {own: [{basis: operator}]}
+    products: {SUPPORT: {ladder: other}}
+    teams: {default: unallocated}
+    lookback_days: 100
+    cutoff_days: 100
+    retention_days: 99
+    metrics: {url: 'http://prometheus:9090', scrape_seconds: 3601, username: '${U}'}
+    source:
+      kind: cost_model
+      cluster_id: k
+      region: eu
+      broker_count: {from: 2025-01-03, to: 2025-01-03, count: 3}
+      rates: {compute_hourly_rate: 1, region_overrides: {us: {}}}
+      selector: cluster
+      series: {bytes_in: x, bytes_out: x, principal: value}
+      admin: {bootstrap_servers: 'k:9092', username: '${U}'}
+      identity_source: both
+      static_identities: [a, a]
+"""
+WRONG_GENERIC = """
+    ecosystem: generic_metrics
+    ladders: {own: [{basis: operator}]}
+    metrics: {url: 'http://prometheus:9090', bearer: '${B}', username: '${U}', password: '${P}'}
+    source:
+      kind: cost_model
+      cluster_id: g
+      region: eu
+      identity_source: {label: window}
+      cost_types:
+        - {name: A, product_category: c, rate: {rate: 1, region_overrides: {us: 2}}, quantity: {},
+           allocation: even_split, allocation_query: x}
+        - {name: A, product_category: c, rate: {rate: 1, from: 2025-01-03, to: 2025-01-03}, quantity: {fixed: 1},
+           allocation: usage_ratio, allocation_query: x}
+"""
+
+
+def places(told: list[str]) -> Counter[str]:
+    return Counter(line.split(": ")[1].removeprefix("tenants[0]").removeprefix(".") for line in told)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "untold"),
+    [
+        (WRONG_KAFKA, "operator", "ladders.own[0]"),
+        (WRONG_KAFKA, "ladders", "products.SUPPORT.ladder"),
+        (WRONG_KAFKA, "lookback_days", "retention_days"),
+        (WRONG_KAFKA, "cutoff_days", "lookback_days"),
+        (WRONG_KAFKA, "retention_days", ""),
+        (WRONG_KAFKA, "incomplete_below", ""),
+        (WRONG_KAFKA, "metrics", ""),
+        (WRONG_KAFKA, "metrics.url", ""),
+        (WRONG_KAFKA, "metrics.username", ""),
+        (WRONG_KAFKA, "metrics.attempts", ""),
+        (WRONG_KAFKA, "source", ""),
+        (WRONG_KAFKA, "source.kind", ""),
+        (WRONG_KAFKA, "source.cluster_id", ""),
+        (WRONG_KAFKA, "source.currency", ""),
+        (WRONG_KAFKA, "source.region", "source.rates"),
+        (WRONG_KAFKA, "source.broker_count", ""),
+        (WRONG_KAFKA, "source.rates", "source.broker_count"),
+        (WRONG_KAFKA, "source.selector", ""),
+        (WRONG_KAFKA, "source.series", "source.selector"),
+        (WRONG_KAFKA, "source.admin", ""),
+        (WRONG_KAFKA, "source.identity_source", "source.static_identities[1]"),
+        (WRONG_KAFKA, "source.static_identities", ""),
+        (WRONG_GENERIC, "source", ""),
+        (WRONG_GENERIC, "source.region", "source.cost_types[0].rate"),
+        (WRONG_GENERIC, "source.identity_source", ""),
+        (WRONG_GENERIC, "source.cost_types", ""),
+        (WRONG_GENERIC, "source.cost_types.0", "source.cost_types[1].name"),
+        (WRONG_GENERIC, "source.cost_types.0.name", "source.cost_types[1].name"),
+        (WRONG_GENERIC, "source.cost_types.1.product_category", ""),
+        (WRONG_GENERIC, "source.cost_types.0.rate", ""),
+        (WRONG_GENERIC, "source.cost_types.0.quantity", ""),
+        (WRONG_GENERIC, "source.cost_types.1.allocation", "source.cost_types[1]"),
+        (WRONG_GENERIC, "source.cost_types.1.allocation_query", "source.cost_types[1]"),
+    ],
+)
+def test_what_cannot_be_read_hides_only_what_is_compared_with_it(
+    configured: Configured, text: str, key: str, untold: str
+) -> None:
+    """And no fault is told that there is only because it could not be read."""
+    tenant = yaml.load(text, yaml.BaseLoader)
+    inner = tenant
+    *steps, last = key.split(".")
+    for step in steps:
+        inner = inner[int(step) if step.isdigit() else step]
+    inner[int(last) if last.isdigit() else last] = [[{"a": "b"}]]
+    before = places(faults(configured, text))
+    after = places(
+        faults(configured, "".join(f"\n    {name}: {json.dumps(value)}" for name, value in tenant.items()) + "\n")
+    )
+    at_key = re.sub(r"\.(\d+)", r"[\1]", key)
+    assert any(name.startswith(at_key) for name in after)
+    assert {name for name in after - before if not name.startswith(at_key)} == set()
+    assert {name for name in before - after if not name.startswith(at_key)} == set(untold.split())
+
+
+def test_a_region_that_cannot_be_read_may_be_any(configured: Configured) -> None:
+    rates = "rates: {compute_hourly_rate: 1, region_overrides: {us: {}}}"
+    eu, us = (
+        kafka((RATES, f"region: {region}\n      selector: r='{number}'\n      {rates}"))
+        for number, region in enumerate(("eu", "[us]"))
+    )
+    [fault] = faults(configured, eu, us)
+    assert "tenants[1].source.region: value a list" in fault
+
+
+def test_who_is_asked_for_identities_is_open_where_the_word_for_it_cannot_be_read(configured: Configured) -> None:
+    rates = "rates: {compute_hourly_rate: 1}\n      identity_source: statics\n      static_identities: [a]"
+    told = faults(configured, kafka(("metrics: {url: 'http://prometheus:9090'}", "operator: [o]"), (RATES, rates)))
+    assert list(places(told)) == ["operator", "source.identity_source"]
 
 
 @pytest.mark.parametrize(
