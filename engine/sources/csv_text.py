@@ -100,7 +100,7 @@ def check_width(path: Path, width: int) -> None:
         even = surely_even(_blocks(path), width)
     except (OSError, pa.ArrowException) as error:
         raise _malformed(path, width, str(error)) from error
-    if not even and (faults := limited(_width_faults(path, width))):
+    if not even and (faults := _width_faults(path, width)):
         raise ContractError(faults)
 
 
@@ -124,18 +124,26 @@ def _blocks(path: Path) -> Iterator[pa.Buffer]:
             yield block
 
 
-def _width_faults(path: Path, width: int) -> Iterator[str]:
-    """One fault for each record that is too long or too short."""
-    with _records(path) as rows:
-        for line, row in rows:
-            if len(row) != width:
-                yield fault(f"{place(path)}:{line}", f"{len(row)} fields", f"{width}, as in the header")
+def _width_faults(path: Path, width: int) -> list[str]:
+    """The faults of records that are too long or too short, and that for which the rest of them cannot be read."""
+    ended = list[str]()
+
+    def uneven() -> Iterator[str]:
+        try:
+            with _records(path) as rows:
+                for line, row in rows:
+                    if len(row) != width:
+                        yield fault(f"{place(path)}:{line}", f"{len(row)} fields", f"{width}, as in the header")
+        except ContractError as error:
+            ended.extend(error.faults)
+
+    return [*limited(uneven()), *ended]
 
 
 def _malformed(path: Path, width: int, reason: str) -> ProrataError:
     """What is wrong with a file that Polars refused: the records that are too long or short, else Polars' own words."""
     try:
-        faults = limited(_width_faults(path, width))
+        faults = _width_faults(path, width)
         _check_members(path)
     except ProrataError as error:
         return error
@@ -194,18 +202,20 @@ def _records(path: Path) -> Iterator[Iterator[tuple[int, list[str]]]]:
     """The records with the physical line each starts at; only a line feed ends a line, as Polars has it."""
     try:
         with _unpacked(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="\n") as text:
-            yield _numbered(text)
+            yield _numbered(text, path)
     except UnicodeDecodeError as error:
         raise ContractError(_not_utf8(path)) from error
-    except csv.Error as error:
-        raise ContractError(fault(place(path), f"not well-formed CSV ({error})", _WELL_FORMED)) from error
 
 
-def _numbered(text: TextIO) -> Iterator[tuple[int, list[str]]]:
+def _numbered(text: TextIO, path: Path) -> Iterator[tuple[int, list[str]]]:
     rows, before = csv.reader(text, strict=True), 0
-    for row in rows:
-        yield before + 1, row
-        before = rows.line_num
+    try:
+        for row in rows:
+            yield before + 1, row
+            before = rows.line_num
+    except csv.Error as error:
+        where = f"{place(path)}:{before + 1}"
+        raise ContractError(fault(where, f"not well-formed CSV ({error})", _WELL_FORMED)) from error
 
 
 def _not_utf8(path: Path) -> str:

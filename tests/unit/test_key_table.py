@@ -218,6 +218,27 @@ def test_a_row_of_the_wrong_length(tmp_path: Path, row: str, count: int) -> None
     assert faults(path) == [f"{path}:3: {count} fields; expected 5, as in the header"]
 
 
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ('a,2025-10-01,,"k,1\n' + "a,2025-10-01,,k,1\n" * 3, "unexpected end of data"),
+        ('a,2025-10-01,,"k"x,1\na,2025-10-01,,k,1,\n', "',' expected after '\"'"),
+    ],
+)
+@pytest.mark.parametrize("rows", [1, 30])
+def test_rows_of_the_wrong_length_are_told_before_one_that_cannot_be_read(
+    tmp_path: Path, broken: str, said: str, rows: int
+) -> None:
+    path = written(tmp_path, HEADER + "a,2025-10-01,,k\n" * rows + broken)
+    uneven = [f"{path}:{line}: 4 fields; expected 5, as in the header" for line in range(2, 2 + rows)]
+    assert faults(path) == [
+        *uneven[:20],
+        *(["... and 10 more"] if rows > 20 else []),
+        f"{path}:{2 + rows}: not well-formed CSV ({said}); expected comma-separated fields, quoted where they hold"
+        " quotes, commas or line breaks",
+    ]
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-5])
 
