@@ -34,9 +34,9 @@ def prepare(folder: Path, size: SizeName) -> None:
     case = kernel_case(lines=lines, identities=IDENTITIES, groups=groups, days=1)
     for name, frame in case._asdict().items():
         frame.write_parquet(folder / f"{name}.parquet")
-    rows = allocate.allocate(*case).select(*BILLING.key, "identity_id", "amount").collect()
-    allocate.check_line_sums(case.lines, rows)
-    rows.select(*ROW, "amount").write_parquet(folder / "expected.parquet")
+    found = allocate.fan_out(allocate.split(case.lines, allocate.plan(*case)))
+    allocate.check_line_sums(case.lines, found)
+    allocate.whole(found).select(*ROW, "amount").write_parquet(folder / "expected.parquet")
     sample = _python(folder, Watch())
     check(folder, "plain Python, sample", sample)
 
@@ -54,9 +54,9 @@ def _worked(case: KernelCase, done: Callable[[pl.DataFrame], _T]) -> list[_T]:
     decided = allocate.encoded(allocate.plan(lines, case.rules, case.weights), lines)
 
     def work(start: int, chunk: allocate.Split) -> _T:
-        rows = allocate.fan_out(chunk, calculation_id="bench").rows
-        allocate.check_line_sums(lines.slice(start, _lines(chunk)), rows)
-        return done(rows)
+        found = allocate.fan_out(chunk, calculation_id="bench")
+        allocate.check_line_sums(lines.slice(start, _lines(chunk)), found)
+        return done(allocate.whole(found))
 
     chunks = list(allocate.chunks(allocate.split(lines, decided), lake.ROW_GROUP_ROWS))
     starts = accumulate(map(_lines, chunks), initial=0)
@@ -95,7 +95,7 @@ def _prorata_sums(folder: Path, watch: Watch) -> Answer:
 
 
 def _summed(chunk: allocate.Split) -> pl.DataFrame:
-    rows = allocate.fan_out(chunk, columns=["identity_id", "amount"]).rows
+    rows = allocate.fan_out(chunk, columns=["identity_id", "amount"]).varied
     return _added(rows.with_columns(rows=pl.lit(1, pl.Int64)))
 
 

@@ -82,7 +82,7 @@ def allocate(
     if ordered.schema["rule_id"] != pl.String:
         decided = encoded(decided, ordered)
     parts = split(ordered, decided, measures=measures)
-    return shape(fan_out(parts, measures=measures, calculation_id=calculation_id).rows.lazy(), CHARGEBACK)
+    return shape(whole(fan_out(parts, measures=measures, calculation_id=calculation_id)).lazy(), CHARGEBACK)
 
 
 def _checked_lines(lines: pl.DataFrame, measures: Sequence[str]) -> pl.DataFrame:
@@ -395,22 +395,48 @@ def fan_out(
     columns: Sequence[str] = tuple(CHARGEBACK.schema),
 ) -> Blocks:
     """`split` -> CHARGEBACK, or some of its columns, in the order of the key; never sorted. A block for each part."""
-    text = pl.String if parts.rows["rule_id"].dtype == pl.String else pl.Enum([calculation_id])
-    made = {
-        "identity_id": _payer(parts),
-        "part_amount": money.to_amount(pl.col(f"_units_{measures[0]}")),
-        "calculation_id": pl.lit(calculation_id, text),
-        **{name: pl.lit(None, money.AMOUNT) for name in MEASURES},
-        **{name: money.to_amount(pl.col(f"_{name}").cast(_EXACT)) for name in measures},
-        **{name: pl.lit(parts.rows[name].head(1)).first() for name in parts.constant if name in columns},
-    }
-    chosen = {name: made.get(name, pl.col(name)) for name in columns}
-    needed = {root for expression in chosen.values() for root in expression.meta.root_names()}
     rows = _apportioned(parts, measures)
-    gathered = _gathered(parts, rows, needed - {*rows.columns})
-    # Constants alone would make one row; beside anything that is gathered they are as long as that.
-    made_rows = gathered.select(**chosen) if needed else gathered.with_columns(**chosen).select(columns)
-    return Blocks(made_rows, frames.starts(rows, ["_part"]))
+    starts, of_parts = _first_rows(parts), parts.rows
+    if rows.height < parts.rows["_fan"].sum():
+        starts = frames.starts(rows, ["_part"])
+        of_parts = parts.rows[rows["_part"].gather(starts)]
+    text = pl.String if parts.rows["rule_id"].dtype == pl.String else pl.Enum([calculation_id])
+    of_row = {
+        "identity_id": _payer(parts),
+        "weight_before": pl.col("weight_before"),
+        "weight": pl.col("weight"),
+        **{name: money.to_amount(pl.col(f"_{name}").cast(_EXACT)) for name in measures},
+    }
+    same = {
+        "calculation_id": pl.lit(calculation_id, text),
+        **{name: pl.lit(None, money.AMOUNT) for name in MEASURES if name not in measures},
+    }
+    of_part = {**same, "part_amount": money.to_amount(pl.col(f"_units_{measures[0]}"))}
+    chosen = {name: of_row[name] for name in columns if name in of_row}
+    needed = {root for expression in chosen.values() for root in expression.meta.root_names()}
+    varied = _gathered(parts, rows, needed - {*rows.columns}).select(**chosen)
+    steady = of_parts.select(**{name: of_part.get(name, pl.col(name)) for name in columns if name not in of_row})
+    return Blocks(varied, steady, starts, (parts.constant | same.keys()) & {*steady.columns})
+
+
+def whole(blocks: Blocks) -> pl.DataFrame:
+    """The rows of `fan_out`, with all their columns."""
+    varied, steady, starts, constant = blocks
+    ends = starts.shift(-1, fill_value=varied.height)
+    block = _decoded(pl.int_range(starts.len(), dtype=pl.get_index_type(), eager=True), ends)
+    gathered = steady.select(pl.exclude(constant))[block]
+    columns: dict[str, pl.Expr | pl.Series] = {
+        **{name: pl.col(name) for name in varied.columns},
+        **{column.name: column for column in gathered.get_columns()},
+        # One value; beside the others it is as long as those.
+        **{name: pl.lit(steady[name].head(1)).first().alias(name) for name in constant},
+    }
+    return varied.select(columns[name] for name in CHARGEBACK.columns if name in columns)
+
+
+def _first_rows(parts: Split) -> pl.Series:
+    """The place of each part's first row, as long as no row is left out."""
+    return parts.rows["_fan"].cum_sum() - parts.rows["_fan"]
 
 
 def _gathered(parts: Split, rows: pl.DataFrame, names: Collection[str]) -> pl.DataFrame:
@@ -445,7 +471,7 @@ def _apportioned(parts: Split, measures: Sequence[str]) -> pl.DataFrame:
     rows = _gathered(divided, _pairs(parts.rows), {"_weight_after", *ratio, *divided.rows.columns}).select(
         "_part", "_share", *(_through(measure, exact).alias(f"_{measure}") for measure in measures)
     )
-    starts = parts.rows["_fan"].cum_sum() - parts.rows["_fan"]
+    starts = _first_rows(parts)
     rows = rows.with_columns(_own(rows[f"_{measure}"], starts) for measure in measures)
     kept = pl.any_horizontal((pl.col(f"_{measure}") != 0).fill_null(value=False) for measure in measures)
     if rows.select(kept.all()).item():
@@ -470,8 +496,7 @@ def _pairs(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _decoded(values: pl.Series, ends: pl.Series) -> pl.Series:
     """The values of runs, each up to one of the ends -> the values of all rows."""
-    runs = pa.RunEndEncodedArray.from_arrays(ends.cast(pl.Int64).to_arrow(), values.to_arrow())
-    return pl.Series(digests.compute().run_end_decode(runs))
+    return pl.Series(digests.spread(values.to_arrow(), ends.cast(pl.Int64).to_arrow()))
 
 
 def _expanded(rows: pl.DataFrame, first: str, count: str) -> pl.DataFrame:
@@ -545,19 +570,20 @@ def chunks(parts: Split, rows: int) -> Iterator[Split]:
         yield parts._replace(rows=parts.rows.slice(start, end - start))
 
 
-def check_line_sums(lines: pl.DataFrame, rows: pl.DataFrame, measures: Sequence[str] = ("amount",)) -> None:
+def check_line_sums(lines: pl.DataFrame, rows: Blocks, measures: Sequence[str] = ("amount",)) -> None:
     """LedgerError unless, for every line and measure, the line's rows sum to the line exactly.
 
-    Both in the order of the key, so that a line's rows are those between two changes of it: nothing is grouped.
+    Both in the order of the key, so that a line's blocks are those between two changes of it: nothing is grouped.
     """
-    starts, key = frames.starts(rows, BILLING.key), list(BILLING.key)
-    units = rows.select(money.to_units(pl.col(measures)))
+    firsts, key = frames.starts(rows.steady, BILLING.key), list(BILLING.key)
+    units, starts = rows.varied.select(money.to_units(pl.col(measures))), rows.starts.gather(firsts)
     sums = pl.DataFrame(
-        {name: rows[name][starts] for name in key} | {f"_{name}": _sums(units[name], starts) for name in measures}
+        {name: rows.steady[name][firsts] for name in key}
+        | {f"_{name}": _sums(units[name], starts) for name in measures}
     )
     expected = lines.select_seq(
         # Text may be encoded in one frame and not in the other.
-        pl.col("tenant_id").cast(sums.schema["tenant_id"], strict=False),
+        pl.col("tenant_id").cast(sums["tenant_id"].dtype, strict=False),
         *key[1:],
         *(money.to_units(pl.col(name)).fill_null(0).alias(f"_{name}") for name in measures),
     )

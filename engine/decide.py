@@ -90,11 +90,11 @@ def allocate_period(billing: pl.DataFrame, given: Inputs) -> Allocation:
 
 def _allocated(lines: pl.DataFrame, decided: Decided, measures: tuple[str, ...]) -> Allocation:
     """Lines in the order of the key and what is decided for them -> their rows."""
-    rows = allocate.fan_out(allocate.split(lines, decided.plan, measures=measures), measures=measures).rows
+    rows = allocate.fan_out(allocate.split(lines, decided.plan, measures=measures), measures=measures)
     allocate.check_line_sums(lines, rows, measures)
     days = lines.select("tenant_id", "billing_period", "charge_date", "rule_id", "weight_scope").unique()
     asked = days.join(decided.empty_keys, on=["rule_id", "weight_scope"], how="inner").select(EMPTY_KEYS.columns)
-    return Allocation(rows, asked.sort(EMPTY_KEYS.key))
+    return Allocation(allocate.whole(rows), asked.sort(EMPTY_KEYS.key))
 
 
 def matched(billing: pl.LazyFrame, given: Inputs) -> pl.LazyFrame:

@@ -13,13 +13,11 @@ import polars as pl
 import pyarrow as pa
 
 from engine.errors import LedgerError, fault
-from engine.frames import Table, categories, is_text
+from engine.frames import Blocks, Table, categories, is_text
 from engine.money import to_amount
 
 UNDIGESTED = frozenset({"calculation_id"})
 """Columns that a digest leaves out: what made a row, not what it says."""
-_LONG_BLOCK = 4
-"""Blocks of at least so many rows, on average, are looked at by their first rows; the numbers of rows cost, too."""
 
 
 class Digest:
@@ -47,7 +45,7 @@ class Digest:
         self._schema = {name: dtype for name, dtype in table.schema.items() if name not in UNDIGESTED}
         self._nullable = self._schema.keys() & table.nullable
         self._varied = self._schema.keys() & table.varied
-        self._steady = [name for name in self._schema if name not in self._varied | self._nullable]
+        self._steady = self._schema.keys() - self._varied - self._nullable
         self._streams: dict[tuple[str, str], _Rows | _Runs] = {}
         for name, dtype in self._schema.items():
             if name in self._nullable:
@@ -58,30 +56,33 @@ class Digest:
         self._texts = {name: _Texts(name) for name, dtype in self._schema.items() if is_text(dtype)}
         self._rows = 0
 
-    def update(self, chunk: pa.Table, starts: pl.Series | None = None) -> None:
-        """Add the rows of a chunk, from `as_arrow`; `starts`: of its blocks (`frames.Blocks`), if they are known."""
-        rows = chunk.num_rows
-        self._rows += rows
-        known = starts is not None and starts.len() * _LONG_BLOCK < rows
-        blocks = starts.cast(pl.Int64).to_arrow() if starts is not None and known else None
-        for name in self._schema:
-            values = self._physical(name, chunk)
-            if rows and blocks is not None and name in self._steady and not self._is_one(name):
-                self._add(name, values.take(blocks), lambda run: _Run(run.values, blocks.take(run.starts), rows))
-            elif rows:
-                self._add(name, values)
+    def update(self, chunk: pa.Table) -> None:
+        """Add the rows of a chunk, from `as_arrow`."""
+        columns = {name: chunk.column(name).chunk(0) for name in self._schema}
+        blocks = next((_starts(column.run_ends) for column in columns.values() if is_blocks(column)), _FIRST)
 
-    def _physical(self, name: str, chunk: pa.Table) -> pa.Array:
+        def placed(run: _Run) -> _Run:
+            return _Run(run.values, blocks.take(run.starts), chunk.num_rows)
+
+        for name, column in columns.items():
+            if is_blocks(column) and (name in self._steady or column.values.null_count == len(column.values)):
+                self._add(name, self._physical(name, column.values), placed)
+            else:
+                self._add(name, self._physical(name, row_by_row(column)))
+        self._rows += chunk.num_rows
+
+    def _physical(self, name: str, column: pa.Array) -> pa.Array:
         """A column as it lies in memory: of texts their places, of booleans bytes."""
-        column = chunk.column(name).chunk(0)
         if name in self._texts:
             return self._texts[name].places(column)
         return column.cast(pa.uint8()) if pa.types.is_boolean(column.type) else column
 
     def _add(self, name: str, values: pa.Array, placed: Callable[[_Run], _Run] = lambda run: run) -> None:
-        """Add values of a column, at least one; `placed` tells in which rows of the chunk their runs begin."""
+        """Add values of a column; `placed` tells in which rows of the chunk their runs begin."""
+        if not len(values):
+            return
         if name in self._nullable:
-            self._streams[name, "nulls"].update(_nulls(values))
+            self._streams[name, "nulls"].update(placed(_nulls(values)))
             values = values.slice(0, 0) if values.null_count == len(values) else values.drop_null()
         for stream, part in _parts(values):
             state = self._streams[name, stream]
@@ -232,7 +233,12 @@ def _run(values: pa.Array, *, is_one: bool) -> _Run:
     if is_one:
         return _Run(values[:1], _FIRST, len(values))
     found = compute().run_end_encode(values, run_end_type=pa.int64())
-    return _Run(found.values, pa.concat_arrays([_FIRST, found.run_ends[:-1]]), len(values))
+    return _Run(found.values, _starts(found.run_ends), len(values))
+
+
+def _starts(ends: pa.Array) -> pa.Array:
+    """Where runs begin, from where they end; there is at least one."""
+    return pa.concat_arrays([_FIRST, ends[:-1]])
 
 
 _FIRST = pa.array([0], pa.int64())
@@ -255,13 +261,21 @@ def _bytes(values: pa.Array) -> memoryview:
     return memoryview(values.buffers()[1] or b"")[values.offset * width : (values.offset + len(values)) * width]
 
 
-def as_arrow(chunk: pl.DataFrame) -> pa.Table:
-    """Rows in Arrow, of one chunk: text as dictionaries, and decimals for whole units.
+def as_arrow(chunk: pl.DataFrame | Blocks) -> pa.Table:
+    """Rows in Arrow, of one chunk: text as dictionaries, and decimals for whole units; what is told of blocks, as runs.
 
     Enums keep their values and their order; of other text the distinct values are found, in byte order.
     """
+    if isinstance(chunk, Blocks):
+        rows, blocks = _as_arrow(chunk.varied), _as_arrow(chunk.steady)
+        ends = chunk.starts.cast(pl.Int64).shift(-1, fill_value=rows.num_rows).to_arrow()
+        runs = [_runs(ends, column.chunk(0)) for column in blocks.columns]
+        return pa.Table.from_arrays([*rows.columns, *runs], names=[*rows.column_names, *blocks.column_names])
     # Arrow has no integers of 16 bytes, but decimals are just that in memory.
-    plain = chunk.with_columns(to_amount(pl.col(pl.Int128)))
+    return _as_arrow(chunk.with_columns(to_amount(pl.col(pl.Int128))))
+
+
+def _as_arrow(plain: pl.DataFrame) -> pa.Table:
     if not plain.height:
         # Of no rows a table would have no chunk, and so no dictionary.
         columns = [column.to_arrow(compat_level=_OLD_ARROW) for column in plain]
@@ -269,6 +283,58 @@ def as_arrow(chunk: pl.DataFrame) -> pa.Table:
         columns = [column.chunk(0) for column in plain.rechunk().to_arrow(compat_level=_OLD_ARROW).columns]
     texts = [_encoded(column) if pa.types.is_large_string(column.type) else column for column in columns]
     return pa.Table.from_arrays(texts, names=plain.columns)
+
+
+def is_blocks(column: pa.Array) -> bool:
+    """Whether a column of `as_arrow` has a value for each block, not for each row."""
+    return bool(pa.types.is_run_end_encoded(column.type))
+
+
+def row_type(dtype: pa.DataType) -> pa.DataType:
+    """What a column of `as_arrow` is row by row."""
+    return dtype.value_type if pa.types.is_run_end_encoded(dtype) else dtype
+
+
+def row_by_row(column: pa.Array) -> pa.Array:
+    """A column of `as_arrow` with a value for each row."""
+    if not is_blocks(column):
+        return column
+    values, ends = column.values, column.run_ends
+    if not len(values):
+        return values
+    if values.null_count == len(values):
+        return _zeros(values.type, len(column), null=True)
+    if not pa.types.is_dictionary(values.type):
+        return spread(values, ends)
+    codes = values.indices
+    codes = spread(codes, ends) if len(values.dictionary) > 1 else _zeros(codes.type, len(column))
+    return pa.DictionaryArray.from_arrays(codes, values.dictionary, ordered=values.type.ordered, safe=False)
+
+
+def _zeros(dtype: pa.DataType, rows: int, *, null: bool = False) -> pa.Array:
+    """A zero for each row, or nothing."""
+    zeros = _zero_bytes((rows * dtype.bit_width // 8).bit_length())
+    return pa.Array.from_buffers(dtype, rows, [zeros if null else None, zeros], rows if null else 0)
+
+
+@cache
+def _zero_bytes(bits: int) -> pa.Buffer:
+    """2**bits bytes. They are shared by all columns of codes that are all the same, and by those that are all null."""
+    return pa.py_buffer(bytes(2**bits))
+
+
+def spread(values: pa.Array, ends: pa.Array) -> pa.Array:
+    """The values of runs, each up to one of the ends -> the values of all rows."""
+    if pa.types.is_decimal(values.type):
+        # Runs of 16 bytes are decoded one by one, in twice the time.
+        return values.take(spread(pl.int_range(len(values), dtype=pl.Int32, eager=True).to_arrow(), ends))
+    return compute().run_end_decode(_runs(ends, values))
+
+
+def _runs(ends: pa.Array, values: pa.Array) -> pa.RunEndEncodedArray:
+    """Values up to ends, which are known to rise: to look at each takes longer than to decode the runs."""
+    dtype = pa.run_end_encoded(ends.type, values.type)
+    return pa.Array.from_buffers(dtype, ends[-1].as_py() if len(ends) else 0, [None], 0, 0, [ends, values])
 
 
 _OLD_ARROW = pl.CompatLevel.oldest()

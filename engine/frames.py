@@ -56,12 +56,26 @@ class Table(NamedTuple):
 class Blocks(NamedTuple):
     """Rows of a table that come in blocks, within which only the table's `varied` columns differ.
 
-    `starts`: the places, from 0, of each block's first row; whoever made the rows knows them. Neighbouring blocks may
-    say the same.
+    `varied`: some of these columns, or all, row by row. `steady`: all others, one row for each block. `starts`: the
+    places, from 0, of each block's first row. Neighbouring blocks may say the same. `constant`: which of the steady
+    columns are known to say the same of all blocks.
     """
 
-    rows: pl.DataFrame
+    varied: pl.DataFrame
+    steady: pl.DataFrame
     starts: pl.Series
+    constant: frozenset[str] = frozenset()
+
+
+def halves(chunk: pl.DataFrame | Blocks, table: Table) -> list[tuple[pl.DataFrame, Table]]:
+    """The frames that rows of a table lie in, each with what it is to have of the table."""
+    if isinstance(chunk, pl.DataFrame):
+        return [(chunk, table)]
+    varied, steady = (
+        table._replace(schema={name: dtype for name, dtype in table.schema.items() if (name in chunk.varied) == chosen})
+        for chosen in (True, False)
+    )
+    return [(chunk.varied, varied), (chunk.steady, steady)]
 
 
 _TEXT, _DATE, _TIME, _KEY = pl.String(), pl.Date(), pl.Datetime("us"), pl.Int64()
@@ -379,26 +393,31 @@ def check_rows(frame: pl.DataFrame, table: Table, *, where: str = "") -> pl.Data
     return frame
 
 
-def check_ordered(frame: pl.DataFrame, table: Table) -> pl.DataFrame:
-    """The frame itself if no required value is null and its rows ascend strictly by the table's key; else LedgerError.
+def check_ordered(blocks: Blocks, table: Table) -> None:
+    """LedgerError unless the rows ascend strictly by the table's key; for rows that are in order already.
 
-    What `check_rows` checks, for a large frame that is in order already: one comparison of neighbours.
+    Rows of a block are compared by the last column of the key, the first ones of blocks by all of it.
     """
-    shape(frame.lazy(), table)
-    nulls = [name for name in table.schema if name not in table.nullable and frame[name].null_count()]
-    *leading, last = (_neighbours(frame[name]) for name in table.key)
-    ascends = last.after > last.before
-    for column in reversed(leading):
-        ascends = (column.after > column.before) | ((column.after == column.before) & ascends)
-    wrong = (~ascends).sum()
-    faults = [fault(f"table {table.name}, column {name}", "null values", "none") for name in nulls]
+    *leading, last = table.key
+    rows, firsts = _neighbours(blocks.varied[last]), blocks.starts.slice(1)
+    within = rows.after > rows.before
+    continues = across = within.gather(firsts - 1)
+    for column in (_neighbours(blocks.steady[name]) for name in reversed(leading)):
+        across = (column.after > column.before) | ((column.after == column.before) & across)
+    wrong = int((~within).sum()) - int((~continues).sum()) + int((~across).sum())
     if wrong:
-        faults.append(
+        raise LedgerError(
             fault(f"table {table.name}", f"{wrong} row(s) not after the one before", "strictly ascending keys")
         )
-    if faults:
-        raise LedgerError(faults)
-    return frame
+
+
+def with_nulls(chunk: pl.DataFrame | Blocks, table: Table) -> list[str]:
+    """The columns that have a null where none may be, of rows that are otherwise of the table's `shape`."""
+    found = set[str]()
+    for frame, columns in halves(chunk, table):
+        shape(frame.lazy(), columns)
+        found |= {column.name for column in frame.get_columns() if column.null_count()}
+    return [name for name in table.columns if name in found - table.nullable]
 
 
 def starts(frame: pl.DataFrame, columns: Sequence[str]) -> pl.Series:

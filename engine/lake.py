@@ -22,9 +22,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.digests import Digest, as_arrow, in_order
+from engine.digests import Digest, as_arrow, in_order, row_by_row, row_type
 from engine.errors import ContractError, StoreError, fault
-from engine.frames import KEPT_WHOLE, LAKE_TABLES, MEASURES, Blocks, Table, empty, shape
+from engine.frames import KEPT_WHOLE, LAKE_TABLES, MEASURES, Blocks, Table, empty, shape, with_nulls
 
 ROW_GROUP_ROWS = 250_000
 """About how many rows a row group of a day file has; a chunk that is written is a row group."""
@@ -106,10 +106,11 @@ def write(path: Path, table: Table, chunks: Iterable[pl.DataFrame | Blocks], *, 
     try:
         with _store_errors(path), _created(path) as sink:
             # Enums are the same for all chunks, so the first one's codes are as wide as all others'.
-            first = next(given, None) or (as_arrow(empty(table)), None)
-            with _writer(sink, table, first[0]) as writer:
-                for chunk, starts in chain([first], given):
-                    state.update(chunk, starts)
+            first = next(given, None)
+            first = as_arrow(empty(table)) if first is None else first
+            with _writer(sink, table, first) as writer:
+                for chunk in chain([first], given):
+                    state.update(chunk)
                     writer.write_table(_stored(chunk, writer.schema), row_group_size=max(chunk.num_rows, 1))
                     rows += chunk.num_rows
                 found = state.hexdigest()
@@ -125,16 +126,16 @@ def write(path: Path, table: Table, chunks: Iterable[pl.DataFrame | Blocks], *, 
 
 
 class _Chunks:
-    """Chunks as they come, in Arrow, with starts if they are blocks; and the error with which they ended, if any."""
+    """Chunks as they come, in Arrow, and the error with which they ended, if any."""
 
     def __init__(self, chunks: Iterable[pl.DataFrame | Blocks], table: Table) -> None:
         self._chunks, self._table = iter(chunks), table
         self.error: Exception | None = None
 
-    def __iter__(self) -> Iterator[tuple[pa.Table, pl.Series | None]]:
+    def __iter__(self) -> Iterator[pa.Table]:
         return self
 
-    def __next__(self) -> tuple[pa.Table, pl.Series | None]:
+    def __next__(self) -> pa.Table:
         try:
             chunk = next(self._chunks)
         except StopIteration:
@@ -142,15 +143,12 @@ class _Chunks:
         except Exception as error:
             self.error = error
             raise
-        rows, starts = chunk if isinstance(chunk, Blocks) else (chunk, None)
-        return as_arrow(_storable(rows, self._table)), starts
+        return as_arrow(_storable(chunk, self._table))
 
 
-def _storable(chunk: pl.DataFrame, table: Table) -> pl.DataFrame:
+def _storable(chunk: pl.DataFrame | Blocks, table: Table) -> pl.DataFrame | Blocks:
     """The chunk, if it is of the table's shape and has no null where none may be; else ContractError."""
-    shape(chunk.lazy(), table)
-    nulls = [name for name in table.schema if name not in table.nullable and chunk[name].null_count()]
-    if nulls:
+    if nulls := with_nulls(chunk, table):
         raise ContractError([fault(f"table {table.name}, column {name}", "null values", "none") for name in nulls])
     return chunk
 
@@ -179,9 +177,10 @@ def _exactly_encoded(path: Path, table: Table) -> Iterator[pl.DataFrame]:
 
 def _writer(sink: pa.NativeFile, table: Table, chunk: pa.Table) -> pq.ParquetWriter:
     texts = [name for name, dtype in table.schema.items() if dtype == pl.String]
+    types = {field.name: row_type(field.type) for field in chunk.schema}
     return pq.ParquetWriter(
         sink,
-        pa.schema([field.with_nullable(field.name in table.nullable) for field in chunk.schema]),
+        pa.schema([pa.field(name, types[name], name in table.nullable) for name in table.columns]),
         # Every reader knows it. zstd makes files a third smaller, but takes four times as long.
         compression="snappy",
         # Dictionaries pay where values repeat much; for line_id and part_amount they take longer than they are worth.
@@ -196,7 +195,7 @@ def _writer(sink: pa.NativeFile, table: Table, chunk: pa.Table) -> pq.ParquetWri
 
 
 def _stored(chunk: pa.Table, schema: pa.Schema) -> pa.Table:
-    columns = [column.chunk(0) for column in chunk.columns]
+    columns = [row_by_row(chunk.column(name).chunk(0)) for name in schema.names]
     cut = [_cut(column) if pa.types.is_dictionary(column.type) else column for column in columns]
     return pa.Table.from_arrays(cut, schema=schema)
 

@@ -853,7 +853,7 @@ def _together(work: Work, decide_days: _Decide, days: Sequence[state.Day]) -> di
         split = allocate.split(lines, found.decided.plan, measures=measures)
         if split.rows["_fan"].sum() >= lake.ROW_GROUP_ROWS:
             return None
-        chunks = [chunk.rows for chunk in _checked_rows(split, lines, measures, "")]
+        chunks = [allocate.whole(chunk) for chunk in _checked_rows(split, lines, measures, "")]
         rows = pl.concat(chunks).partition_by("charge_date", as_dict=True, maintain_order=True)
         for key in due:
             calculation_id = pl.lit(_calculation_id(made[key].input_digest))
@@ -933,8 +933,8 @@ def _checked_rows(
     for chunk in allocate.chunks(split, lake.ROW_GROUP_ROWS):
         found = allocate.fan_out(chunk, measures=measures, calculation_id=calculation_id)
         count = int(chunk.rows["_lead"].sum())
-        check_ordered(found.rows, CHARGEBACK)
-        allocate.check_line_sums(lines.slice(offset, count), found.rows, measures)
+        check_ordered(found, CHARGEBACK)
+        allocate.check_line_sums(lines.slice(offset, count), found, measures)
         offset += count
         yield found
     if offset != lines.height:

@@ -104,7 +104,7 @@ def test_codes_instead_of_texts_and_slices_instead_of_all_give_the_same_rows(
     decided = kernel.encoded(kernel.plan(codes, rules, weights), codes)
     split = kernel.split(codes, decided, measures=MEASURES)
     slices = [
-        frames.decoded(kernel.fan_out(slice_, measures=MEASURES, calculation_id="c").rows.lazy()).collect()
+        frames.decoded(kernel.whole(kernel.fan_out(slice_, measures=MEASURES, calculation_id="c")).lazy()).collect()
         for slice_ in kernel.chunks(split, 1000)
     ]
     assert len(slices) > 10

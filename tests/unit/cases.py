@@ -10,7 +10,7 @@ import polars as pl
 
 from engine import money
 from engine.config import AwsTenant
-from engine.frames import BILLING, RULES, WEIGHTS, Table
+from engine.frames import BILLING, RULES, WEIGHTS, Blocks, Table, starts
 
 DAY = dt.date(2025, 9, 1)
 PERIOD = "2025-09"
@@ -117,3 +117,10 @@ def ladder_rows(*given: dict[str, Any]) -> pl.DataFrame:
 def weight_rows(*given: tuple[str, int, str, int | None]) -> pl.DataFrame:
     """WEIGHTS from weight_group, rung, identity_id, weight."""
     return pl.DataFrame(list(given), schema=WEIGHTS.schema, orient="row")
+
+
+def in_blocks(frame: pl.DataFrame, table: Table) -> Blocks:
+    """The rows of a frame, a block wherever another column changes than those that vary."""
+    steady = [name for name in frame.columns if name not in table.varied]
+    firsts = starts(frame, steady)
+    return Blocks(frame.drop(steady), frame[firsts].select(steady), firsts)

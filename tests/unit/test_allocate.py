@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -13,11 +13,11 @@ from polars.testing import assert_frame_equal
 
 from engine import allocate as kernel
 from engine import money
-from engine.allocate import allocate, check_line_sums, chunks, empty_keys, fan_out, plan, rungs_asked, split
+from engine.allocate import allocate, check_line_sums, chunks, empty_keys, fan_out, plan, rungs_asked, split, whole
 from engine.errors import ContractError, LedgerError
-from engine.frames import CHARGEBACK, MEASURES, check_ordered, check_rows, decoded, encoded
+from engine.frames import CHARGEBACK, MEASURES, Blocks, check_ordered, check_rows, decoded, encoded, starts
 from engine.money import UNITS_MAX, apportion_units, format_units
-from tests.unit.cases import HOSTILE, LAST, amounts, billing, ladder_rows, weight_rows
+from tests.unit.cases import HOSTILE, LAST, amounts, billing, in_blocks, ladder_rows, weight_rows
 
 RULES = ladder_rows({}, {**LAST, "rung": 1})
 """Usage, then unallocated."""
@@ -49,8 +49,9 @@ def weighed(*weights: int) -> pl.DataFrame:
 
 def found(given: pl.DataFrame, rules: pl.DataFrame, weights: pl.DataFrame, **options: Any) -> pl.DataFrame:
     rows = allocate(given, rules, weights, **options).collect()
-    check_ordered(check_rows(rows, CHARGEBACK), CHARGEBACK)
-    check_line_sums(given, rows, options.get("measures", ("amount",)))
+    blocks = in_blocks(check_rows(rows, CHARGEBACK), CHARGEBACK)
+    check_ordered(blocks, CHARGEBACK)
+    check_line_sums(given, blocks, options.get("measures", ("amount",)))
     return rows
 
 
@@ -333,12 +334,13 @@ def test_encoded_text_gives_the_same_rows() -> None:
     plain = found(given, rules, weights, calculation_id="c")
     codes = encoded(given.sort("line_id"))
     decided = kernel.encoded(plan(given, rules, weights), codes)
-    rows = fan_out(split(codes, decided), calculation_id="c").rows
+    blocks = fan_out(split(codes, decided), calculation_id="c")
+    rows = whole(blocks)
     assert all(
         isinstance(dtype, pl.Enum) for name, dtype in rows.schema.items() if CHARGEBACK.schema[name] == pl.String
     )
-    check_ordered(rows, CHARGEBACK)
-    check_line_sums(codes, rows)
+    check_ordered(blocks, CHARGEBACK)
+    check_line_sums(codes, blocks)
     assert_frame_equal(decoded(rows.lazy()).collect(), plain)
 
 
@@ -352,30 +354,45 @@ def test_allocate_takes_encoded_lines_as_they_come() -> None:
 def test_blocks_begin_where_a_part_does() -> None:
     given, rules, weights = mixed()
     codes = encoded(given.sort("line_id"))
-    rows, starts = fan_out(split(codes, kernel.encoded(plan(given, rules, weights), codes)), calculation_id="c")
-    steady = [name for name in CHARGEBACK.columns if name not in CHARGEBACK.varied]
-    key = ["tenant_id", "charge_date", "line_id", "part"]
-    assert rows[starts].select(key).equals(rows.select(key).unique(maintain_order=True))
-    assert rows.height > 2 * starts.len()
-    assert rows.select(steady).unique().height == rows.select(key).unique().height
+    blocks = fan_out(split(codes, kernel.encoded(plan(given, rules, weights), codes)), calculation_id="c")
+    rows, key = whole(blocks), ["tenant_id", "charge_date", "line_id", "part"]
+    assert blocks.steady.select(key).equals(rows.select(key).unique(maintain_order=True))
+    assert blocks.starts.equals(starts(rows, key))
+    assert rows.height > 2 * blocks.starts.len()
+
+
+def test_blocks_are_rows() -> None:
+    """What is told of blocks: some of it the same of all, some null, some null in part; neighbours may say the same."""
+    rows = found(*mixed()).head(6).drop("invoice_id")
+    told = rows.select("region", "currency", "product_type", "list_amount", "contracted_amount").head(3)
+    told = told.with_columns(
+        region=pl.Series(["b", "b", "a"], dtype=pl.Enum(["a", "b"])),
+        list_amount=pl.Series([None, 1, None], dtype=CHARGEBACK.schema["list_amount"]),
+        contracted_amount=pl.Series([1, None, None], dtype=CHARGEBACK.schema["list_amount"]),
+    )
+    blocks = Blocks(rows.drop(told.columns), told, pl.Series([0, 1, 4], dtype=pl.get_index_type()))
+    expected = rows.with_columns(told[[0, 1, 1, 1, 2, 2]].get_columns())
+    assert_frame_equal(whole(blocks), expected)
+    nothing = Blocks(blocks.varied.clear(), told.clear(), blocks.starts.clear())
+    assert_frame_equal(whole(nothing), expected.clear())
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 11, 50, 100, 10**9])
 def test_chunks_together_are_the_whole(size: int) -> None:
     given, rules, weights = mixed()
     given = given.sort("line_id")
-    whole = split(given, plan(given, rules, weights))
+    parts = split(given, plan(given, rules, weights))
     offset, pieces = 0, []
-    for chunk in chunks(whole, size):
-        rows = fan_out(chunk).rows
+    for chunk in chunks(parts, size):
+        blocks = fan_out(chunk)
         count = chunk.rows["_lead"].sum()
-        check_line_sums(given.slice(offset, count), rows)
+        check_line_sums(given.slice(offset, count), blocks)
         offset += count
-        pieces.append(rows)
+        pieces.append(whole(blocks))
     assert offset == given.height
-    assert_frame_equal(pl.concat(pieces), fan_out(whole).rows)
-    most = max(row["_fan"] for row in whole.rows.group_by("line_id").agg(pl.col("_fan").sum()).to_dicts())
-    assert all(chunk.rows["_fan"].sum() <= size + most for chunk in chunks(whole, size))
+    assert_frame_equal(pl.concat(pieces), whole(fan_out(parts)))
+    most = max(row["_fan"] for row in parts.rows.group_by("line_id").agg(pl.col("_fan").sum()).to_dicts())
+    assert all(chunk.rows["_fan"].sum() <= size + most for chunk in chunks(parts, size))
 
 
 def test_chunks_of_no_lines_are_none() -> None:
@@ -451,10 +468,14 @@ def test_only_measures_can_be_split(measures: tuple[str, ...]) -> None:
 def test_the_same_line_twice_is_not_charged_twice_unseen() -> None:
     given = lines({"line_id": 1}, {"line_id": 1})
     with pytest.raises((ContractError, LedgerError)):
-        check_ordered(allocate(given, RULES, weighed(1)).collect(), CHARGEBACK)
+        check_ordered(in_blocks(allocate(given, RULES, weighed(1)).collect(), CHARGEBACK), CHARGEBACK)
 
 
 # ------------------------------------------------------------------------------------------------ the check of sums
+
+
+def check_sums(given: pl.DataFrame, rows: pl.DataFrame, measures: Sequence[str] = ("amount",)) -> None:
+    check_line_sums(given, in_blocks(rows, CHARGEBACK), measures)
 
 
 def three() -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -480,9 +501,9 @@ def moved(rows: pl.DataFrame, place: int, line_id: int) -> pl.DataFrame:
 
 def test_rows_that_sum_pass() -> None:
     given, rows = three()
-    check_line_sums(given, rows, ("amount", "effective_amount"))
-    check_line_sums(encoded(given), rows)
-    check_line_sums(given.clear(), rows.clear())
+    check_sums(given, rows, ("amount", "effective_amount"))
+    check_sums(encoded(given), rows)
+    check_sums(given.clear(), rows.clear())
 
 
 @pytest.mark.parametrize(
@@ -512,7 +533,7 @@ def test_every_error_trips_and_names_its_first_line(
 ) -> None:
     given, rows = three()
     with pytest.raises(LedgerError, match=rf"\Atable chargeback, line {line_id} of 2025-09-01: [^\n]*\Z"):
-        check_line_sums(given, spoil(rows))
+        check_sums(given, spoil(rows))
 
 
 @pytest.mark.parametrize(
@@ -523,45 +544,45 @@ def test_sums_are_exact_beyond_64_bits(amount: str, error: int) -> None:
     """An error of 2**64 units would be none in sums that wrap."""
     given = lines({"amount": "1"}, {"amount": amount}, {"amount": "1"})
     rows = found(given, RULES, weighed(1, 2))
-    check_line_sums(given, rows)
+    check_sums(given, rows)
     wrong = money.to_amount(money.to_units(pl.col("amount")) + pl.lit(error, pl.Int128))
     spoiled = rows.with_columns(amount=pl.when(pl.int_range(pl.len()) == 2).then(wrong).otherwise(pl.col("amount")))
     with pytest.raises(LedgerError, match="line 1"):
-        check_line_sums(given, spoiled)
+        check_sums(given, spoiled)
 
 
 def test_an_error_in_any_measure_trips() -> None:
     given, rows = three()
     spoiled = changed(rows, {0: "0.5"}, "effective_amount")
-    check_line_sums(given, spoiled)
+    check_sums(given, spoiled)
     with pytest.raises(LedgerError, match="line 0"):
-        check_line_sums(given, spoiled, ("amount", "effective_amount"))
+        check_sums(given, spoiled, ("amount", "effective_amount"))
 
 
 def test_lines_in_another_order_trip_also_if_they_are_worth_nothing() -> None:
     given = lines(*[{"amount": "0"}] * 3)
     rows = found(given, RULES, weighed(1))
     with pytest.raises(LedgerError):
-        check_line_sums(given, rows.reverse())
+        check_sums(given, rows.reverse())
     with pytest.raises(LedgerError):
-        check_line_sums(given, pl.concat([rows, rows.slice(1, 1)]))
+        check_sums(given, pl.concat([rows, rows.slice(1, 1)]))
 
 
 def test_a_line_beyond_those_there_are_trips() -> None:
     given, rows = three()
     with pytest.raises(LedgerError, match="line 2"):
-        check_line_sums(given.head(2), rows)
+        check_sums(given.head(2), rows)
 
 
 def test_lines_of_two_days_with_one_id_are_two_lines() -> None:
     given = lines({"line_id": 5, "amount": "3"}, {"line_id": 5, "amount": "3", "charge_date": dt.date(2025, 9, 2)})
     rows = found(given, RULES, weighed(1))
     with pytest.raises(LedgerError, match="line 5 of 2025-09-01"):
-        check_line_sums(given, changed(rows, {0: "2", 1: "4"}))
+        check_sums(given, changed(rows, {0: "2", 1: "4"}))
 
 
 def test_lines_of_two_tenants_with_one_id_are_two_lines() -> None:
     given = lines({"line_id": 5, "amount": "3"}, {"line_id": 5, "amount": "3", "tenant_id": "other"})
     rows = found(given, RULES, weighed(1))
     with pytest.raises(LedgerError, match="line 5 of 2025-09-01"):
-        check_line_sums(given, changed(rows, {0: "2", 1: "4"}))
+        check_sums(given, changed(rows, {0: "2", 1: "4"}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from decimal import Decimal
+from itertools import pairwise
 
 import polars as pl
 import pytest
@@ -20,6 +21,7 @@ from engine.frames import (
     RULES,
     USAGE,
     WEIGHTS,
+    Blocks,
     Table,
     categories,
     check_ordered,
@@ -32,9 +34,10 @@ from engine.frames import (
     starts,
     tag_key,
     weight_group,
+    with_nulls,
     with_tags,
 )
-from tests.unit.cases import HOSTILE, billing, rows, weight_rows
+from tests.unit.cases import HOSTILE, billing, in_blocks, rows, weight_rows
 
 TABLES = (BILLING, RULES, WEIGHTS, CHARGEBACK, EMPTY_KEYS, USAGE, IDENTITIES, RESOURCES)
 
@@ -53,7 +56,7 @@ def test_an_empty_frame_passes_every_check(table: Table) -> None:
     frame = empty(table)
     assert shape(frame.lazy(), table).collect().equals(frame)
     assert check_rows(frame, table) is frame
-    assert check_ordered(frame, table) is frame
+    assert not with_nulls(frame, table)
     assert encoded(frame).height == 0
 
 
@@ -122,35 +125,64 @@ ORDERED = [
 ]
 
 
-@pytest.mark.parametrize("encode", [False, True])
-def test_rows_in_the_order_of_the_key_pass(*, encode: bool) -> None:
-    frame = weight_rows(*ORDERED)
-    frame = encoded(frame) if encode else frame
-    assert check_ordered(frame, WEIGHTS) is frame
+def every_way(frame: pl.DataFrame) -> list[Blocks]:
+    """WEIGHTS in blocks of which each is as long as it can be, in blocks of one row each, and with text encoded."""
+    one = Blocks(
+        frame.select(WEIGHED.varied), frame.select("weight_group", "rung"), pl.int_range(frame.height, eager=True)
+    )
+    return [in_blocks(frame, WEIGHED), in_blocks(encoded(frame), WEIGHED), one]
 
 
-@pytest.mark.parametrize("encode", [False, True])
+WEIGHED = WEIGHTS._replace(varied=frozenset({"identity_id", "weight"}))
+
+
+def test_rows_in_the_order_of_the_key_pass() -> None:
+    for frame in (weight_rows(*ORDERED), weight_rows(*ORDERED[:1]), weight_rows()):
+        for blocks in every_way(frame):
+            check_ordered(blocks, WEIGHED)
+
+
 @pytest.mark.parametrize("place", range(len(ORDERED) - 1))
-def test_two_rows_out_of_order_trip(place: int, *, encode: bool) -> None:
+def test_two_rows_out_of_order_trip(place: int) -> None:
     turned = [*ORDERED[:place], ORDERED[place + 1], ORDERED[place], *ORDERED[place + 2 :]]
-    frame = weight_rows(*turned)
-    with pytest.raises(LedgerError, match=r"table weights: \d row\(s\) not after the one before; expected strictly"):
-        check_ordered(encoded(frame) if encode else frame, WEIGHTS)
+    keys = [row[:3] for row in turned]
+    wrong = sum(after <= before for before, after in pairwise(keys))
+    for blocks in every_way(weight_rows(*turned)):
+        with pytest.raises(
+            LedgerError, match=rf"weights: {wrong} row\(s\) not after the one before; expected strictly"
+        ):
+            check_ordered(blocks, WEIGHED)
 
 
 @pytest.mark.parametrize("place", range(len(ORDERED)))
 def test_a_repeated_key_trips(place: int) -> None:
-    with pytest.raises(LedgerError, match="strictly ascending keys"):
-        check_ordered(weight_rows(*ORDERED[: place + 1], *ORDERED[place:]), WEIGHTS)
+    for blocks in every_way(weight_rows(*ORDERED[: place + 1], *ORDERED[place:])):
+        with pytest.raises(LedgerError, match=r"weights: 1 row\(s\) not after the one before; expected strictly"):
+            check_ordered(blocks, WEIGHED)
 
 
 @pytest.mark.parametrize("column", WEIGHTS.columns)
-def test_a_null_trips_also_in_a_key(column: str) -> None:
+def test_nulls_are_told_also_in_a_key(column: str) -> None:
     frame = weight_rows(*ORDERED)
     first = pl.int_range(pl.len()) == 0
     holed = frame.with_columns(pl.when(first).then(None).otherwise(pl.col(column)).alias(column))
-    with pytest.raises(LedgerError, match=f"column {column}: null values; expected none"):
-        check_ordered(holed, WEIGHTS)
+    for table in (WEIGHTS, WEIGHED._replace(nullable=frozenset(WEIGHTS.columns) - {column})):
+        assert with_nulls(holed, table) == [column]
+        assert with_nulls(in_blocks(holed, WEIGHED), table) == [column]
+    assert not with_nulls(holed, WEIGHTS._replace(nullable=frozenset({column})))
+
+
+def test_columns_of_blocks_are_those_of_the_table() -> None:
+    blocks = in_blocks(weight_rows(*ORDERED), WEIGHED)
+    for spoiled, told in (
+        (blocks._replace(steady=blocks.steady.drop("rung")), "missing column"),
+        (blocks._replace(varied=blocks.varied.drop("weight")), "missing column"),
+        (blocks._replace(varied=blocks.varied.with_columns(more=1)), "extra column"),
+        (blocks._replace(steady=blocks.steady.with_columns(weight=1)), "extra column"),
+        (blocks._replace(steady=blocks.steady.cast({"rung": pl.Int64})), "dtype Int64"),
+    ):
+        with pytest.raises(ContractError, match=told):
+            with_nulls(spoiled, WEIGHTS)
 
 
 @pytest.mark.parametrize("encode", [False, True])

@@ -28,15 +28,15 @@ from engine.frames import (
     IDENTITIES,
     KEPT_WHOLE,
     LAKE_TABLES,
+    MEASURES,
     RESOURCES,
-    Blocks,
     Table,
     empty,
     encoded,
 )
 from engine.lake import Place
 from tests.conftest import SmallDisk
-from tests.unit.cases import DAY, HOSTILE, PERIOD, rows
+from tests.unit.cases import DAY, HOSTILE, PERIOD, in_blocks, rows
 
 CHECKOUT = Path(lake.__file__).parents[1]
 PLACE = Place(CHARGEBACK, "acme", PERIOD, DAY)
@@ -298,10 +298,15 @@ def test_blocks_make_the_same_file(root: Path) -> None:
     frame = encoded(of_nine.with_columns(charges(90).select("identity_id").get_columns()))
     plain = lake.write(PLACE.temporary(root), CHARGEBACK, [frame.head(45), frame.slice(45)])
     content = plain.path.read_bytes()
-    starts = pl.int_range(0, 45, 9, dtype=pl.get_index_type(), eager=True)
-    found = lake.write(
-        PLACE.temporary(root), CHARGEBACK, [Blocks(frame.head(45), starts), Blocks(frame.slice(45), starts)]
-    )
+    blocks = [in_blocks(piece, CHARGEBACK) for piece in (frame.head(45), frame.slice(45))]
+    assert all(piece.starts.len() == 5 for piece in blocks)
+    # A measure that no row has may be told of a block.
+    unfilled = frame.head(5).select(MEASURES[1:])
+    assert unfilled.null_count().sum_horizontal().item() == 15
+    told = [name for name in CHARGEBACK.columns if name in {*blocks[1].steady.columns, *unfilled.columns}]
+    of_block = blocks[1].steady.hstack(unfilled).select(told)
+    blocks[1] = blocks[1]._replace(varied=blocks[1].varied.drop(unfilled.columns), steady=of_block)
+    found = lake.write(PLACE.temporary(root), CHARGEBACK, blocks)
     assert found == plain
     assert found.path.read_bytes() == content
 
