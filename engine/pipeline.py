@@ -219,8 +219,11 @@ def _of_bills(tenant: AwsTenant) -> _Recipe:
         if wrong:
             raise together(wrong)
 
+    # To read key tables takes as long as to decide two days.
+    given_once = cache(partial(inputs, tenant))
+
     def decisions(work: Work) -> Callable[[str], _Decide]:
-        given = inputs(tenant)
+        given = given_once()
 
         def of_period(billing_period: str) -> _Decide:
             period_cost = (
@@ -243,7 +246,7 @@ def _of_bills(tenant: AwsTenant) -> _Recipe:
         again=(),
         replaying=(),
         known=lambda _, days: _Known(_causes_of_bills(tenant, days), decisions),
-        entities=lambda work, summary: _entities_of_bills(work, tenant, summary),
+        entities=lambda work, summary: _entities_of_bills(work, tenant, given_once, summary),
     )
 
 
@@ -955,7 +958,7 @@ def _publish_empty_keys(work: Work, key: state.DayKey, lines: pl.DataFrame, foun
     return rows.height
 
 
-def _entities_of_bills(work: Work, tenant: AwsTenant, summary: Summary) -> Summary:
+def _entities_of_bills(work: Work, tenant: AwsTenant, given: Callable[[], Inputs], summary: Summary) -> Summary:
     """Identities and resources, from the whole billing of the tenant; only if that, or what names owners, changed."""
     days = state.days(work.store, tenant.id)
     causes = [_common_cause(tenant, rules.resolve(tenant)), *(day.billing_digest for day in days.values())]
@@ -974,7 +977,7 @@ def _entities_of_bills(work: Work, tenant: AwsTenant, summary: Summary) -> Summa
             .collect(engine="streaming")
         )
         resources = identities.resources(billing)
-    found = identities.identities(tenant, seen, _named_by_rules(tenant))
+    found = identities.identities(tenant, seen, _named_by_rules(given()))
     _put_entities(work, found, resources)
     unknown = found.filter(pl.col("type") == "unknown_owner")["id"]
     if tenant.owner.identities and unknown.len():
@@ -994,9 +997,8 @@ def _put_entities(work: Work, found: pl.DataFrame, resources: pl.DataFrame) -> N
     lake.put_current(work.root, RESOURCES, work.tenant.id, check_rows(resources, RESOURCES))
 
 
-def _named_by_rules(tenant: AwsTenant) -> set[str]:
+def _named_by_rules(given: Inputs) -> set[str]:
     """The identities that key tables and percentages may charge."""
-    given = inputs(tenant)
     rungs = [rung for ladder in given.rules.ladders.values() for rung in ladder]
     return {*given.usage["principal"], *(name for rung in rungs for name in rung.percentages or {})}
 
@@ -1126,8 +1128,8 @@ def _checking_meanwhile(
         if done.rows and done.key[1] in of_one_bill:
             written.append(done)
         size = sum((one.rows or 0) + LINE_AS_ROWS * days[one.key].billing_rows for one in written)
-        # At the end there is nothing left to calculate meanwhile.
-        if due and size >= _CHECKED_AT_ONCE and all(one.done() for one in asked):
+        # At the end there is too little left to calculate meanwhile, and all cores are free for checks.
+        if due > len(written) and size >= _CHECKED_AT_ONCE and all(one.done() for one in asked):
             asked.append(pool.submit(check, [one.key for one in written]))
             written.clear()
 
