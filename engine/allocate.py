@@ -395,9 +395,11 @@ def fan_out(
     columns: Sequence[str] = tuple(CHARGEBACK.schema),
 ) -> Blocks:
     """`split` -> CHARGEBACK, or some of its columns, in the order of the key; never sorted. A block for each part."""
-    rows = _apportioned(parts, measures)
-    starts, of_parts = _first_rows(parts), parts.rows
+    ends, of_parts = parts.rows["_fan"].cum_sum(), parts.rows
+    starts = ends - parts.rows["_fan"]
+    rows = _apportioned(parts, measures, starts, ends)
     if rows.height < parts.rows["_fan"].sum():
+        # Zeros are left out, of some parts all.
         starts = frames.starts(rows, ["_part"])
         of_parts = parts.rows[rows["_part"].gather(starts)]
     text = pl.String if parts.rows["rule_id"].dtype == pl.String else pl.Enum([calculation_id])
@@ -434,11 +436,6 @@ def whole(blocks: Blocks) -> pl.DataFrame:
     return varied.select(columns[name] for name in CHARGEBACK.columns if name in columns)
 
 
-def _first_rows(parts: Split) -> pl.Series:
-    """The place of each part's first row, as long as no row is left out."""
-    return parts.rows["_fan"].cum_sum() - parts.rows["_fan"]
-
-
 def _gathered(parts: Split, rows: pl.DataFrame, names: Collection[str]) -> pl.DataFrame:
     """Rows with what the part and the share that each is made of say, all columns of a frame at once."""
     found, left = [rows], {*names}
@@ -456,8 +453,8 @@ def _payer(parts: Split) -> pl.Expr:
     return pl.when(pl.col("basis") == "resource").then(pl.col("_payer")).otherwise(pl.col("identity_id"))
 
 
-def _apportioned(parts: Split, measures: Sequence[str]) -> pl.DataFrame:
-    """One row per payer of each part, but those whose every measure is 0.
+def _apportioned(parts: Split, measures: Sequence[str], starts: pl.Series, ends: pl.Series) -> pl.DataFrame:
+    """One row per payer of each part, from one place to another, but those whose every measure is 0.
 
     With `_part` and `_share`, the rows of these frames that it is made of, and its units of each measure
     (`_<measure>`). Payers of a part follow each other in the order of their weights, so that a row's units are those
@@ -468,10 +465,9 @@ def _apportioned(parts: Split, measures: Sequence[str]) -> pl.DataFrame:
     divided = parts._replace(
         rows=parts.rows.select(pl.col("weight_total").cast(exact).alias("_total"), *_division(measures, exact))
     )
-    rows = _gathered(divided, _pairs(parts.rows), {"_weight_after", *ratio, *divided.rows.columns}).select(
-        "_part", "_share", *(_through(measure, exact).alias(f"_{measure}") for measure in measures)
-    )
-    starts = _first_rows(parts)
+    rows = _gathered(
+        divided, _pairs(parts.rows, starts, ends), {"_weight_after", *ratio, *divided.rows.columns}
+    ).select("_part", "_share", *(_through(measure, exact).alias(f"_{measure}") for measure in measures))
     rows = rows.with_columns(_own(rows[f"_{measure}"], starts) for measure in measures)
     kept = pl.any_horizontal((pl.col(f"_{measure}") != 0).fill_null(value=False) for measure in measures)
     if rows.select(kept.all()).item():
@@ -481,16 +477,16 @@ def _apportioned(parts: Split, measures: Sequence[str]) -> pl.DataFrame:
     return rows.filter(kept | (may_be_zero & is_first))
 
 
-def _pairs(rows: pl.DataFrame) -> pl.DataFrame:
+def _pairs(rows: pl.DataFrame, starts: pl.Series, ends: pl.Series) -> pl.DataFrame:
     """`_part` and `_share`: rows of both frames that fan out to a row. Shares of a group lie one after another.
 
     Both are runs, one for each part, once a share's place is given less its row's; to decode runs takes half as long
     as to make lists and to explode them.
     """
-    place, ends = pl.get_index_type(), rows["_fan"].cum_sum()
+    place = pl.get_index_type()
     part = _decoded(pl.int_range(rows.height, dtype=place, eager=True), ends)
     # Places have no sign. Where the difference is below 0 it wraps, and comes back when the row's place is added.
-    share = _decoded(rows["_first"] - (ends - rows["_fan"]), ends)
+    share = _decoded(rows["_first"] - starts, ends)
     return pl.DataFrame({"_part": part, "_share": share + pl.int_range(share.len(), dtype=place, eager=True)})
 
 

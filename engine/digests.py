@@ -18,6 +18,8 @@ from engine.money import to_amount
 
 UNDIGESTED = frozenset({"calculation_id"})
 """Columns that a digest leaves out: what made a row, not what it says."""
+_SEEN_AT_ONCE = 20_000
+"""Of how many rows values are looked for at once: most columns have all of theirs among the first."""
 
 
 class Digest:
@@ -59,10 +61,12 @@ class Digest:
     def update(self, chunk: pa.Table) -> None:
         """Add the rows of a chunk, from `as_arrow`."""
         columns = {name: chunk.column(name).chunk(0) for name in self._schema}
-        blocks = next((_starts(column.run_ends) for column in columns.values() if is_blocks(column)), _FIRST)
+        # They are the same for all columns but those of one block, which begins where the others' first one does.
+        ends = max((column.run_ends for column in columns.values() if is_blocks(column)), key=len, default=_FIRST)
+        starts = _starts(ends)
 
         def placed(run: _Run) -> _Run:
-            return _Run(run.values, blocks.take(run.starts), chunk.num_rows)
+            return _Run(run.values, starts.take(run.starts), chunk.num_rows)
 
         for name, column in columns.items():
             if is_blocks(column) and (name in self._steady or column.values.null_count == len(column.values)):
@@ -145,8 +149,10 @@ class _Texts:
 
     def see(self, places: pa.Array) -> None:
         """Add places of values that rows have."""
-        if not self.is_tight():
-            seen = places.unique()
+        for start in range(0, len(places), _SEEN_AT_ONCE):
+            if self.is_tight():
+                return
+            seen = places[start : start + _SEEN_AT_ONCE].unique()
             self._seen = seen if self._seen is None else pa.concat_arrays([self._seen, seen]).unique()
 
     def is_one(self) -> bool:
@@ -267,12 +273,22 @@ def as_arrow(chunk: pl.DataFrame | Blocks) -> pa.Table:
     Enums keep their values and their order; of other text the distinct values are found, in byte order.
     """
     if isinstance(chunk, Blocks):
-        rows, blocks = _as_arrow(chunk.varied), _as_arrow(chunk.steady)
-        ends = chunk.starts.cast(pl.Int64).shift(-1, fill_value=rows.num_rows).to_arrow()
-        runs = [_runs(ends, column.chunk(0)) for column in blocks.columns]
-        return pa.Table.from_arrays([*rows.columns, *runs], names=[*rows.column_names, *blocks.column_names])
+        return _blocks_as_arrow(chunk)
     # Arrow has no integers of 16 bytes, but decimals are just that in memory.
     return _as_arrow(chunk.with_columns(to_amount(pl.col(pl.Int128))))
+
+
+def _blocks_as_arrow(chunk: Blocks) -> pa.Table:
+    rows, blocks = _as_arrow(chunk.varied), _as_arrow(chunk.steady)
+    ends = chunk.starts.slice(1).cast(pl.Int64).append(pl.Series([rows.num_rows])).head(blocks.num_rows).to_arrow()
+
+    def runs(name: str, column: pa.Array) -> pa.Array:
+        if name in chunk.constant:
+            return _runs(ends[-1:], column[:1])
+        return _runs(ends, column) if len(ends) < rows.num_rows else column
+
+    columns = [runs(name, blocks.column(name).chunk(0)) for name in blocks.column_names]
+    return pa.Table.from_arrays([*rows.columns, *columns], names=[*rows.column_names, *blocks.column_names])
 
 
 def _as_arrow(plain: pl.DataFrame) -> pa.Table:
@@ -288,6 +304,11 @@ def _as_arrow(plain: pl.DataFrame) -> pa.Table:
 def is_blocks(column: pa.Array) -> bool:
     """Whether a column of `as_arrow` has a value for each block, not for each row."""
     return bool(pa.types.is_run_end_encoded(column.type))
+
+
+def told(column: pa.Array) -> pa.Array:
+    """The values of a column of `as_arrow`, of each row or of each block."""
+    return column.values if is_blocks(column) else column
 
 
 def row_type(dtype: pa.DataType) -> pa.DataType:

@@ -411,15 +411,6 @@ def check_ordered(blocks: Blocks, table: Table) -> None:
         )
 
 
-def with_nulls(chunk: pl.DataFrame | Blocks, table: Table) -> list[str]:
-    """The columns that have a null where none may be, of rows that are otherwise of the table's `shape`."""
-    found = set[str]()
-    for frame, columns in halves(chunk, table):
-        shape(frame.lazy(), columns)
-        found |= {column.name for column in frame.get_columns() if column.null_count()}
-    return [name for name in table.columns if name in found - table.nullable]
-
-
 def starts(frame: pl.DataFrame, columns: Sequence[str]) -> pl.Series:
     """The places, from 0, of the rows of which the one before says something else in one of these columns.
 

@@ -22,9 +22,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.digests import Digest, as_arrow, in_order, row_by_row, row_type
+from engine.digests import Digest, as_arrow, in_order, row_by_row, row_type, told
 from engine.errors import ContractError, StoreError, fault
-from engine.frames import KEPT_WHOLE, LAKE_TABLES, MEASURES, Blocks, Table, empty, shape, with_nulls
+from engine.frames import KEPT_WHOLE, LAKE_TABLES, MEASURES, Blocks, Table, empty, halves, shape
 
 ROW_GROUP_ROWS = 250_000
 """About how many rows a row group of a day file has; a chunk that is written is a row group."""
@@ -130,6 +130,7 @@ class _Chunks:
 
     def __init__(self, chunks: Iterable[pl.DataFrame | Blocks], table: Table) -> None:
         self._chunks, self._table = iter(chunks), table
+        self._schema: pa.Schema | None = None
         self.error: Exception | None = None
 
     def __iter__(self) -> Iterator[pa.Table]:
@@ -143,14 +144,21 @@ class _Chunks:
         except Exception as error:
             self.error = error
             raise
-        return as_arrow(_storable(chunk, self._table))
+        return self._storable(chunk)
 
-
-def _storable(chunk: pl.DataFrame | Blocks, table: Table) -> pl.DataFrame | Blocks:
-    """The chunk, if it is of the table's shape and has no null where none may be; else ContractError."""
-    if nulls := with_nulls(chunk, table):
-        raise ContractError([fault(f"table {table.name}, column {name}", "null values", "none") for name in nulls])
-    return chunk
+    def _storable(self, chunk: pl.DataFrame | Blocks) -> pa.Table:
+        """The chunk, if it is of the table's shape and has no null where none may be; else ContractError."""
+        found = as_arrow(chunk)
+        # Chunks are alike, and to look at a frame's types takes longer than to compare those in Arrow.
+        if self._schema != found.schema:
+            for frame, table in halves(chunk, self._table):
+                shape(frame.lazy(), table)
+            self._schema = found.schema
+        required = [name for name in self._table.columns if name not in self._table.nullable]
+        if nulls := [name for name in required if told(found.column(name).chunk(0)).null_count]:
+            place = f"table {self._table.name}, column"
+            raise ContractError([fault(f"{place} {name}", "null values", "none") for name in nulls])
+        return found
 
 
 def _written_again(path: Path, table: Table, calculation_id: str) -> Written:

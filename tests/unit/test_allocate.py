@@ -370,7 +370,8 @@ def test_blocks_are_rows() -> None:
         list_amount=pl.Series([None, 1, None], dtype=CHARGEBACK.schema["list_amount"]),
         contracted_amount=pl.Series([1, None, None], dtype=CHARGEBACK.schema["list_amount"]),
     )
-    blocks = Blocks(rows.drop(told.columns), told, pl.Series([0, 1, 4], dtype=pl.get_index_type()))
+    starts = pl.Series([0, 1, 4], dtype=pl.get_index_type())
+    blocks = Blocks(rows.drop(told.columns), told, starts, frozenset({"currency"}))
     expected = rows.with_columns(told[[0, 1, 1, 1, 2, 2]].get_columns())
     assert_frame_equal(whole(blocks), expected)
     nothing = Blocks(blocks.varied.clear(), told.clear(), blocks.starts.clear())

@@ -34,7 +34,6 @@ from engine.frames import (
     starts,
     tag_key,
     weight_group,
-    with_nulls,
     with_tags,
 )
 from tests.unit.cases import HOSTILE, billing, in_blocks, rows, weight_rows
@@ -56,7 +55,6 @@ def test_an_empty_frame_passes_every_check(table: Table) -> None:
     frame = empty(table)
     assert shape(frame.lazy(), table).collect().equals(frame)
     assert check_rows(frame, table) is frame
-    assert not with_nulls(frame, table)
     assert encoded(frame).height == 0
 
 
@@ -159,30 +157,6 @@ def test_a_repeated_key_trips(place: int) -> None:
     for blocks in every_way(weight_rows(*ORDERED[: place + 1], *ORDERED[place:])):
         with pytest.raises(LedgerError, match=r"weights: 1 row\(s\) not after the one before; expected strictly"):
             check_ordered(blocks, WEIGHED)
-
-
-@pytest.mark.parametrize("column", WEIGHTS.columns)
-def test_nulls_are_told_also_in_a_key(column: str) -> None:
-    frame = weight_rows(*ORDERED)
-    first = pl.int_range(pl.len()) == 0
-    holed = frame.with_columns(pl.when(first).then(None).otherwise(pl.col(column)).alias(column))
-    for table in (WEIGHTS, WEIGHED._replace(nullable=frozenset(WEIGHTS.columns) - {column})):
-        assert with_nulls(holed, table) == [column]
-        assert with_nulls(in_blocks(holed, WEIGHED), table) == [column]
-    assert not with_nulls(holed, WEIGHTS._replace(nullable=frozenset({column})))
-
-
-def test_columns_of_blocks_are_those_of_the_table() -> None:
-    blocks = in_blocks(weight_rows(*ORDERED), WEIGHED)
-    for spoiled, told in (
-        (blocks._replace(steady=blocks.steady.drop("rung")), "missing column"),
-        (blocks._replace(varied=blocks.varied.drop("weight")), "missing column"),
-        (blocks._replace(varied=blocks.varied.with_columns(more=1)), "extra column"),
-        (blocks._replace(steady=blocks.steady.with_columns(weight=1)), "extra column"),
-        (blocks._replace(steady=blocks.steady.cast({"rung": pl.Int64})), "dtype Int64"),
-    ):
-        with pytest.raises(ContractError, match=told):
-            with_nulls(spoiled, WEIGHTS)
 
 
 @pytest.mark.parametrize("encode", [False, True])

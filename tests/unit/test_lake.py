@@ -30,6 +30,7 @@ from engine.frames import (
     LAKE_TABLES,
     MEASURES,
     RESOURCES,
+    Blocks,
     Table,
     empty,
     encoded,
@@ -398,6 +399,31 @@ def test_rows_that_are_not_the_tables_are_refused_and_leave_nothing(
 ) -> None:
     with pytest.raises((ContractError, LedgerError)):
         lake.write(PLACE.temporary(root), CHARGEBACK, [spoil(charges())])
+    assert left(root) == []
+
+
+def in_another_chunk(spoil: Callable[[Blocks], Blocks]) -> list[Blocks]:
+    sound = in_blocks(encoded(charges()), CHARGEBACK)
+    return [sound, spoil(sound)]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda some: some._replace(steady=some.steady.drop("rung")), "missing column.*: rung"),
+        (lambda some: some._replace(varied=some.varied.drop("weight")), "missing column.*: weight"),
+        (lambda some: some._replace(varied=some.varied.with_columns(more=1)), "extra column.*: more"),
+        (lambda some: some._replace(steady=some.steady.with_columns(weight=1)), "extra column.*: weight"),
+        (lambda some: some._replace(steady=some.steady.cast({"rung": pl.Int64})), "column rung: dtype Int64"),
+        (lambda some: some._replace(steady=some.steady.with_columns(rung=pl.lit(None, pl.Int16))), "rung: null"),
+        (lambda some: some._replace(varied=some.varied.with_columns(weight=pl.lit(None, pl.Int64))), "weight: null"),
+    ],
+)
+def test_blocks_that_are_not_the_tables_are_refused_and_leave_nothing(
+    root: Path, spoil: Callable[[Blocks], Blocks], told: str
+) -> None:
+    with pytest.raises(ContractError, match=told):
+        lake.write(PLACE.temporary(root), CHARGEBACK, in_another_chunk(spoil))
     assert left(root) == []
 
 
