@@ -110,7 +110,7 @@ def matched_encoded(billing: pl.DataFrame, given: Inputs) -> pl.DataFrame:
         raise TypeError("products are matched by text")
     owner, known = given.tenant.owner, given.rules
     owned = _with_said(billing, ["tags"], lambda kinds: identities.with_owner(kinds, owner))
-    return _with_said(owned, rules.columns_seen(known), lambda kinds: rules.match(kinds, known))
+    return _with_said(owned, rules.columns_seen(known), lambda kinds: rules.match_kinds(kinds, known))
 
 
 def _with_said(

@@ -191,7 +191,7 @@ def _writer(sink: pa.NativeFile, table: Table, chunk: pa.Table) -> pq.ParquetWri
         pa.schema([pa.field(name, types[name], name in table.nullable) for name in table.columns]),
         # Every reader knows it. zstd makes files a third smaller, but takes four times as long.
         compression="snappy",
-        # Dictionaries pay where values repeat much; for what is told of a part (its line_id and part_amount, its rung, the
+        # Dictionaries pay where values repeat much; for what is told of a part (line_id and part_amount, its rung, the
         # total of its weights) they take longer than they are worth: to find one costs more than to squeeze a run.
         use_dictionary=[*texts, "part", "weight_before", "weight"],
         # What analysts filter by, besides the folders, and what mostly is null, which checks then need not read;

@@ -467,7 +467,7 @@ def match(lines: pl.LazyFrame, rules: Rules) -> pl.LazyFrame:
     """
     seen = columns_seen(rules)
     kinds = lines.select(seen).unique()
-    return lines.join(_matched(kinds, rules), on=seen, how="left", validate="m:1", maintain_order="left")
+    return lines.join(match_kinds(kinds, rules), on=seen, how="left", validate="m:1", maintain_order="left")
 
 
 def columns_seen(rules: Rules) -> list[str]:
@@ -480,7 +480,8 @@ def columns_seen(rules: Rules) -> list[str]:
     return sorted({"owner", "billing_period", "charge_date", *conditions, *scopes})
 
 
-def _matched(kinds: pl.LazyFrame, rules: Rules) -> pl.LazyFrame:
+def match_kinds(kinds: pl.LazyFrame, rules: Rules) -> pl.LazyFrame:
+    """`match` of lines of which hardly two are alike in all that rules look at (`columns_seen`)."""
     keys = sorted({tag_key(key) for pool in rules.pools for key in pool.match.tag or {}})
     conditions = [
         (-1, pl.col("owner") != ""),
