@@ -8,15 +8,14 @@ the next one does not put right.
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from datetime import date
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import polars as pl
 
@@ -69,7 +68,6 @@ from engine.frames import (
     CHARGEBACK,
     EMPTY_KEYS,
     IDENTITIES,
-    LINE_AS_ROWS,
     RESOURCES,
     TAGS,
     TEAMS,
@@ -83,12 +81,10 @@ from engine.frames import (
     empty,
     encoded,
 )
+from engine.meanwhile import CHECKING, ChecksMeanwhile, checks_meanwhile
 from engine.sources import cost_faults, key_table, tag_table
 from engine.text import counted, number
 from engine.work import Hooks, Request, Summary, Work, usage_of
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
 
 __all__ = [
     "Hooks",
@@ -404,9 +400,7 @@ def run_tenant(config: Config, tenant: Tenant, request: Request, hooks: Hooks, r
     """
     with state.open_state(config.root) as store, state.claim(store, tenant.id, hooks.now()):
         known = credentials.known(config.tenants, hooks.environment)
-        work = Work(
-            config.root, tenant, request, hooks, store, config.max_parallel_days, [], [], [], set(), set(), known
-        )
+        work = Work(config.root, tenant, request, hooks, store, config.max_parallel_days, [], [], [], set(), known)
         state.start_run(
             store,
             run_id,
@@ -418,9 +412,10 @@ def run_tenant(config: Config, tenant: Tenant, request: Request, hooks: Hooks, r
         summary = Summary(tenant.id)
         try:
             lake.create(config.root, tenant.id)
-            for stage, step in _stages(_recipe(tenant), request):
-                state.update_run(store, run_id, stage, _counts(summary))
-                summary = step(work, summary)
+            with checks_meanwhile(config.root, tenant.id, hooks.stop) as checks:
+                for stage, step in _stages(_recipe(tenant), request, checks):
+                    state.update_run(store, run_id, stage, _counts(summary))
+                    summary = step(work, summary)
             summary = _with_problems(work, summary)
             status: state.Ending = "failed" if summary.faults else "done"
             told = "\n".join(summary.faults) or None
@@ -449,18 +444,21 @@ def _with_problems(work: Work, summary: Summary) -> Summary:
     return summary._replace(faults=faults, exit_code=work.problems[0].exit_code if work.problems else 0)
 
 
-def _stages(recipe: _Recipe, request: Request) -> Sequence[_Stage]:
+def _stages(recipe: _Recipe, request: Request, checks: ChecksMeanwhile) -> Sequence[_Stage]:
     before = recipe.gathering if request.command == "run" else recipe.replaying if request.replay else recipe.again
 
     def calculate(work: Work, summary: Summary) -> Summary:
-        return _calculate(work, recipe, summary)
+        return _calculate(work, recipe, summary, checks)
+
+    def check(work: Work, summary: Summary) -> Summary:
+        return _check(work, summary, checks)
 
     return (
         *before,
         ("calculate", calculate),
         ("entities", recipe.entities),
         ("teams", _teams),
-        ("check", _check),
+        ("check", check),
         ("emit", _emit),
     )
 
@@ -485,7 +483,7 @@ def _log_failure(work: Work, run_id: str, summary: Summary, error: BaseException
         work.log(f"the failure could not be logged: {second}")
 
 
-def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
+def _calculate(work: Work, recipe: _Recipe, summary: Summary, checks: ChecksMeanwhile) -> Summary:
     """Days whose inputs changed -> chargeback in the lake and in the state; days that wait for inputs stay."""
     days = state.days(work.store, work.tenant.id)
     known = recipe.known(work.store, days)
@@ -513,16 +511,16 @@ def _calculate(work: Work, recipe: _Recipe, summary: Summary) -> Summary:
     if not ready:
         return summary
     decisions = known.decisions(work)
+    checks.begin(days, len(ready))
     for period in sorted({period for period, _ in ready}):
         keys = [key for key in ready if key[0] == period]
-        with _checking_meanwhile(work, days, len(keys)) as written:
-            for done in _calculate_days(work, known, decisions(period), keys, days):
-                summary = summary._replace(
-                    days_calculated=summary.days_calculated + (done.rows is not None),
-                    days_unchanged=summary.days_unchanged + (done.rows is None),
-                    rows_written=summary.rows_written + (done.rows or 0),
-                )
-                written(done)
+        for done in _calculate_days(work, known, decisions(period), keys, days):
+            summary = summary._replace(
+                days_calculated=summary.days_calculated + (done.rows is not None),
+                days_unchanged=summary.days_unchanged + (done.rows is None),
+                rows_written=summary.rows_written + (done.rows or 0),
+            )
+            checks.add(*done)
     _warn_of_unknown_products(work)
     if isinstance(work.tenant, AwsTenant) and len(ready) == len(days):
         # Only when all days were looked at is it known, as after a change of rules, which is when it is asked.
@@ -1080,70 +1078,7 @@ def _teams_cause(work: Work) -> str:
     return hashlib.sha256("\n".join(content).encode()).hexdigest()
 
 
-_CHECKING = threading.Lock()
-"""A DuckDB takes up to a gigabyte and all cores: tenants that run side by side are checked one after the other."""
-
-
-_CHECKED_AT_ONCE = 4_000_000
-"""How many rows are checked at once while other days are calculated, about, and with `LINE_AS_ROWS` for each line.
-
-A run of fewer is checked at its end.
-"""
-
-
-@contextmanager
-def _checking_meanwhile(
-    work: Work, days: Mapping[state.DayKey, state.Day], due: int
-) -> Iterator[Callable[[_Done], None]]:
-    """Within which those of so many days that are written are checked, some at once, while others are calculated.
-
-    Days that pass are added to `work.checked`. Of any other, whatever keeps it from passing, `_check` tells at the end,
-    so that nothing that is said depends on what was done when.
-    """
-    of_one_bill = {date for date, bills in Counter(date for _, date in days).items() if bills == 1}
-    written, asked = list[_Done](), list[Future[None]]()
-    opened: list[DuckDBPyConnection] = []
-
-    def check(keys: list[state.DayKey]) -> None:
-        from engine import warehouse  # noqa: PLC0415  # see `_check`
-
-        # Nobody waits for another tenant's checks here, nor for these where the run is to end.
-        if work.hooks.stop.is_set() or not _CHECKING.acquire(blocking=False):
-            return
-        try:
-            with suppress(StoreError):
-                if not opened:
-                    # A core of its own is enough: the others have days to calculate.
-                    lake_of_run = warehouse.open_lake(work.root, views=warehouse.CHECKED, threads=1)
-                    opened.append(until_end.enter_context(lake_of_run))
-                if warehouse.add_up(opened[0], work.tenant.id, keys):
-                    work.checked.update(keys)
-        finally:
-            _CHECKING.release()
-
-    def add(done: _Done) -> None:
-        nonlocal due
-        due -= 1
-        # The rows of a day that is in several bills belong together.
-        if done.rows and done.key[1] in of_one_bill:
-            written.append(done)
-        size = sum((one.rows or 0) + LINE_AS_ROWS * days[one.key].billing_rows for one in written)
-        # At the end there is too little left to calculate meanwhile, and all cores are free for checks.
-        if due > len(written) and size >= _CHECKED_AT_ONCE and all(one.done() for one in asked):
-            asked.append(pool.submit(check, [one.key for one in written]))
-            written.clear()
-
-    with ExitStack() as until_end, ThreadPoolExecutor(1, thread_name_prefix="check") as pool:
-        try:
-            yield add
-        finally:
-            pool.shutdown(cancel_futures=True)
-    for future in asked:
-        if not future.cancelled():
-            future.result()
-
-
-def _check(work: Work, summary: Summary) -> Summary:
+def _check(work: Work, summary: Summary, checks: ChecksMeanwhile) -> Summary:
     """`sql/checks` over the days whose stored chargeback has not passed them yet; LedgerError with what offends.
 
     A day counts as checked by its output digest, so that one that failed, or that a killed run did not get to, is
@@ -1169,9 +1104,9 @@ def _check(work: Work, summary: Summary) -> Summary:
     is_lost = (pl.col("table_name") == "billing") & pl.col("charge_date").is_in(lost)
     unlogged = _unlogged(work, days)
     waiting += [key for _, key in unlogged if key not in days]
-    waiting += work.checked
+    waiting += checks.passed()
     log = pl.concat([file_log(work.store, work.tenant.id).filter(~is_lost), _as_they_lie(work, unlogged)])
-    with _CHECKING, warehouse.open_lake(work.root, views=warehouse.CHECKED) as connection:
+    with CHECKING, warehouse.open_lake(work.root, views=warehouse.CHECKED) as connection:
         warehouse.check(connection, work.tenant.id, *covered, log, waiting)
     state.mark_checked(work.store, work.tenant.id, keys)
     return summary

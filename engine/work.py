@@ -105,8 +105,6 @@ class Work(NamedTuple):
     """Of each day that was calculated: what `decide.DayDecision` says of products without a rule."""
     rules_matched: set[str]
     """The rules under which a line of a day fell that was looked at."""
-    checked: set[state.DayKey]
-    """Days whose rows have met the ledger's checks while others were calculated."""
     known: Secrets
     """The credentials of all tenants, none of which may be in what is kept or said of answers."""
 

@@ -136,7 +136,7 @@ class Root:
         tenant = self.tenants[f"h{seed}"]
         assert isinstance(tenant, ConfluentTenant)
         hooks = Hooks(lambda: f"{step.today}T12:00:00Z", lambda _: None, lambda *_: None, threading.Event())
-        work = Work(self.config.root, tenant, Request("run"), hooks, self.store, 1, [], [], [], set(), set(), Secrets())
+        work = Work(self.config.root, tenant, Request("run"), hooks, self.store, 1, [], [], [], set(), Secrets())
         lake.create(work.root, tenant.id)
         server.organization = replace(step.organization, costs=step.organization.costs if costs else {})
         one = gather.open_gather(work, tenant, wanted.window(tenant, step.today))
@@ -296,7 +296,7 @@ class Inventories:
     def work(self, today: date, command: str = "run") -> Work:
         hooks = Hooks(lambda: f"{today}T12:00:00Z", lambda _: None, lambda *_: None, threading.Event())
         asked = Request(command, replay=command != "run")
-        return Work(self.root, self.tenant, asked, hooks, self.store, 1, self.warnings, [], [], set(), set(), Secrets())
+        return Work(self.root, self.tenant, asked, hooks, self.store, 1, self.warnings, [], [], set(), Secrets())
 
     def gathers(self, today: date, organization: Organization, fault: Fault) -> None:
         """One gather, with what is wrong with it."""

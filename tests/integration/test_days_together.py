@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import polars as pl
 import pytest
 
-from engine import pipeline, state
+from engine import meanwhile, pipeline, state
 from engine.errors import LedgerError, StoppedError
 from engine.frames import BILLING
 from engine.work import Hooks, Request, Summary
@@ -185,7 +185,7 @@ class SeenByChecks(threading.Event):
 def test_days_that_pass_while_others_are_calculated_count_as_checked(
     gathered: Root, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "_CHECKED_AT_ONCE", 1)
+    monkeypatch.setattr(meanwhile, "CHECKED_AT_ONCE", 1)
     root = gathered.copy("meanwhile")
     shutil.rmtree(root.root / "lake" / "chargeback" / "tenant_id=acme")
     seen = SeenByChecks()
@@ -196,7 +196,7 @@ def test_days_that_pass_while_others_are_calculated_count_as_checked(
 
 
 def test_a_day_that_does_not_pass_meanwhile_is_told_at_the_end(gathered: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "_CHECKED_AT_ONCE", 1)
+    monkeypatch.setattr(meanwhile, "CHECKED_AT_ONCE", 1)
     root = gathered.copy("not passed")
 
     def lose_a_row() -> None:
