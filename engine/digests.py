@@ -369,10 +369,8 @@ def _encoded(texts: pa.Array) -> pa.DictionaryArray:
 
 
 def in_order(texts: pa.DictionaryArray) -> tuple[pa.Array, pa.Array]:
-    """Text -> of each row the place of its text among the distinct values in byte order, and these."""
+    """Encoded text -> of each row the place of its text among the values of its dictionary in byte order, and these."""
     values = texts.dictionary
-    if len(values) > 1 and len(texts.indices.unique().drop_null()) < len(values):
-        return in_order(texts.dictionary_decode().dictionary_encode())
     code = _code(len(values))
     if len(values) <= 1:
         # So are most columns of a day.

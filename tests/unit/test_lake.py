@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from polars.testing import assert_frame_equal
 
-from engine import digests, lake
+from engine import lake
 from engine.digests import digest
 from engine.errors import ContractError, LedgerError, StoreError
 from engine.frames import (
@@ -32,6 +32,7 @@ from engine.frames import (
     RESOURCES,
     Blocks,
     Table,
+    decoded,
     empty,
     encoded,
 )
@@ -345,17 +346,52 @@ def test_no_rows_are_a_file_without_rows(root: Path, chunks: list[pl.DataFrame])
     assert_frame_equal(lake.read_encoded(root, PLACE), encoded(empty(CHARGEBACK)))
 
 
-def test_a_day_is_read_encoded_whoever_wrote_its_file(root: Path) -> None:
-    """With values to spare in a dictionary, and with dictionaries of other orders or none."""
-    frame = charges(40)
-    place = PLACE.path(root)
-    place.parent.mkdir(parents=True)
-    spare = digests.as_arrow(loosely(frame))
-    for options in ({}, {"use_dictionary": False}, {"row_group_size": 7}):
-        pq.write_table(spare, place, **options)
-        assert_frame_equal(lake.read_encoded(root, PLACE), encoded(frame))
-    frame.reverse().write_parquet(place, row_group_size=7)
-    assert_frame_equal(lake.read_encoded(root, PLACE), encoded(frame).reverse())
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda rows: rows.drop(["region"]),
+        lambda rows: rows.rename_columns(["x" if name == "region" else name for name in rows.column_names]),
+        lambda rows: rows.set_column(5, "ecosystem", rows["ecosystem"].cast(pa.binary())),
+        lambda rows: rows.set_column(5, "ecosystem", pa.array([["a"]] * rows.num_rows)),
+        lambda rows: rows.set_column(5, "ecosystem", pa.array([*["a"] * (rows.num_rows - 1), None])),
+        lambda rows: rows.set_column(5, "ecosystem", pa.array(range(rows.num_rows))),
+        lambda rows: rows.select(rows.column_names[::-1]),
+        lambda rows: rows,
+    ],
+    ids=["missing", "other name", "bytes", "lists", "null", "numbers", "order", "of another library"],
+)
+def test_a_file_that_is_not_ours_is_read_as_text_or_refused_as_ever(
+    root: Path, spoil: Callable[[pa.Table], pa.Table]
+) -> None:
+    put(root, charges(40))
+    path = PLACE.path(root)
+    rows = pq.read_table(path, partitioning=None)
+    assert rows.column_names[5] == "ecosystem"
+    pq.write_table(spoil(rows), path, store_schema=spoil(rows) is rows)
+
+    def outcome(read: Callable[[Path, Place], pl.DataFrame]) -> pl.DataFrame | str:
+        try:
+            return decoded(read(root, PLACE).lazy()).collect()
+        except ContractError as error:
+            return "; ".join(error.faults)
+
+    text, codes = outcome(lake.read), outcome(lake.read_encoded)
+    if isinstance(text, str) or isinstance(codes, str):
+        assert text == codes
+    else:
+        assert_frame_equal(text, codes)
+
+
+def test_text_that_is_no_utf_8_is_refused_however_it_is_read(root: Path) -> None:
+    put(root, charges(40).with_columns(region=pl.lit("eu-central-1")))
+    path = PLACE.path(root)
+    content = path.read_bytes()
+    assert content.count(b"eu-central-1") == 1
+    path.write_bytes(content.replace(b"eu-central-1", b"eu-c\xffntral-1"))
+    for read in (lake.read, lake.read_encoded):
+        with pytest.raises(StoreError, match=r"(?i)utf-8") as caught:
+            read(root, PLACE)
+        assert str(path) in str(caught.value)
 
 
 def spoiled_by(error: Exception) -> Iterator[pl.DataFrame]:
