@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +67,20 @@ class ChecksMeanwhile:
             self._asked.result()
         return self._passed
 
+    @contextmanager
+    def opened(self) -> Iterator[DuckDBPyConnection]:
+        """The lake as checks see it, on all cores, when nobody else checks: to open one takes as long as half a day."""
+        from engine import warehouse  # noqa: PLC0415  # see `_check`
+
+        self.passed()
+        with CHECKING:
+            if self._lake is not None:
+                warehouse.use_all_cores(self._lake)
+                yield self._lake
+                return
+            with warehouse.open_lake(self._root, views=warehouse.CHECKED) as lake:
+                yield lake
+
     def _is_ready(self) -> bool:
         """Whether the days that are written are to be checked now.
 
@@ -93,13 +107,15 @@ class ChecksMeanwhile:
             if self._stop.is_set() or not CHECKING.acquire(blocking=False):
                 return
             try:
-                with suppress(StoreError):
-                    if self._lake is None:
-                        # A core of its own is enough: the others have days to calculate.
-                        opened = warehouse.open_lake(self._root, views=warehouse.CHECKED, threads=1)
-                        self._lake = self._until_end.enter_context(opened)
-                    if warehouse.add_up(self._lake, self._tenant_id, keys):
-                        self._passed.update(keys)
+                if self._lake is None:
+                    # A core of its own is enough: the others have days to calculate.
+                    opened = warehouse.open_lake(self._root, views=warehouse.CHECKED, threads=1)
+                    self._lake = self._until_end.enter_context(opened)
+                if warehouse.add_up(self._lake, self._tenant_id, keys):
+                    self._passed.update(keys)
+            except StoreError:
+                # After some errors a DuckDB answers no more.
+                self._lake = None
             finally:
                 CHECKING.release()
 

@@ -81,7 +81,7 @@ from engine.frames import (
     empty,
     encoded,
 )
-from engine.meanwhile import CHECKING, ChecksMeanwhile, checks_meanwhile
+from engine.meanwhile import ChecksMeanwhile, checks_meanwhile
 from engine.sources import cost_faults, key_table, tag_table
 from engine.text import counted, number
 from engine.work import Hooks, Request, Summary, Work, usage_of
@@ -1106,7 +1106,7 @@ def _check(work: Work, summary: Summary, checks: ChecksMeanwhile) -> Summary:
     waiting += [key for _, key in unlogged if key not in days]
     waiting += checks.passed()
     log = pl.concat([file_log(work.store, work.tenant.id).filter(~is_lost), _as_they_lie(work, unlogged)])
-    with CHECKING, warehouse.open_lake(work.root, views=warehouse.CHECKED) as connection:
+    with checks.opened() as connection:
         warehouse.check(connection, work.tenant.id, *covered, log, waiting)
     state.mark_checked(work.store, work.tenant.id, keys)
     return summary

@@ -114,6 +114,11 @@ def open_lake(
     return connection
 
 
+def use_all_cores(connection: duckdb.DuckDBPyConnection) -> None:
+    """Take back what `open_lake` was told of threads."""
+    connection.execute("RESET threads")
+
+
 def views_script(root: Path) -> str:
     """SQL that makes the views in any DuckDB session."""
     quoted = _lake_glob(root).replace("'", "''")
