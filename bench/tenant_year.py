@@ -80,7 +80,7 @@ def _configuration() -> str:
 
 def _work(config: Config, root: Path, store: state.State) -> work.Work:
     hooks = work.Hooks(lambda: AT, lambda _: None, lambda *_: None, threading.Event())
-    return work.Work(root, config.tenants[0], work.Request("run"), hooks, store, 1, [], [], [], set(), set(), Secrets())
+    return work.Work(root, config.tenants[0], work.Request("run"), hooks, store, 1, [], [], [], set(), Secrets())
 
 
 def _dates(days: int) -> list[date]:
