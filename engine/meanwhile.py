@@ -33,10 +33,11 @@ class ChecksMeanwhile:
     so that nothing that is said depends on what was done when.
     """
 
-    def __init__(self, root: Path, tenant_id: str, stop: threading.Event, until_end: ExitStack) -> None:
-        self._root, self._tenant_id, self._stop, self._until_end = root, tenant_id, stop, until_end
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="check")
-        until_end.callback(self._pool.shutdown, cancel_futures=True)
+    def __init__(
+        self, root: Path, tenant_id: str, stop: threading.Event, pool: ThreadPoolExecutor, until_end: ExitStack
+    ) -> None:
+        self._root, self._tenant_id, self._stop = root, tenant_id, stop
+        self._pool, self._until_end = pool, until_end
         self._lake: DuckDBPyConnection | None = None
         self._days: Mapping[state.DayKey, state.Day] = {}
         self._of_one_bill, self._passed = set[str](), set[state.DayKey]()
@@ -123,5 +124,6 @@ class ChecksMeanwhile:
 @contextmanager
 def checks_meanwhile(root: Path, tenant_id: str, stop: threading.Event) -> Iterator[ChecksMeanwhile]:
     """What checks days of a run that may be stopped; in the end it waits for what is being checked."""
-    with ExitStack() as until_end:
-        yield ChecksMeanwhile(root, tenant_id, stop, until_end)
+    # In this order: what is being checked ends before the lake is closed.
+    with ExitStack() as until_end, ThreadPoolExecutor(1, thread_name_prefix="check") as pool:
+        yield ChecksMeanwhile(root, tenant_id, stop, pool, until_end)
