@@ -28,6 +28,7 @@ from engine import gather, gather_state, lake, metered, pipeline, rules, state, 
 from engine.config import ConfluentTenant
 from engine.decide import Inputs
 from engine.frames import IDENTITIES, RESOURCES, USAGE, empty
+from engine.meanwhile import checks_meanwhile
 from engine.sources import confluent, confluent_inventory
 from engine.sources.answers import Answer
 from engine.sources.confluent_inventory import KINDS
@@ -150,7 +151,8 @@ class Root:
         summary = gather.absorb(work, tenant, one, landing, gather.Lacking(), Summary(tenant.id))
         metered.settle(work, tenant, self.inputs[tenant.id])
         recipe = self.recipes[tenant.id]
-        summary = pipeline._calculate(work, recipe, summary)
+        with checks_meanwhile(work.root, tenant.id, work.hooks.stop) as checks:
+            summary = pipeline._calculate(work, recipe, summary, checks)
         assert work.problems == []
         return recipe.entities(work, summary) if last else summary
 
