@@ -12,6 +12,11 @@ lines AS MATERIALIZED (
         charge_date,
         line_id,
         amount,
+        -- Hashes take nulls for alike, which no sum by period and currency does.
+        line_id IS NOT NULL
+        AND billing_period IS NOT NULL
+        AND currency IS NOT NULL
+        AND amount IS NOT NULL AS is_whole,
         -- These are mostly null.
         coalesce(effective_amount, list_amount, contracted_amount) IS NOT NULL AS has_other_amounts,
         hash(
@@ -56,7 +61,7 @@ billed AS (
         charge_date,
         count(*) AS lines,
         count(line_id) AS lines_with_id,
-        count(amount) AS lines_with_amount,
+        bool_and(is_whole) AS are_whole,
         bool_or(has_other_amounts) AS has_other_amounts,
         sum(hash(charge_date, line_id, labels_hash, amount, amount::DOUBLE)) AS said
     FROM lines
@@ -104,7 +109,7 @@ days_in_doubt AS MATERIALIZED (
     WHERE NOT coalesce(
         billed.lines = allocated.lines
         AND billed.said = allocated.said
-        AND billed.lines_with_amount = billed.lines,
+        AND billed.are_whole,
         FALSE
     )
 

@@ -122,6 +122,24 @@ def test_line_sum_tells_amounts_apart_whose_hashes_are_the_same(tmp_path: Path, 
     assert offenders(root, "day_sum")["charge_date"].to_list() == [date(2024, 1, 2)]
 
 
+@pytest.mark.parametrize("label", ["currency", "billing_period"])
+def test_a_day_with_a_null_in_both_tables_does_not_add_up(tmp_path: Path, label: str) -> None:
+    """Files of billing and chargeback that agree in what neither may lack; they lie where the period says."""
+    root = a_lake(tmp_path)
+    for of in ("billing", "chargeback"):
+        (file,) = (root / "lake" / of).glob("tenant_id=acme/month=2024-01/2024-01-02.parquet")
+        pl.read_parquet(file, hive_partitioning=False).with_columns(
+            value(label, None, pl.lit(value=True))
+        ).write_parquet(file)
+    assert set(offenders(root, "day_sum")["charge_date"]) == {date(2024, 1, 2)}
+
+
+def test_line_sum_finds_lines_without_an_id_in_both_tables(tmp_path: Path) -> None:
+    gone = value("line_id", None, pl.col("line_id") == 3)
+    root = a_lake(tmp_path, billed=BILLED.with_columns(gone), charged=CHARGED.with_columns(gone))
+    assert offenders(root, "line_sum")["line_id"].to_list() == [None]
+
+
 def test_line_sum_of_a_line_of_nothing_wants_a_row(tmp_path: Path) -> None:
     nothing = BILLED.with_columns(value("amount", "0", LINE_2), value("list_amount", "0", LINE_2))
     root = a_lake(tmp_path / "none", billed=nothing, charged=CHARGED.filter(~LINE_2))
