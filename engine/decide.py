@@ -119,9 +119,8 @@ def _with_said(
     """Lines with what is `said` of their kinds: these columns, as text, each kind once; its rows come in that order."""
     kinds = lines.select(columns).unique()
     found = said(decoded(kinds.lazy())).drop(columns).collect()
-    return lines.join(
-        kinds.hstack(encoded(found)), on=columns, how="left", validate="m:1", maintain_order="left"
-    )  # fmt: skip
+    known = kinds.hstack(encoded(found))
+    return lines.join(known, on=columns, how="left", validate="m:1", maintain_order="left")
 
 
 def direct_cost(lines: pl.LazyFrame, given: Inputs) -> pl.DataFrame:
